@@ -8,7 +8,7 @@ run without a model. Two engines implement it: `engine.process.EngineProcess` (a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -203,4 +203,3 @@ class EngineLimits:
     max_streams: int = 8  # rows of a step
     kv_positions: int = 32768  # positions of KV in the pool, over all conversations
     threads: int | None = None  # CPU threads; None lets torch choose
-    seed_salt: int = field(default=0)  # mixed into every draw's hash; tests use it to get other noise
