@@ -1,0 +1,245 @@
+"""Paged KV: who owns which positions, and attention over them.
+
+Knows pages, reference counts and sequences of prompt columns; `PagedAttention` is the `attend` that the slow stack is given when it
+serves. Does not know conversations, voices or when to evict: `engine.cache` does. One path for one row and for many, CPU and CUDA.
+
+Keys are cached after RoPE, and the RoPE tables are rounded to bfloat16 (s2pro.md 4.3), so a cached position is valid at that position
+only: pages are shared and truncated, never shifted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PAGE = 32  # positions; smaller wastes gather indices, larger wastes the tail of short conversations
+
+Columns = npt.NDArray[np.int64]  # [K + 1, n]: prompt columns, token id and codes
+
+
+class OutOfPages(Exception):
+    """No page is free. The caller evicts something or fails the stream."""
+
+
+class PagePool:
+    """All KV of one model: two tensors and a reference count per page.
+
+    Pages are handed out so that a sequence that grows undisturbed stays contiguous: then a single row reads its keys as a view.
+    """
+
+    def __init__(self, layers: int, kv_heads: int, head_dim: int, pages: int, device: torch.device, dtype: torch.dtype) -> None:
+        """pages: pages of PAGE positions. Memory: 2 * layers * pages * PAGE * kv_heads * head_dim elements, taken now."""
+        shape = (layers, pages, PAGE, kv_heads, head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self._references = [0] * pages
+
+    @property
+    def pages(self) -> int:
+        return len(self._references)
+
+    @property
+    def free(self) -> int:
+        """Pages that nobody owns."""
+        return self._references.count(0)
+
+    def take(self, after: int | None) -> int:
+        """A free page, counted once: the one that follows page `after` if it is free, else the start of the widest free run."""
+        if after is not None and after + 1 < self.pages and self._references[after + 1] == 0:
+            page = after + 1
+        else:
+            page = self._widest_run()
+        self._references[page] = 1
+        return page
+
+    def _widest_run(self) -> int:
+        best, best_length, start = -1, 0, 0
+        for page, count in enumerate([*self._references, 1]):
+            if count:
+                if page - start > best_length:
+                    best, best_length = start, page - start
+                start = page + 1
+        if best < 0:
+            raise OutOfPages
+        # The middle of a run that borders on somebody's tail leaves that one room to grow.
+        grown_into = best > 0 and best_length > 2
+        return best + best_length // 2 if grown_into else best
+
+    def share(self, page: int) -> None:
+        assert self._references[page] > 0, "only an owned page can be shared"
+        self._references[page] += 1
+
+    def release(self, page: int) -> None:
+        assert self._references[page] > 0, "a page was released twice"
+        self._references[page] -= 1
+
+    def is_shared(self, page: int) -> bool:
+        return self._references[page] > 1
+
+    def copy(self, source: int, target: int) -> None:
+        self.keys[:, target] = self.keys[:, source]
+        self.values[:, target] = self.values[:, source]
+
+
+@dataclass(eq=False)
+class CachedSequence:
+    """Positions 0..length-1 of one prompt with the columns that they were computed from."""
+
+    pool: PagePool
+    codebooks: int
+    pages: list[int] = field(default_factory=list)
+    length: int = 0  # positions with valid keys and values
+    _columns: Columns = field(init=False)  # [K + 1, capacity]
+
+    def __post_init__(self) -> None:
+        self._columns = np.zeros((self.codebooks + 1, 256), np.int64)
+
+    @property
+    def columns(self) -> Columns:
+        """[K + 1, length]: a view, valid until the sequence changes."""
+        return self._columns[:, : self.length]
+
+    def common_prefix(self, columns: Columns) -> int:
+        """How many leading columns are cached. All codebooks count: equal tokens with other codes are another past."""
+        n = min(self.length, columns.shape[1])
+        differs = (self._columns[:, :n] != columns[:, :n]).any(axis=0)
+        return int(differs.argmax()) if differs.any() else n
+
+    def truncate(self, length: int) -> None:
+        """Forget positions from `length` on and give back their pages."""
+        assert length <= self.length, "truncate cannot grow a sequence"
+        keep = -(-length // PAGE)
+        for page in self.pages[keep:]:
+            self.pool.release(page)
+        del self.pages[keep:]
+        self.length = length
+
+    def extend(self, columns: Columns) -> None:
+        """Own the positions of `columns`, which come next; their keys and values are written by the forward pass that must follow.
+
+        Raises OutOfPages with the sequence unchanged in length (pages taken so far stay owned and are reused by the next try).
+        """
+        end = self.length + columns.shape[1]
+        first = self.length // PAGE
+        if self.length % PAGE and self.pool.is_shared(self.pages[first]):
+            fresh = self.pool.take(None)
+            self.pool.copy(self.pages[first], fresh)
+            self.pool.release(self.pages[first])
+            self.pages[first] = fresh
+        while len(self.pages) * PAGE < end:
+            self.pages.append(self.pool.take(self.pages[-1] if self.pages else None))
+        if end > self._columns.shape[1]:
+            grown = np.zeros((self.codebooks + 1, max(end, 2 * self._columns.shape[1])), np.int64)
+            grown[:, : self.length] = self.columns
+            self._columns = grown
+        self._columns[:, self.length : end] = columns
+        self.length = end
+
+    def wipe(self) -> None:
+        """Zero what only this sequence owns and forget it: a masked key contributes nothing, but zero times NaN is NaN."""
+        for page in self.pages:
+            if not self.pool.is_shared(page):
+                self.pool.keys[:, page] = 0
+                self.pool.values[:, page] = 0
+        self.truncate(0)
+
+    def fork(self, length: int) -> CachedSequence:
+        """A sequence that shares the first `length` positions; whoever writes into a shared page first copies it."""
+        assert length <= self.length, "only cached positions can be shared"
+        twin = CachedSequence(self.pool, self.codebooks)
+        for page in self.pages[: -(-length // PAGE)]:
+            self.pool.share(page)
+            twin.pages.append(page)
+        twin._columns = self._columns[:, : max(length, 256)].copy()
+        twin.length = length
+        return twin
+
+
+class PagedAttention:
+    """`attend` for rows whose last `new` positions are being computed: writes their keys and values, then attends over all before.
+
+    Rows may have different lengths and different numbers of new positions; shorter ones are padded on the right by the caller, and
+    what is computed there is never read. Valid for one forward pass: indices and mask are made once and shared by all layers.
+    """
+
+    def __init__(self, pool: PagePool, rows: Sequence[CachedSequence], new: Sequence[int]) -> None:
+        """rows: sequences already extended by their new columns. new: how many of each row's positions are new, >= 1."""
+        device = pool.keys.device
+        self._pool = pool
+        self._width = max(new)
+        self._longest = max(row.length for row in rows)
+        starts = [row.length - n for row, n in zip(rows, new, strict=True)]
+        self.positions = torch.tensor(
+            [[start + min(t, n - 1) for t in range(self._width)] for start, n in zip(starts, new, strict=True)], device=device
+        )  # [B, T]; padded places repeat the last position, whatever they compute is dropped
+        self._slots, self._source = self._write_slots(rows, starts, new, device)
+        pages = -(-self._longest // PAGE)
+        self._run = self._contiguous_run(rows, pages)
+        self._table = None
+        if self._run is None:
+            table = [row.pages[:pages] + [0] * (pages - len(row.pages)) for row in rows]
+            self._table = torch.tensor(table, device=device)  # [B, pages]
+        self._mask = self._causal_mask(device, len(rows))
+
+    def _write_slots(
+        self, rows: Sequence[CachedSequence], starts: list[int], new: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        slots, source = [], []
+        for b, (row, start, n) in enumerate(zip(rows, starts, new, strict=True)):
+            for t in range(n):
+                position = start + t
+                slots.append(row.pages[position // PAGE] * PAGE + position % PAGE)
+                source.append(b * self._width + t)
+        padded = len(source) != len(rows) * self._width
+        return torch.tensor(slots, device=device), torch.tensor(source, device=device) if padded else None
+
+    @staticmethod
+    def _contiguous_run(rows: Sequence[CachedSequence], pages: int) -> int | None:
+        if len(rows) != 1:
+            return None
+        own = rows[0].pages[:pages]
+        return own[0] if own == list(range(own[0], own[0] + pages)) else None
+
+    def _causal_mask(self, device: torch.device, rows: int) -> Tensor | None:
+        if rows == 1 and self._width == 1:
+            return None  # one query that sees everything up to itself
+        keys = torch.arange(self._longest, device=device)
+        return (keys <= self.positions[:, :, None])[:, None, None]  # [B, 1, 1, T, L]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q: [B, T, H, hd]; k, v: [B, T, Hkv, hd], roped. Returns [B, T, H, hd]."""
+        batch, width, heads, dim = q.shape
+        kv_heads = k.shape[2]
+        self._write(self._pool.keys[layer], k)
+        self._write(self._pool.values[layer], v)
+        keys = self._read(self._pool.keys[layer], batch)  # [B, Hkv, L, hd]
+        values = self._read(self._pool.values[layer], batch)
+        group = heads // kv_heads
+        # Query heads of one kv head become more queries of it: no key is repeated in memory.
+        q = q.view(batch, width, kv_heads, group, dim).permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, group * width, dim)
+        mask = self._mask
+        if mask is not None:
+            mask = mask.expand(batch, 1, group, width, self._longest).reshape(batch, 1, group * width, self._longest)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        return out.view(batch, kv_heads, group, width, dim).permute(0, 3, 1, 2, 4).reshape(batch, width, heads, dim)
+
+    def _write(self, cache: Tensor, new: Tensor) -> None:
+        rows = new.reshape(-1, *new.shape[2:])  # [B * T, Hkv, hd]
+        if self._source is not None:
+            rows = rows[self._source]
+        cache.view(-1, *cache.shape[2:]).index_copy_(0, self._slots, rows)
+
+    def _read(self, cache: Tensor, batch: int) -> Tensor:
+        if self._run is not None:
+            pages = -(-self._longest // PAGE)
+            flat = cache[self._run : self._run + pages].view(1, -1, *cache.shape[2:])  # a view: nothing is copied
+        else:
+            assert self._table is not None
+            flat = cache[self._table].view(batch, -1, *cache.shape[2:])
+        return flat[:, : self._longest].transpose(1, 2)
