@@ -102,8 +102,8 @@ class SegmentEnd:
     """No frame of this segment follows."""
 
     segment: int
-    frames: int  # frames delivered for it
-    cut: str | None = None  # why it was ended before the model ended it ("runaway", "silence", "nan", "length"); None: it was not
+    frames: int  # its first so many frames are speech and belong to the history; fewer than delivered where dead air was noticed late
+    cut: str | None = None  # why it was ended before the model ended it ("runaway", "silence", "short", "nan", "length"); None: it was not
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class EngineDied(EngineError):
 class SynthesisFailed(EngineError):
     """Nothing sane came out for a segment, or its input cannot be spoken."""
 
-    code: str  # "degenerate" | "too_long" | "internal"
+    code: str  # "degenerate" | "too_long" | "out_of_memory" | "bad_audio"
     detail: str
 
     def __str__(self) -> str:
