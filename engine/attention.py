@@ -1,0 +1,93 @@
+"""Ways for a block to attend. A block hands over rotated queries and keys and gets back what they attended to.
+
+Knows masks, grouped heads and the contiguous caches: a whole sequence at once, one growing sequence a row, and the few
+positions of the fast stack. Does not know pages; `engine.kv` attends over those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.config import StackConfig
+
+# (layer, q [B, T, H, hd], k [B, T, Hkv, hd], v [B, T, Hkv, hd]) -> [B, T, H, hd]. q and k are rotated already; the callee
+# stores k and v if it wants to see them again, and maps query head h to key head h // (H // Hkv).
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention with grouped heads.
+
+    q: [B, T, H, hd]. k, v: [B, S, Hkv, hd] (any strides). mask: bool, broadcastable to [B, H, T, S], True where a query may look.
+    causal: query t sees keys 0..t; needs T == S. Returns [B, T, H, hd].
+    """
+    k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, Hkv, S, hd]
+    if q.shape[1] == 1 and (mask is None or mask.shape[1] == 1):
+        # One query a row: the heads of a group take the place of query positions, so that keys are read once and never repeated.
+        q = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # [B, Hkv, H/Hkv, hd]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).flatten(1, 2).unsqueeze(1)
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+    return out.transpose(1, 2)
+
+
+def causal(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend for a whole sequence at once, nothing kept: query t sees keys 0..t. An `Attend`."""
+    return grouped_attention(q, k, v, causal=q.shape[1] > 1)
+
+
+class ContiguousKV:
+    """K and V of whole sequences, one stretch of memory a row. The plain counterpart of `engine.kv`."""
+
+    def __init__(self, stack: StackConfig, rows: int, positions: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (stack.n_layer, rows, positions, stack.n_kv_head, stack.head_dim)
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+
+    def at(self, positions: Tensor) -> Attend:
+        """Attend for the step that computes `positions` (int64 [B, T], ascending in each row).
+
+        It stores that step's k and v there, and every query sees the keys at positions up to its own. Positions below the
+        step's first one must have been computed before.
+        """
+        rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
+        slots = torch.arange(self.k.shape[2], device=positions.device)
+        mask = (slots <= positions[..., None])[:, None]  # [B, 1, T, S]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self.k[layer][rows, positions] = k
+            self.v[layer][rows, positions] = v
+            return grouped_attention(q, self.k[layer], self.v[layer], mask)
+
+        return attend
+
+
+class FrameKV:
+    """K and V of the fast stack within one frame: a handful of positions, overwritten by every frame, never reset.
+
+    A pass reads only what passes before it wrote in the same frame. All shapes follow from the pass's place in the frame, so
+    that a whole frame can be captured as one CUDA graph.
+    """
+
+    def __init__(self, stack: StackConfig, rows: int, positions: int, device: torch.device, dtype: torch.dtype) -> None:
+        # Heads before positions: a pass then reads each head's keys as one stretch.
+        shape = (stack.n_layer, rows, stack.n_kv_head, positions, stack.head_dim)
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.rows = rows
+
+    def at(self, start: int, stop: int, rows: int) -> Attend:
+        """Attend for the pass over positions start..stop-1 of the first `rows` rows; `start` is 0 or the pass is one position."""
+        assert start == 0 or stop == start + 1, "a pass after the first has one position, or it would need a mask"
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.k[layer, :rows], self.v[layer, :rows]  # [B, Hkv, K, hd]
+            keys[:, :, start:stop] = k.transpose(1, 2)
+            values[:, :, start:stop] = v.transpose(1, 2)
+            seen_k, seen_v = keys[:, :, :stop].transpose(1, 2), values[:, :, :stop].transpose(1, 2)
+            return grouped_attention(q, seen_k, seen_v, causal=start == 0 and stop > 1)
+
+        return attend

@@ -1,0 +1,300 @@
+"""The Dual-AR model: a slow transformer over text and frames, a fast one over the codebooks within a frame.
+
+Knows the arithmetic of spec 4 and 5, once: serving, training and verification call the same embedding and the same block, and
+differ in the `attend` that they hand in. Does not know files, token text, sampling, pages or who owns a row. Parameter names
+are the reference's internal ones (spec 2.3, right column).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.attention import Attend, FrameKV, causal
+from engine.config import ModelConfig, StackConfig
+
+# (codebook 1.., logits [B, V]) -> codes int64 [B]
+Draw = Callable[[int, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What the slow stack returns, [B, T, D] each. Both are the same tensor unless a flat configuration says otherwise."""
+
+    head: Tensor  # after the final norm: goes into the output head
+    fast: Tensor  # goes into the fast stack
+
+    def at(self, index: Tensor | int) -> Hidden:
+        """One position of every row, [B, D] each. index: one number for all rows, or int64 [B]."""
+        if isinstance(index, int):
+            head, fast = self.head[:, index], self.fast[:, index]
+        else:
+            rows = torch.arange(index.shape[0], device=index.device)
+            head, fast = self.head[rows, index], self.fast[rows, index]
+        return Hidden(head, head if self.fast is self.head else fast)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, rounded to the model's dtype, then times the weight (spec 4.2)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+
+
+class HeadNorm(nn.Module):
+    """The weight of q_norm or k_norm; `Attention` applies both at once."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(head_dim))
+
+
+class Attention(nn.Module):
+    """Projections, per-head norms and rotation around an injected attention."""
+
+    def __init__(self, stack: StackConfig, layer: int) -> None:
+        super().__init__()
+        self.wqkv = nn.Linear(stack.dim, stack.q_dim + 2 * stack.kv_dim, bias=stack.qkv_bias)
+        self.wo = nn.Linear(stack.q_dim, stack.dim, bias=stack.o_bias)
+        if stack.qk_norm:
+            self.q_norm = HeadNorm(stack.head_dim)
+            self.k_norm = HeadNorm(stack.head_dim)
+        self.stack = stack
+        self.layer = layer
+        self.head_scale: Tensor | None = None  # set by DualAR.prepare_serving
+
+    def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
+        n_qk = self.stack.n_head + self.stack.n_kv_head
+        qkv = self.wqkv(x).unflatten(-1, (-1, self.stack.head_dim))  # [B, T, H + 2 Hkv, hd]
+        qk, v = qkv[..., :n_qk, :], qkv[..., n_qk:, :]
+        qk = rotate(self._normed(qk) if self.stack.qk_norm else qk, rope)
+        q, k = qk[..., : self.stack.n_head, :], qk[..., self.stack.n_head :, :]
+        return self.wo(attend(self.layer, q, k, v).flatten(-2))  # type: ignore[no-any-return]
+
+    def _normed(self, qk: Tensor) -> Tensor:
+        """Queries and keys in one go. Unlike RMSNorm the weight multiplies in float32, before the only rounding (spec 4.2)."""
+        scale = self.head_scale if self.head_scale is not None else self.head_scales()
+        return (F.rms_norm(qk.float(), (self.stack.head_dim,), None, self.stack.norm_eps) * scale).to(qk.dtype)
+
+    def head_scales(self) -> Tensor:
+        """The norm weight of every query and key head, float32 [H + Hkv, hd]."""
+        q = self.q_norm.weight.float().expand(self.stack.n_head, -1)
+        k = self.k_norm.weight.float().expand(self.stack.n_kv_head, -1)
+        return torch.cat((q, k))
+
+
+class FeedForward(nn.Module):
+    """w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, stack: StackConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(stack.dim, stack.ffn_dim, bias=False)
+        self.w3 = nn.Linear(stack.dim, stack.ffn_dim, bias=False)
+        self.w2 = nn.Linear(stack.ffn_dim, stack.dim, bias=False)
+        self.w13: Tensor | None = None  # set by DualAR.prepare_serving
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.w13 is None:
+            gate, up = self.w1(x), self.w3(x)
+        else:
+            gate, up = F.linear(x, self.w13).chunk(2, -1)
+        return self.w2(F.silu(gate) * up)  # type: ignore[no-any-return]
+
+    def fuse(self) -> None:
+        """Move w1 and w3 into one matrix; both become views of it, so that names and memory stay what they were."""
+        self.w13 = torch.cat((self.w1.weight.detach(), self.w3.weight.detach()))
+        w1, w3 = self.w13.chunk(2)
+        self.w1.weight, self.w3.weight = (nn.Parameter(part, requires_grad=False) for part in (w1, w3))
+
+
+class Block(nn.Module):
+    """One pre-norm layer of either stack."""
+
+    def __init__(self, stack: StackConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = Attention(stack, layer)
+        self.feed_forward = FeedForward(stack)
+        self.attention_norm = RMSNorm(stack.dim, stack.norm_eps)
+        self.ffn_norm = RMSNorm(stack.dim, stack.norm_eps)
+
+    def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rope, attend)
+        return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
+
+
+class DualAR(nn.Module):
+    """The model. Its methods are the pieces that serving and training put together; there is no `forward`."""
+
+    rope: Tensor  # [max_positions, 2, head_dim], see rope_table
+    fast_rope: Tensor  # [num_codebooks, 2, fast head_dim]
+    code_offsets: Tensor  # int64 [num_codebooks], first row of every codebook in the codebook table
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        slow, fast = config.slow, config.fast
+        self.config = config
+        self.embeddings = nn.Embedding(config.vocab_size, slow.dim)
+        self.codebook_embeddings = nn.Embedding(config.codebook_size * config.num_codebooks, slow.dim)
+        self.layers = nn.ModuleList(Block(slow, layer) for layer in range(slow.n_layer))
+        self.norm = RMSNorm(slow.dim, slow.norm_eps)
+        if not config.tie_word_embeddings:
+            self.output = nn.Linear(slow.dim, config.vocab_size, bias=False)
+        self.fast_project_in = nn.Linear(slow.dim, fast.dim) if config.project_in else nn.Identity()
+        self.fast_embeddings = nn.Embedding(config.codebook_size, fast.dim)
+        self.fast_layers = nn.ModuleList(Block(fast, layer) for layer in range(fast.n_layer))
+        self.fast_norm = RMSNorm(fast.dim, fast.norm_eps)
+        self.fast_output = nn.Linear(fast.dim, config.codebook_size, bias=False)
+        self.register_buffer("rope", rope_table(slow, config.max_positions), persistent=False)
+        self.register_buffer("fast_rope", rope_table(fast, config.num_codebooks), persistent=False)
+        offsets = torch.arange(config.num_codebooks, device="cpu") * config.codebook_size
+        self.register_buffer("code_offsets", offsets, persistent=False)
+        self.head_rows: Tensor | None = None  # [n_semantic + 1, D], set by prepare_serving
+        self.residual_rows: Tensor | None = None  # [<= codebook_size, Df], set by prepare_serving
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embeddings.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype, which is also that of K and V."""
+        return self.embeddings.weight.dtype
+
+    def prepare_serving(self, residual_entries: int | None = None) -> None:
+        """Fuse and slice what every step would otherwise gather anew. Call once, after load and `to`; training must not.
+
+        residual_entries: logits of a residual codebook are cut to that many entries (the codec's tables are shorter than the
+        head); None keeps the reference's behaviour.
+        """
+        for block in (*self.layers, *self.fast_layers):
+            assert isinstance(block, Block)
+            block.feed_forward.fuse()
+            if block.attention.stack.qk_norm:
+                block.attention.head_scale = block.attention.head_scales().detach()
+        self.head_rows = self._allowed_rows().detach()
+        self.residual_rows = self.fast_output.weight.detach()[:residual_entries]
+
+    # The slow stack
+
+    def embed(self, matrix: Tensor) -> Tensor:
+        """Input of the slow stack. matrix: int64 [B, K + 1, T], row 0 token ids, then codes. Returns [B, T, D].
+
+        Codes count only where row 0 holds a semantic token. Order of roundings: spec 4.1.
+        """
+        config = self.config
+        ids, codes = matrix[:, 0], matrix[:, 1:]
+        x = self.embeddings(ids)  # [B, T, D]
+        frames = x + self.codebook_embeddings(codes + self.code_offsets[:, None]).sum(1)
+        if config.scale_codebook_embeddings:
+            frames = frames / math.sqrt(config.num_codebooks + 1)
+        is_frame = (ids >= config.semantic_begin) & (ids <= config.semantic_end)
+        return torch.where(is_frame[..., None], frames, x)
+
+    def slow(self, x: Tensor, positions: Tensor, attend: Attend) -> Hidden:
+        """Run the slow stack. x: [B, T, D]. positions: int64 [B, T], absolute within the conversation's prompt."""
+        rope = self.rope[positions]  # [B, T, 2, hd]
+        for block in self.layers:
+            x = block(x, rope, attend)
+        normed = self.norm(x)
+        return Hidden(normed, normed if self.config.norm_fastlayer_input else x)
+
+    def head(self, h: Tensor) -> Tensor:
+        """Logits of the tokens that may be generated. h: Hidden.head, [..., D]. Returns [..., n_semantic + 1].
+
+        Column i is `<|semantic:i|>`, the last one `<|im_end|>`: see `token_of`.
+        """
+        return F.linear(h, self.head_rows if self.head_rows is not None else self._allowed_rows())
+
+    def full_logits(self, h: Tensor) -> Tensor:
+        """Logits over the whole (padded) vocabulary, [..., vocab_size]."""
+        return F.linear(h, self._head_weight())
+
+    def token_of(self, column: Tensor) -> Tensor:
+        """Token ids of columns of `head`, any shape."""
+        config = self.config
+        return torch.where(column == config.n_semantic, config.im_end, column + config.semantic_begin)
+
+    def code_of(self, column: Tensor) -> Tensor:
+        """Semantic codes of columns of `head`; `<|im_end|>` gives code 0, whose frame is thrown away (spec 5)."""
+        return torch.where(column == self.config.n_semantic, 0, column).clamp(max=self.config.codebook_size - 1)
+
+    def _head_weight(self) -> Tensor:
+        return self.embeddings.weight if self.config.tie_word_embeddings else self.output.weight
+
+    def _allowed_rows(self) -> Tensor:
+        weight, config = self._head_weight(), self.config
+        semantic = weight[config.semantic_begin : config.semantic_end + 1]
+        return torch.cat((semantic, weight[config.im_end : config.im_end + 1]))
+
+    # The fast stack
+
+    def fast(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """All positions of whole frames at once: training and verification.
+
+        hidden: Hidden.fast, [N, D]. codes: int64 [N, >= K - 1], the frames' codes from codebook 0 on. Returns logits
+        [N, K, codebook_size]: position 0 predicts codebook 0 (unused at inference), position i codebook i.
+        """
+        known = self.fast_embeddings(codes[:, : self.config.num_codebooks - 1])  # [N, K - 1, Df]
+        x = torch.cat((self.fast_project_in(hidden)[:, None], known), 1)
+        return F.linear(self._fast_blocks(x, self.fast_rope, causal), self.fast_output.weight)
+
+    def fast_frame(self, hidden: Tensor, code0: Tensor, draw: Draw, kv: FrameKV) -> Tensor:
+        """Draw the rest of a frame. hidden: Hidden.fast, [B, D]. code0: int64 [B]. Returns codes int64 [B, K].
+
+        `draw` is asked once a codebook, 1 to K - 1. Nothing waits for the device; shapes follow from B alone.
+        """
+        rows = hidden.shape[0]
+        head = self.residual_rows if self.residual_rows is not None else self.fast_output.weight
+        # Hidden state and code 0 are both known, so positions 0 and 1 are one pass; the logits of position 0 are not used.
+        x = torch.stack((self.fast_project_in(hidden), self.fast_embeddings(code0)), 1)  # [B, 2, Df]
+        codes = [code0]
+        for codebook in range(1, self.config.num_codebooks):
+            start = 0 if codebook == 1 else codebook
+            x = self._fast_blocks(x, self.fast_rope[start : codebook + 1], kv.at(start, codebook + 1, rows))
+            codes.append(draw(codebook, F.linear(x[:, -1], head)))
+            x = self.fast_embeddings(codes[-1])[:, None]
+        return torch.stack(codes, 1)
+
+    def _fast_blocks(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
+        for block in self.fast_layers:
+            x = block(x, rope, attend)
+        return self.fast_norm(x)  # type: ignore[no-any-return]
+
+
+def rope_table(stack: StackConfig, positions: int) -> Tensor:
+    """cos and sin of every position, float32 [positions, 2, head_dim], as `rotate` wants them.
+
+    Rounded to bfloat16 and kept so: the weights were trained with rounded tables, and with exact ones speech comes out
+    garbled (spec 4.3). A cast of this buffer to bfloat16 therefore loses nothing.
+    """
+    half = torch.arange(0, stack.head_dim, 2, dtype=torch.float32, device="cpu")
+    frequency = 1.0 / (stack.rope_base ** (half / stack.head_dim))
+    angle = torch.outer(torch.arange(positions, dtype=torch.float32, device="cpu"), frequency)
+    cos = angle.cos().repeat_interleave(2, 1)
+    sin = torch.stack((-angle.sin(), angle.sin()), -1).flatten(1)  # the sign belongs to the formula in `rotate`
+    return torch.stack((cos, sin), 1).bfloat16().float()
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn adjacent pairs (a, b) into (a cos - b sin, b cos + a sin), in float32, and round to x's dtype.
+
+    x: [B, T, heads, hd]. rope: rows of `rope_table`, [B, T, 2, hd] or [T, 2, hd]. Written as x cos + swap(x) (-+sin), which is
+    three operations whatever the number of heads.
+    """
+    cos, sin = rope[..., 0:1, :], rope[..., 1:2, :]  # [B, T, 1, hd]
+    wide = x.float()
+    swapped = wide.view(*wide.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return torch.addcmul(wide * cos, swapped, sin.float()).to(x.dtype)
