@@ -1,0 +1,104 @@
+"""Everything that leaves by one socket, in order: the only thing that its writer reads.
+
+Knows which turns may still sound, how much waits, and that nothing of a turn follows its end. Does not know JSON, sockets or time: the
+session puts encoded messages in, one task takes them out and writes them. All calls come from the thread of the event loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MAX_EVENTS = (
+    1024  # a client may ask for 200 answers a second; one that leaves five seconds of them unread is not reading
+)
+ROOM_BYTES = (
+    64 * 1024
+)  # of audio; a third of a second of the largest format, so that a cancelled turn has little to drop
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The last message: close the socket."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Audio:
+    n: int
+    message: bytes | str
+    sent: Callable[[float], None]
+
+
+class Outbox:
+    """A queue with one reader. `wake` is called whenever a message is there to take."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.overflowed = False  # the peer left MAX_EVENTS messages unread: abort the socket
+        self.audio_bytes = 0  # of the audio that waits
+        self._wake = wake
+        self._queue: deque[str | _Audio | Close] = deque()
+        self._events = 0
+        self._open: set[int] = set()  # turns that may still sound
+        self._closing = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more audio should be put. A hint: `audio` never refuses for lack of room."""
+        return self.audio_bytes < ROOM_BYTES
+
+    def open_turn(self, n: int) -> None:
+        """From here on, audio of turn `n` is taken."""
+        self._open.add(n)
+
+    def event(self, text: str) -> None:
+        """Put a control message."""
+        if self._closing or self.overflowed:
+            return
+        if self._events >= MAX_EVENTS:
+            self.overflowed = True
+        else:
+            self._events += 1
+            self._queue.append(text)
+        self._wake()
+
+    def audio(self, n: int, message: bytes | str, sent: Callable[[float], None]) -> None:
+        """Put a message of turn `n`; `sent(now)` is called when the writer takes it. Dropped if the turn is over."""
+        if self._closing or n not in self._open:
+            return
+        self._queue.append(_Audio(n, message, sent))
+        self.audio_bytes += len(message)
+        self._wake()
+
+    def close_turn(self, n: int, done: str) -> None:
+        """Drop what waits of turn `n`, refuse what still comes, and put its one terminal event."""
+        assert n in self._open, f"turn {n} ends once"
+        self._open.remove(n)
+        dropped = [item for item in self._queue if isinstance(item, _Audio) and item.n == n]
+        if dropped:
+            self.audio_bytes -= sum(len(item.message) for item in dropped)
+            self._queue = deque(item for item in self._queue if not (isinstance(item, _Audio) and item.n == n))
+        self.event(done)
+
+    def close(self, code: int, reason: str) -> None:
+        """Put the end: what waits is still written, nothing more is taken."""
+        if not self._closing:
+            self._closing = True
+            self._queue.append(Close(code, reason))
+            self._wake()
+
+    def take(self, now: float) -> str | bytes | Close | None:
+        """The next message to write, at once and whole, or None. Taking audio counts as sending it."""
+        if not self._queue:
+            return None
+        item = self._queue.popleft()
+        if isinstance(item, _Audio):
+            self.audio_bytes -= len(item.message)
+            item.sent(now)
+            return item.message
+        if isinstance(item, str):
+            self._events -= 1
+        return item
