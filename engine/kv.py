@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from engine.attention import grouped_attention
 
 PAGE = 32  # positions; smaller wastes gather indices, larger wastes the tail of short conversations
 
@@ -51,10 +52,8 @@ class PagePool:
 
     def take(self, after: int | None) -> int:
         """A free page, counted once: the one that follows page `after` if it is free, else the start of the widest free run."""
-        if after is not None and after + 1 < self.pages and self._references[after + 1] == 0:
-            page = after + 1
-        else:
-            page = self._widest_run()
+        follows = after is not None and after + 1 < self.pages and self._references[after + 1] == 0
+        page = after + 1 if follows and after is not None else self._widest_run()
         self._references[page] = 1
         return page
 
@@ -210,24 +209,15 @@ class PagedAttention:
         if rows == 1 and self._width == 1:
             return None  # one query that sees everything up to itself
         keys = torch.arange(self._longest, device=device)
-        return (keys <= self.positions[:, :, None])[:, None, None]  # [B, 1, 1, T, L]
+        return (keys <= self.positions[:, :, None])[:, None]  # [B, 1, T, L]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q: [B, T, H, hd]; k, v: [B, T, Hkv, hd], roped. Returns [B, T, H, hd]."""
-        batch, width, heads, dim = q.shape
-        kv_heads = k.shape[2]
         self._write(self._pool.keys[layer], k)
         self._write(self._pool.values[layer], v)
-        keys = self._read(self._pool.keys[layer], batch)  # [B, Hkv, L, hd]
-        values = self._read(self._pool.values[layer], batch)
-        group = heads // kv_heads
-        # Query heads of one kv head become more queries of it: no key is repeated in memory.
-        q = q.view(batch, width, kv_heads, group, dim).permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, group * width, dim)
-        mask = self._mask
-        if mask is not None:
-            mask = mask.expand(batch, 1, group, width, self._longest).reshape(batch, 1, group * width, self._longest)
-        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        return out.view(batch, kv_heads, group, width, dim).permute(0, 3, 1, 2, 4).reshape(batch, width, heads, dim)
+        batch = q.shape[0]
+        keys, values = self._read(self._pool.keys[layer], batch), self._read(self._pool.values[layer], batch)
+        return grouped_attention(q, keys, values, self._mask)
 
     def _write(self, cache: Tensor, new: Tensor) -> None:
         rows = new.reshape(-1, *new.shape[2:])  # [B * T, Hkv, hd]
@@ -242,4 +232,4 @@ class PagedAttention:
         else:
             assert self._table is not None
             flat = cache[self._table].view(batch, -1, *cache.shape[2:])
-        return flat[:, : self._longest].transpose(1, 2)
+        return flat[:, : self._longest]  # [B, L, Hkv, hd]
