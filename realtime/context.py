@@ -6,6 +6,7 @@ Every change makes a new Context, so that the history that the next turn would h
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from engine.api import Conversation, SpokenSegment
@@ -41,7 +42,7 @@ class Context:
     @property
     def audio_s(self) -> float:
         """Heard speech it holds, in seconds."""
-        return sum(segment.spoken.codes.shape[1] for turn in self.turns for segment in turn.segments) * self.frame_s
+        return _frames(self.turns) * self.frame_s
 
     @property
     def text_chars(self) -> int:
@@ -70,10 +71,14 @@ class Context:
 
     def _within_budget(self) -> Context:
         turns = list(self.turns[-self.max_turns :] if self.max_turns else ())
-        total = sum(segment.spoken.codes.shape[1] for turn in turns for segment in turn.segments) * self.frame_s
+        total = _frames(turns) * self.frame_s
         budget = KEEP * self.max_s if total > self.max_s else total
         while turns and total > budget:
             oldest, rest = turns[0].segments[0], turns[0].segments[1:]
             total -= oldest.spoken.codes.shape[1] * self.frame_s
             turns[0:1] = [replace(turns[0], segments=rest)] if rest else []
         return replace(self, turns=tuple(turns))
+
+
+def _frames(turns: Iterable[HeardTurn]) -> int:
+    return sum(segment.spoken.codes.shape[1] for turn in turns for segment in turn.segments)
