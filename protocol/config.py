@@ -111,8 +111,9 @@ class OutputConfig(Wire):
         default=48_000,
         ge=8_000,
         le=48_000,
-        description="Sample rate in Hz. opus: 48000 only; mulaw and alaw: 8000 only; PCM: any. Where a change of format forbids "
-        "the present rate and gives none, it becomes the format's own.",
+        multiple_of=25,
+        description="Sample rate in Hz. opus: 48000 only; mulaw and alaw: 8000 only; PCM: any multiple of 25. Where a change of format "
+        "forbids the present rate and gives none, it becomes the format's own.",
     )
     frame_ms: PacketMs = Field(default=20, description="Duration of one packet, in ms.")
     bitrate: int | None = Field(

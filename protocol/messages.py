@@ -56,6 +56,7 @@ from protocol.events import (
     WarningCode,
     WarningEvent,
 )
+from protocol.surrogates import has_half
 
 __all__ = [
     "COMMANDS",
@@ -100,6 +101,7 @@ __all__ = [
     "event_fields",
     "parse_command",
     "parse_event",
+    "usable_event_id",
 ]
 
 COMMANDS: Final[Mapping[str, type[Command]]] = MappingProxyType(
@@ -116,9 +118,7 @@ def parse_command(message: Mapping[str, object]) -> Command:
     `bad_message` without a `type` string, `unsupported` for a type or field that does not exist, `invalid_value` for a value of the
     wrong type or out of bounds.
     """
-    event_id = message.get("event_id")
-    if not isinstance(event_id, str) or not 0 < len(event_id) <= MAX_ID_CHARS:
-        event_id = None
+    event_id = usable_event_id(message.get("event_id"))
     name = message.get("type")
     if not isinstance(name, str):
         text = "a message needs a type" if name is None else f"type is {quoted(name)} but should be a string"
@@ -148,6 +148,11 @@ def parse_event(message: Mapping[str, object]) -> Event | None:
     except ValidationError as error:
         refusal = _refusal(str(name), error, None)
         raise ProtocolError(ErrorCode.BAD_MESSAGE, refusal.message, param=refusal.param) from None
+
+
+def usable_event_id(value: object) -> str | None:
+    """`value` if it can be echoed as an event_id, even where the rest of its message is refused; else None."""
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and not has_half(value) else None
 
 
 def command_fields(command: Command) -> dict[str, JsonValue]:
