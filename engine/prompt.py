@@ -1,0 +1,92 @@
+"""The prompt: pieces of an integer matrix, in the form that the reference builds (spec 3).
+
+Knows the template and its parts; each part is tokenised on its own, so pieces can be kept and joined with np.concatenate.
+Does not know what was heard, what is cached, or how long a prompt may get.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.api import Codes, Reference, Voice
+from engine.config import ModelConfig
+from engine.tokenizer import Tokenizer
+
+Columns = npt.NDArray[np.int64]  # [K + 1, n]: row 0 token ids, then the codes of a frame, zero at text
+
+_SPEAKER = re.compile(r"<\|speaker:\d+\|>")
+
+
+class PromptBuilder:
+    """Makes the pieces. A conversation is `system`, then `user` and `spoken` for every segment heard, then `user`."""
+
+    def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
+        self._tokenizer = tokenizer
+        self._config = config
+        self._message_end = self._template("<|im_end|>\n")
+        self._user_start = self._template("<|im_start|>user\n")
+        self._assistant_start = self._template("<|im_start|>assistant\n<|voice|>")
+
+    def system(self, voice: Voice) -> Columns:
+        """The system message: the voice's references, or the plain instruction. Raises ValueError for bad codes."""
+        start = self._template("<|im_start|>system\n")
+        if not voice.references:
+            return _joined(start, self._template("convert the provided text to speech"), self._message_end)
+        return _joined(
+            start,
+            self._template("convert the provided text to speech reference to the following:\n\nText:\n"),
+            self._text(_transcript(voice.references)),
+            self._template("\n\nSpeech:\n"),
+            *(self.frames(reference.codes) for reference in voice.references),
+            self._message_end,
+        )
+
+    def user(self, text: str) -> Columns:
+        """A segment to speak, up to the place where its frames begin."""
+        return _joined(self._user_start, self._text(text), self._message_end, self._assistant_start)
+
+    def spoken(self, codes: Codes) -> Columns:
+        """A segment's frames and the end of its message: what follows `user` in the history. Raises ValueError for bad codes."""
+        return _joined(self.frames(codes), self._message_end)
+
+    def frames(self, codes: Codes) -> Columns:
+        """Columns of frames [K, T]: the token of code 0 above the codes. Raises ValueError for codes out of range."""
+        config = self._config
+        wide = np.asarray(codes, np.int64)
+        if wide.ndim != 2 or wide.shape[0] != config.num_codebooks:
+            raise ValueError(f"codes have shape {wide.shape}, expected ({config.num_codebooks}, frames)")
+        semantic = min(config.n_semantic, config.codebook_size)
+        if wide.size and (wide.min() < 0 or wide.max() >= config.codebook_size or wide[0].max() >= semantic):
+            raise ValueError(
+                f"codes lie in {wide.min()}..{wide.max()} (row 0 up to {wide[0].max()}),"
+                f" expected 0..{config.codebook_size - 1} (row 0 up to {semantic - 1})"
+            )
+        return np.concatenate((wide[:1] + config.semantic_begin, wide))
+
+    def _template(self, text: str) -> Columns:
+        return self._columns(self._tokenizer.encode_template(text))
+
+    def _text(self, text: str) -> Columns:
+        return self._columns(self._tokenizer.encode_text(text))
+
+    def _columns(self, ids: list[int]) -> Columns:
+        columns = np.zeros((self._config.num_codebooks + 1, len(ids)), np.int64)
+        columns[0] = ids
+        return columns
+
+
+def _transcript(references: Sequence[Reference]) -> str:
+    """All reference texts; one without a speaker token gets its place in the list as speaker."""
+    texts = (
+        reference.text if _SPEAKER.search(reference.text) else f"<|speaker:{index}|>{reference.text}"
+        for index, reference in enumerate(references)
+    )
+    return "\n".join(texts)
+
+
+def _joined(*pieces: Columns) -> Columns:
+    return np.concatenate(pieces, axis=1)
