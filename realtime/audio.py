@@ -1,0 +1,169 @@
+"""A turn's samples become packets: one resampler and one encoder for the whole turn, exact positions, an exact end.
+
+Knows formats, packet sizes and which sample of the turn a packet begins with. Does not know pacing, headers or sockets. However the
+samples are cut into pieces, the packets are the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from realtime.g711 import encode_alaw, encode_mulaw
+from realtime.opus import DEFAULT_BITRATE, OPUS_BITRATES, OPUS_FRAMES_MS, OPUS_RATE_HZ, OpusEncoder
+from realtime.resample import Resampler
+
+Samples = npt.NDArray[np.float32]  # [n], mono, in [-1, 1]
+
+PCM_RATES_HZ = range(8000, 48001, 25)  # steps of 25 Hz keep a resampler's table below 1 MB for the usual source rates
+PCM_FRAMES_MS = range(10, 101)  # protocol 2: at most 100 ms; below 10 the messages cost more than the audio
+G711_RATE_HZ = 8000
+
+
+class AudioCodec(StrEnum):
+    """How samples are written; the names are the protocol's."""
+
+    OPUS = "opus"
+    PCM_S16LE = "pcm_s16le"
+    PCM_F32LE = "pcm_f32le"
+    MULAW = "mulaw"
+    ALAW = "alaw"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """What a client wants to receive. Raises ValueError for a combination that is not offered."""
+
+    codec: AudioCodec = AudioCodec.OPUS
+    rate: int = OPUS_RATE_HZ  # Hz; positions count in it. Opus 48000, mu-law and A-law 8000
+    frame_ms: int = 20  # ms a packet; where that is not whole samples, the whole samples in it
+    bitrate: int | None = None  # bit/s, Opus only; None there is DEFAULT_BITRATE
+
+    def __post_init__(self) -> None:
+        codec, rates, frames = self.codec, PCM_RATES_HZ, PCM_FRAMES_MS
+        if codec is AudioCodec.OPUS:
+            if self.rate != OPUS_RATE_HZ:
+                raise ValueError(f"opus is sent at {OPUS_RATE_HZ} Hz, not {self.rate}")
+            if self.frame_ms not in OPUS_FRAMES_MS:
+                raise ValueError(f"opus packets last {', '.join(map(str, OPUS_FRAMES_MS))} ms, not {self.frame_ms}")
+            if self.bitrate is not None and self.bitrate not in OPUS_BITRATES:
+                raise ValueError(f"bitrate {self.bitrate} is outside {OPUS_BITRATES[0]}..{OPUS_BITRATES[-1]} bit/s")
+            return
+        if self.bitrate is not None:
+            raise ValueError(f"bitrate is for opus; {codec} has a fixed one")
+        if codec in (AudioCodec.MULAW, AudioCodec.ALAW) and self.rate != G711_RATE_HZ:
+            raise ValueError(f"{codec} is sent at {G711_RATE_HZ} Hz, not {self.rate}")
+        if self.rate not in rates:
+            raise ValueError(f"rate {self.rate} is not a multiple of {rates.step} in {rates[0]}..{rates[-1]} Hz")
+        if self.frame_ms not in frames:
+            raise ValueError(f"frame_ms {self.frame_ms} is outside {frames[0]}..{frames[-1]}")
+
+    @property
+    def packet_samples(self) -> int:
+        """Samples a packet (the last of a turn may have fewer)."""
+        return self.rate * self.frame_ms // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPacket:
+    """One binary message's worth of audio."""
+
+    payload: bytes  # one Opus packet, or whole samples
+    position: int  # index of its first sample within the turn, at the format's rate, Opus's pre-skip not counted
+    samples: int  # samples of the turn it brings; the next packet's position is position + samples
+    last: bool  # the turn ends with it
+
+
+def to_int16(samples: Samples) -> npt.NDArray[np.int16]:
+    """Full scale 32768, rounded half to even, clipped: +1.0 is 32767. No dither (speech carries its own noise)."""
+    rounded: npt.NDArray[np.int16] = np.clip(np.rint(samples * np.float32(32768.0)), -32768, 32767).astype(np.int16)
+    return rounded
+
+
+_PCM_ENCODERS: dict[AudioCodec, Callable[[Samples], bytes]] = {
+    AudioCodec.PCM_S16LE: lambda samples: to_int16(samples).astype("<i2", copy=False).tobytes(),
+    # Not clipped: float has headroom.
+    AudioCodec.PCM_F32LE: lambda samples: samples.astype("<f4", copy=False).tobytes(),
+    AudioCodec.MULAW: lambda samples: encode_mulaw(to_int16(samples)),
+    AudioCodec.ALAW: lambda samples: encode_alaw(to_int16(samples)),
+}
+
+
+class AudioOutput:
+    """The audio of one turn on its way out. One owner, no locks; memory is bounded by the largest piece and one packet.
+
+    A packet leaves as soon as its samples and one more are known (finish() then always has one to mark as the last). Samples pass
+    unfiltered where the rates are equal. After a cancel just drop it.
+    """
+
+    def __init__(self, source_rate: int, fmt: OutputFormat) -> None:
+        """`source_rate` in Hz. Raises OpusUnavailable where fmt asks for Opus and this machine has no libopus."""
+        self._packet_samples = fmt.packet_samples
+        self._resampler = Resampler(source_rate, fmt.rate) if source_rate != fmt.rate else None
+        self._opus: OpusEncoder | None = None
+        self._encode: Callable[[Samples], bytes]
+        if fmt.codec is AudioCodec.OPUS:
+            self._opus = OpusEncoder(fmt.frame_ms, DEFAULT_BITRATE if fmt.bitrate is None else fmt.bitrate)
+            self._encode = self._opus.encode
+        else:
+            self._encode = _PCM_ENCODERS[fmt.codec]
+        self._waiting: Samples = np.zeros(0, np.float32)  # at the output rate, not yet in a packet
+        self._known = 0  # samples of the turn at the output rate, so far
+        self._encoded = 0  # of those, given to the encoder
+        self._finished = False
+
+    @property
+    def pre_skip(self) -> int:
+        """Samples at the start of the decoder's output that are not part of the turn; 0 for anything but Opus."""
+        return 0 if self._opus is None else self._opus.lookahead
+
+    def push(self, samples: Samples) -> list[AudioPacket]:
+        """Add float32 [n], n >= 0, at the source rate; returns the packets that are complete now. Keeps no reference.
+
+        Raises ValueError for another type or shape, or samples that are not finite: one NaN would silence a whole filter length.
+        """
+        assert not self._finished, "push after finish: the turn has ended"
+        if samples.dtype != np.float32 or samples.ndim != 1:
+            raise ValueError(f"samples must be float32 [n], not {samples.dtype} {list(samples.shape)}")
+        if not np.isfinite(samples).all():
+            raise ValueError("samples must be finite")
+        self._receive(samples if self._resampler is None else self._resampler.push(samples))
+        return self._full_packets()
+
+    def finish(self) -> list[AudioPacket]:
+        """The rest: the turn is then ceil(n_in * rate / source_rate) samples and its final packet has `last`.
+
+        A turn that got no samples has no packet.
+        """
+        assert not self._finished, "finish called twice"
+        self._finished = True
+        if self._resampler is not None:
+            self._receive(self._resampler.finish())
+        packets = self._full_packets()
+        while max(0, self._encoded - self.pre_skip) < self._known:
+            packets.append(self._packet())
+        return packets
+
+    def _receive(self, samples: Samples) -> None:
+        self._waiting = np.concatenate((self._waiting, samples))
+        self._known += len(samples)
+
+    def _full_packets(self) -> list[AudioPacket]:
+        packets = []
+        # With Opus the pre-skip always leaves something for finish(); without it, one sample must wait.
+        while len(self._waiting) >= self._packet_samples + (self._opus is None):
+            packets.append(self._packet())
+        return packets
+
+    def _packet(self) -> AudioPacket:
+        samples, self._waiting = self._waiting[: self._packet_samples], self._waiting[self._packet_samples :]
+        if self._opus is not None and len(samples) < self._packet_samples:
+            samples = np.pad(samples, (0, self._packet_samples - len(samples)))
+        position = max(0, self._encoded - self.pre_skip)
+        self._encoded += len(samples)
+        end = max(0, min(self._encoded - self.pre_skip, self._known))
+        return AudioPacket(self._encode(samples), position, end - position, last=self._finished and end == self._known)
