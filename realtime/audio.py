@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realtime.g711 import encode_alaw, encode_mulaw
-from realtime.opus import DEFAULT_BITRATE, OPUS_BITRATES, OPUS_FRAMES_MS, OPUS_RATE_HZ, OpusEncoder
+from realtime.opus import DEFAULT_BITRATE, OPUS_RATE_HZ, OpusEncoder, check_opus
 from realtime.resample import Resampler
 
 Samples = npt.NDArray[np.float32]  # [n], mono, in [-1, 1]
@@ -48,10 +48,7 @@ class OutputFormat:
         if codec is AudioCodec.OPUS:
             if self.rate != OPUS_RATE_HZ:
                 raise ValueError(f"opus is sent at {OPUS_RATE_HZ} Hz, not {self.rate}")
-            if self.frame_ms not in OPUS_FRAMES_MS:
-                raise ValueError(f"opus packets last {', '.join(map(str, OPUS_FRAMES_MS))} ms, not {self.frame_ms}")
-            if self.bitrate is not None and self.bitrate not in OPUS_BITRATES:
-                raise ValueError(f"bitrate {self.bitrate} is outside {OPUS_BITRATES[0]}..{OPUS_BITRATES[-1]} bit/s")
+            check_opus(self.frame_ms, self.opus_bitrate)
             return
         if self.bitrate is not None:
             raise ValueError(f"bitrate is for opus; {codec} has a fixed one")
@@ -66,6 +63,11 @@ class OutputFormat:
     def packet_samples(self) -> int:
         """Samples a packet (the last of a turn may have fewer)."""
         return self.rate * self.frame_ms // 1000
+
+    @property
+    def opus_bitrate(self) -> int:
+        """bit/s of the encoder, for Opus."""
+        return DEFAULT_BITRATE if self.bitrate is None else self.bitrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class AudioOutput:
         self._opus: OpusEncoder | None = None
         self._encode: Callable[[Samples], bytes]
         if fmt.codec is AudioCodec.OPUS:
-            self._opus = OpusEncoder(fmt.frame_ms, DEFAULT_BITRATE if fmt.bitrate is None else fmt.bitrate)
+            self._opus = OpusEncoder(fmt.frame_ms, fmt.opus_bitrate)
             self._encode = self._opus.encode
         else:
             self._encode = _PCM_ENCODERS[fmt.codec]

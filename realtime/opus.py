@@ -41,6 +41,14 @@ class OpusUnavailable(Exception):
         return f"Opus output needs {self.missing}: {self.remedy}"
 
 
+def check_opus(frame_ms: int, bitrate: int) -> None:
+    """Raises ValueError for what no encoder can do. Needs no libopus."""
+    if frame_ms not in OPUS_FRAMES_MS:
+        raise ValueError(f"opus packets last {', '.join(map(str, OPUS_FRAMES_MS))} ms, not {frame_ms}")
+    if bitrate not in OPUS_BITRATES:
+        raise ValueError(f"bitrate {bitrate} is outside {OPUS_BITRATES[0]}..{OPUS_BITRATES[-1]} bit/s")
+
+
 @cache  # an exception is not cached: once libopus is installed, the next encoder finds it
 def _opuslib() -> ModuleType:
     if ctypes.util.find_library("opus") is None:  # opuslib would raise a bare Exception on import
@@ -60,11 +68,8 @@ class OpusEncoder:
     """One encoder, for one stream of packets from its first to its last. One owner, no locks; encoding releases the GIL."""
 
     def __init__(self, frame_ms: int = 20, bitrate: int = DEFAULT_BITRATE) -> None:
-        """Raises OpusUnavailable; ValueError for a frame or bitrate outside OPUS_FRAMES_MS, OPUS_BITRATES."""
-        if frame_ms not in OPUS_FRAMES_MS:
-            raise ValueError(f"an Opus packet lasts {', '.join(map(str, OPUS_FRAMES_MS))} ms, not {frame_ms}")
-        if bitrate not in OPUS_BITRATES:
-            raise ValueError(f"Opus bitrate {bitrate} is outside {OPUS_BITRATES[0]}..{OPUS_BITRATES[-1]} bit/s")
+        """Raises OpusUnavailable; ValueError as check_opus does."""
+        check_opus(frame_ms, bitrate)
         opuslib = _opuslib()
         self.frame_samples = OPUS_RATE_HZ // 1000 * frame_ms  # of every packet
         # "audio" and not "voip", which adds a high-pass and emphasises formants to help against microphones and noise

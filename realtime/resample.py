@@ -4,8 +4,8 @@ Knows rates, filters and how much input an output sample needs. Does not know pa
 (a sinc under a Kaiser window) is evaluated at the exact time of every output sample, so output sample 0 stands where input
 sample 0 stood and the delay is half the filter: 2.6 ms for 22050 -> 48000 Hz, 7.1 ms to 8000 Hz.
 
-Why not soxr, which is five times cheaper (10 us against 40 to 80 us a frame, beside some 320 us of Opus): a fixed-ratio soxr stream
-works in FFT blocks. Fed 46 ms frames at 22050 Hz it lags by anything from 5 to 42 ms, towards 12 kHz and below by up to 77 ms, and
+Why not soxr, which is cheaper (10 us a frame against 40 to 90 us, beside some 320 us of Opus): a fixed-ratio soxr stream works in
+FFT blocks. Fed 46 ms frames at 22050 Hz it lags by anything from 5 to 42 ms, towards 12 kHz and below by up to 77 ms, and
 there gives nothing at all for the first frame. Its variable-rate mode lags evenly, but by 27 ms to 8000 Hz, and is up to 0.2 ms off.
 The tests compare with soxr's offline conversion.
 

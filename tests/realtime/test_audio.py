@@ -48,7 +48,8 @@ def voice(n: int, rate: int) -> Samples:
     when = np.arange(n) / rate
     phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * when)) / rate
     harmonics = sum(np.sin(k * phase) / k**1.3 for k in range(1, 25))
-    return (0.25 * harmonics * (0.1 + np.sin(np.pi * 4 * when) ** 2)).astype(np.float32)
+    samples: Samples = (0.25 * harmonics * (0.1 + np.sin(np.pi * 4 * when) ** 2)).astype(np.float32)
+    return samples
 
 
 def speak(samples: Samples, source: int, fmt: OutputFormat, pieces: list[int] | None = None) -> list[AudioPacket]:

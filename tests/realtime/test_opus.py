@@ -24,7 +24,8 @@ def voice(seconds: float, rate: int = 48000) -> Samples:
     when = np.arange(int(seconds * rate)) / rate
     phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * when)) / rate
     harmonics = sum(np.sin(n * phase) / n**1.3 for n in range(1, 25))
-    return (0.25 * harmonics * (0.1 + np.sin(np.pi * 4 * when) ** 2)).astype(np.float32)
+    samples: Samples = (0.25 * harmonics * (0.1 + np.sin(np.pi * 4 * when) ** 2)).astype(np.float32)
+    return samples
 
 
 def encode(encoder: OpusEncoder, samples: Samples) -> list[bytes]:
