@@ -229,8 +229,12 @@ class Limits(Wire):
         default=MAX_JSON_BYTES, ge=4096, le=MAX_JSON_BYTES, description="Largest text message, in UTF-8 bytes."
     )
     json_depth: int = Field(default=16, ge=8, le=16, description="Deepest nesting of objects and arrays in a message.")
+    json_values: int = Field(default=1024, ge=256, le=1024, description="Most keys and values in a message.")
     binary_bytes: int = Field(
-        default=MAX_BINARY_BYTES, ge=16, le=MAX_BINARY_BYTES, description="Largest binary message, in bytes."
+        default=MAX_BINARY_BYTES,
+        ge=MAX_JSON_BYTES,
+        le=MAX_BINARY_BYTES,
+        description="Largest message of any kind, in bytes.",
     )
     bad_messages: int = Field(default=3, ge=1, le=3, description="Unparsable messages; this many close the socket.")
     messages_per_s: int = Field(default=200, ge=1, le=200, description="Messages a second, after a burst of as many.")

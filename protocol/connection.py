@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Never
 
@@ -77,7 +79,7 @@ class Connection:
             raise _rate_limited(self.limits.messages_per_s, wait_s, _event_id(fields))
         if fields.get("type") == TextAppend.model_fields["type"].default:
             return self._text_append(fields)
-        _check_tree(fields, self.limits.json_depth)
+        _check_tree(fields, self.limits)
         command = parse_command(fields)
         if self._half and self._half.dropped_by(command):
             self._half = None
@@ -93,7 +95,7 @@ class Connection:
             whole, rest = join(self._half.before(turn, text) if self._half else "", text)
             half = _HeldHalf(rest, turn if isinstance(turn, str) else None) if rest else None
             fields = {**fields, "text": whole}
-        _check_tree(fields, self.limits.json_depth)
+        _check_tree(fields, self.limits)
         command = parse_command(fields)
         assert isinstance(command, TextAppend), "the caller looked at the type"
         if len(command.text) > self.limits.append_chars:
@@ -137,14 +139,12 @@ def encode_command(command: Command) -> str:
 
 def encode_audio(transport: Transport, turn: str, n: int, flags: Flag, position: int, payload: bytes) -> bytes | str:
     """One packet of speech as the message that `audio.transport` asks for. Raises ValueError for a number out of range."""
-    match transport:
-        case Transport.BINARY:
-            return pack(Kind.SPEECH, flags, 0, n, position, payload)
-        case Transport.RAW:
-            return payload
-        case Transport.JSON:
-            data = base64.b64encode(payload).decode("ascii")
-            return encode_event(Audio(turn=turn, n=n, flags=int(flags), position=position, data=data))
+    if transport is Transport.BINARY:
+        return pack(Kind.SPEECH, flags, 0, n, position, payload)
+    if transport is Transport.RAW:
+        return payload
+    data = base64.b64encode(payload).decode("ascii")
+    return encode_event(Audio(turn=turn, n=n, flags=int(flags), position=position, data=data))
 
 
 def decode_event(message: str) -> Event | None:
@@ -220,9 +220,8 @@ def _object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     """Two values for one key would let two readers of one message disagree."""
     members = dict(pairs)
     if len(members) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _Unparsable(f"duplicate key {quoted(twice)}")
+        counts = Counter(key for key, _ in pairs)
+        raise _Unparsable(f"duplicate key {quoted(max(counts, key=lambda key: counts[key]))}")
     return members
 
 
@@ -244,24 +243,47 @@ def _constant(name: str) -> Never:
     raise _Unparsable(f"{name} is no JSON number")
 
 
-def _check_tree(fields: JsonObject, depth: int) -> None:
-    """Refuse what would break a later step that recurses or encodes: deep nesting, and halves of characters. Walks without recursion."""
-    level: list[tuple[str, JsonValue]] = [("", fields)]
-    for _ in range(depth):
-        below: list[tuple[str, JsonValue]] = []
-        for path, value in level:
-            if isinstance(value, dict):
-                below += [(f"{path}.{key}", item) for key, member in value.items() for item in (key, member)]
-            elif isinstance(value, list):
-                below += [(f"{path}.{index}", item) for index, item in enumerate(value)]
-            elif isinstance(value, str) and has_half(value):
-                param = clipped(path[1:])
-                text = f"{param} is {quoted(value)}, which holds half of a surrogate pair"
-                raise ProtocolError(ErrorCode.INVALID_VALUE, text, param=param, event_id=_event_id(fields))
-        level = below
-    if any(isinstance(value, dict | list) for _, value in level):
-        text = f"message is nested deeper than json_depth={depth}"
-        raise ProtocolError(ErrorCode.LIMIT_EXCEEDED, text, event_id=_event_id(fields))
+# Where a value stands: (where its container stands, key or index). Linked, because joined paths of long keys would take megabytes.
+_Place = tuple["_Place", str | int] | None
+
+
+def _check_tree(fields: JsonObject, limits: Limits) -> None:
+    """Refuse what later steps pay for: deep nesting (they recurse), many values (each is reported), halves of characters (no UTF-8)."""
+    level: list[tuple[_Place, JsonValue]] = [(None, fields)]
+    values = depth = 0
+    while level:
+        values += len(level)
+        if values > limits.json_values:
+            text = f"message holds more than json_values={limits.json_values}"
+            raise ProtocolError(ErrorCode.LIMIT_EXCEEDED, text, event_id=_event_id(fields))
+        for place, value in level:
+            if depth >= limits.json_depth and isinstance(value, dict | list):
+                text = f"message is nested deeper than json_depth={limits.json_depth}"
+                raise ProtocolError(ErrorCode.LIMIT_EXCEEDED, text, param=_dotted(place), event_id=_event_id(fields))
+            if isinstance(value, str) and has_half(value):
+                text = f"{_dotted(place)} is {quoted(value)}, which holds half of a surrogate pair"
+                raise ProtocolError(ErrorCode.INVALID_VALUE, text, param=_dotted(place), event_id=_event_id(fields))
+        level = [below for place, value in level for below in _members(place, value)]
+        depth += 1
+
+
+def _members(place: _Place, value: JsonValue) -> Iterator[tuple[_Place, JsonValue]]:
+    """What is directly inside: items, and keys, which are strings like others."""
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield (place, key), key
+            yield (place, key), member
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield (place, index), item
+
+
+def _dotted(place: _Place) -> str:
+    keys: list[str] = []
+    while place is not None:
+        place, key = place
+        keys.append(clipped(str(key)))
+    return ".".join(reversed(keys))
 
 
 def _dumps(fields: JsonObject) -> str:
