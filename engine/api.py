@@ -103,7 +103,9 @@ class SegmentEnd:
 
     segment: int
     frames: int  # its first so many frames are speech and belong to the history; fewer than delivered where dead air was noticed late
-    cut: str | None = None  # why it was ended before the model ended it ("runaway", "silence", "short", "nan", "length"); None: it was not
+    cut: str | None = (
+        None  # why it was ended before the model ended it ("runaway", "silence", "short", "nan", "length"); None: it was not
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,19 @@ One list of commands goes in before a step, one `Report` comes out after it. Imm
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from engine.api import Codes, Conversation, EngineError, ModelInfo, Samples, SamplingParams, StreamEvent, Voice
+from engine.api import (
+    Codes,
+    Conversation,
+    EngineError,
+    EngineLimits,
+    ModelInfo,
+    Samples,
+    SamplingParams,
+    StreamEvent,
+    Voice,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,19 @@ class Decode:
 
     job: int
     codes: Codes
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What an engine process loads."""
+
+    folder: Path
+    name: str
+    device: str  # torch device: "cpu", "cuda", "cuda:1"
+    dtype: str  # of the AR stacks: "float32" | "bfloat16" | "float16"; the codec is fp32
+    limits: EngineLimits
+    attribution: str | None
+    guarded: bool = True  # watch for degenerate output; see EngineCore
 
 
 Command = Open | Push | Finish | Allow | Cancel | Prefetch | Forget | Encode | Decode

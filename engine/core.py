@@ -34,6 +34,7 @@ from engine.cache import ConversationCache
 from engine.guard import Fault, SegmentGuard
 from engine.jobs import Jobs
 from engine.kv import CachedSequence, Columns, OutOfPages
+from engine.model import Hidden
 from engine.prompt import PromptBuilder
 from engine.runner import Drawn, Runner
 from engine.scheduler import Plan, View, plan
@@ -232,7 +233,7 @@ class EngineCore:
             self._end(stream, c.Ended())
 
     def _prompt_segment(self, stream: OpenStream, segment: Segment) -> None:
-        self._runner.begin_segment(stream.row, segment.attempt)
+        self._runner.begin_segment(stream.row)
         self._aim(stream, np.concatenate([*stream.past, self._prompts.user(segment.text)], axis=1), keep_last=True)
 
     def _end(self, stream: OpenStream, ended: c.Ended) -> None:
@@ -245,6 +246,7 @@ class EngineCore:
     def _close(self, stream: OpenStream) -> None:
         del self._streams[stream.key]
         self._free_rows.append(stream.row)
+        self._runner.close_row(stream.row)
         self.cache.release(stream.conversation)
 
     def _prefetch(self, conversation: Conversation, voice: Voice) -> None:
@@ -274,7 +276,7 @@ class EngineCore:
 
     def _execute(self, planned: Plan) -> None:
         speaking: list[OpenStream] = []
-        hidden = []
+        hidden: list[Hidden] = []
         for key, positions in planned.prefill:
             stream = self._streams[key]
             last = self._prefill(stream, positions)
@@ -289,7 +291,7 @@ class EngineCore:
             drawn = self._runner.frames(hidden, [stream.row for stream in speaking])
             self._settle(speaking, drawn)
 
-    def _prefill(self, stream: OpenStream, positions: int) -> object | None:
+    def _prefill(self, stream: OpenStream, positions: int) -> Hidden | None:
         """Compute some of the prompt. Returns the hidden state to draw from once it is complete and a segment waits for it."""
         target, sequence = stream.target, _sequence(stream)
         assert target is not None

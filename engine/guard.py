@@ -21,7 +21,9 @@ _MARKUP = re.compile(r"<\|speaker:\d+\|>|\[[^\[\]\n]{1,80}\]")
 _PAUSE = re.compile(r"\[[^\]]*(paus|silen|break|wait|breath|sigh|inhal|exhal)[^\]]*\]", re.IGNORECASE)
 
 SILENT_PEAK = 1e-3  # -60 dB: the codec's idle noise is below it, a whisper's quietest frame above
-SLOWEST_S_PER_UNIT = 0.45  # a drawled, letter-by-letter reading takes 0.3 s a letter; twice the usual slow rate of speech
+SLOWEST_S_PER_UNIT = (
+    0.45  # a drawled, letter-by-letter reading takes 0.3 s a letter; twice the usual slow rate of speech
+)
 FASTEST_S_PER_UNIT = 0.012  # five times faster than an auctioneer: an end before that is not a reading of the text
 SLACK_S = 3.0  # laughs, sighs, pauses: bounded, but free
 DEAD_AIR_S = 1.5  # longer than any rhetorical pause that was not asked for

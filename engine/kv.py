@@ -34,7 +34,9 @@ class PagePool:
     Pages are handed out so that a sequence that grows undisturbed stays contiguous: then a single row reads its keys as a view.
     """
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, pages: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, layers: int, kv_heads: int, head_dim: int, pages: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
         """pages: pages of PAGE positions. Memory: 2 * layers * pages * PAGE * kv_heads * head_dim elements, taken now."""
         shape = (layers, pages, PAGE, kv_heads, head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
@@ -175,7 +177,8 @@ class PagedAttention:
         self._longest = max(row.length for row in rows)
         starts = [row.length - n for row, n in zip(rows, new, strict=True)]
         self.positions = torch.tensor(
-            [[start + min(t, n - 1) for t in range(self._width)] for start, n in zip(starts, new, strict=True)], device=device
+            [[start + min(t, n - 1) for t in range(self._width)] for start, n in zip(starts, new, strict=True)],
+            device=device,
         )  # [B, T]; padded places repeat the last position, whatever they compute is dropped
         self._slots, self._source = self._write_slots(rows, starts, new, device)
         pages = -(-self._longest // PAGE)

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 from engine import commands as c
 from engine.api import EngineDied, EngineError, ModelInfo
+from engine.commands import WorkerSpec
 from engine.front import EngineFront
 from engine.wire import Unpacker, pack
-from engine.worker import WorkerSpec
 
 log = logging.getLogger("parley.engine")
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 COMFORTABLE_S = 1.0  # a stream with more lead than this sits a step out while another is about to run dry
 URGENT_S = 0.1  # two frames: less than this and the listener may hear the gap
-BESIDE_SPEECH = 128  # prefill positions a step while somebody speaks with little lead: about one decode step's worth of work
+BESIDE_SPEECH = (
+    128  # prefill positions a step while somebody speaks with little lead: about one decode step's worth of work
+)
 ALONE = 1024  # prefill positions a step otherwise; bounds how long a newcomer waits for the step in flight
 
 

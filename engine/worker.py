@@ -9,25 +9,11 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 from engine import commands as c
-from engine.api import EngineLimits
-from engine.core import EngineCore, load_core
+from engine.core import EngineCore
+from engine.load import load_core
 from engine.wire import BlockingPeer
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSpec:
-    """What an engine process loads."""
-
-    folder: Path
-    name: str
-    device: str  # torch device: "cpu", "cuda", "cuda:1"
-    dtype: str  # of the AR stacks: "float32" | "bfloat16" | "float16"; the codec is fp32
-    limits: EngineLimits
-    attribution: str | None
 
 
 def main() -> None:
@@ -38,9 +24,11 @@ def main() -> None:
     if first is None:
         return
     spec = first[0]
-    assert isinstance(spec, WorkerSpec), "the first message is a WorkerSpec"
+    assert isinstance(spec, c.WorkerSpec), "the first message is a WorkerSpec"
     try:
-        core = load_core(spec.folder, spec.name, spec.device, spec.dtype, spec.limits, spec.attribution)
+        core = load_core(
+            spec.folder, spec.name, spec.device, spec.dtype, spec.limits, spec.attribution, guarded=spec.guarded
+        )
     except Exception as error:  # supervisor: whatever it is, the server tells a person
         peer.send(c.LoadFailed(f"{type(error).__name__}: {error}"))
         return

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from engine import commands as c
-from engine.api import Busy, Conversation, EngineDied, Frame, ModelInfo, SamplingParams, SegmentEnd, SynthesisFailed, Voice
+from engine.api import (
+    Busy,
+    Conversation,
+    EngineDied,
+    Frame,
+    ModelInfo,
+    SamplingParams,
+    SegmentEnd,
+    SynthesisFailed,
+    Voice,
+)
 from engine.front import EngineFront, StreamHandle
 
 INFO = ModelInfo("test", 22050, 1024, 8, 60.0)

@@ -115,7 +115,11 @@ def test_the_common_prefix_counts_every_codebook(model: DualAR) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["new", "extend", "truncate", "fork", "drop"]), st.integers(0, 200)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["new", "extend", "truncate", "fork", "drop"]), st.integers(0, 200)), max_size=40
+    )
+)
 def test_no_page_is_leaked_or_owned_twice(operations: list[tuple[str, int]]) -> None:
     pool = PagePool(1, 1, 2, 24, torch.device("cpu"), torch.float32)
     rows: list[CachedSequence] = []
