@@ -30,6 +30,7 @@ SEMANTIC, FALLBACK = 0, 1
 
 _NOTHING = -1  # in the history: no token yet
 _MASK = 0xFFFFFFFF
+_STRIDE = 0x1E3779B1  # odd and far from round numbers: neighbouring entries start far apart
 _MIN_TEMPERATURE = 1e-5
 
 # (draw, entries int64 [S, B, W]) -> float32 of that shape in (0, 1): the noise of S consecutive draws from `draw` on.
@@ -103,8 +104,8 @@ def probabilities(found: Candidates, rule: Policy, entries: int) -> Tensor:
 
 
 def _kept(found: Candidates, rule: Policy, score: Tensor) -> Tensor:
-    """`score` where the rule keeps the candidate, else -inf."""
-    return torch.where(found.mass <= rule.limit[..., : score.shape[-1]], score, score.new_full((), -math.inf))
+    """`score` where the rule keeps the candidate, else -inf (the logarithm of False; a third of what `where` costs on a CPU)."""
+    return score + (found.mass <= rule.limit[..., : score.shape[-1]]).log()
 
 
 def penalised(logits: Tensor, history: Tensor, penalty: Tensor) -> Tensor:
@@ -125,13 +126,13 @@ class CounterNoise:
     def __init__(self, key: Tensor, frame: Tensor, draws: int) -> None:
         """key: int64 [2, B], from `noise_key`. frame: int64 [B], counts a turn's frames. draws: how many draws a frame has."""
         counter = frame * 256 + torch.arange(draws, device=frame.device)[:, None]  # [draws, B]; a frame has < 256 draws
-        first = _mix(key[0] ^ (counter & _MASK))
-        self._first = first[..., None]  # [draws, B, 1]
-        self._second = _mix(key[1] ^ first)[..., None]
+        # _mix is a bijection, so no two draws of a turn start from the same word.
+        self._start = _mix(key[0] ^ (counter & _MASK))[..., None]  # [draws, B, 1]
+        self._key = key[1, :, None]  # [B, 1]
 
     def __call__(self, draw: int, entries: Tensor) -> Tensor:
-        span = slice(draw, draw + entries.shape[0])
-        return _unit(_mix(_mix(entries ^ self._first[span]) ^ self._second[span]))
+        start = self._start[draw : draw + entries.shape[0]]
+        return _unit(_mix(self._key ^ (torch.add(start, entries, alpha=_STRIDE) & _MASK)))
 
 
 def noise_key(seed: int, turn: int) -> tuple[int, int]:
@@ -141,14 +142,19 @@ def noise_key(seed: int, turn: int) -> tuple[int, int]:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """A bijection of 32-bit words that spreads every bit. Words live in int64, and the factors are below 2**31, so that no
-    product overflows: overflow of signed integers is what CPU and CUDA need not agree on.
+    """A bijection of 32-bit words that spreads every bit; consumes x.
+
+    Words live in int64, and the factors are below 2**31, so that no product overflows: what an overflow of signed integers
+    gives is not defined.
     """
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & _MASK
-    x = x ^ (x >> 15)
-    x = (x * 0x2C1B3C6D) & _MASK
-    return x ^ (x >> 16)
+    x ^= x >> 16
+    x *= 0x7FEB352D
+    x &= _MASK
+    x ^= x >> 15
+    x *= 0x2C1B3C6D
+    x &= _MASK
+    x ^= x >> 16
+    return x
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -198,8 +204,10 @@ class Sampler:
 
     def frame(self, rows: Tensor, noise: Noise | None = None) -> FrameDraws:
         """The draws of these rows' next frame. rows: int64 [B], distinct. noise: instead of the counter-based one."""
-        key, frame = self._key[:, rows], self._frame[rows]
-        return FrameDraws(self, rows, noise or CounterNoise(key, frame, self.draws))
+        if noise is None:
+            key, frame = self._key.index_select(1, rows), self._frame.index_select(0, rows)
+            noise = CounterNoise(key, frame, self.draws)
+        return FrameDraws(self, rows, noise)
 
     def _settle(self) -> None:
         self.width = width_for(max((row.top_k for row in self._params.values()), default=1))
@@ -214,7 +222,8 @@ class FrameDraws:
         self._rows = rows
         self._noise = noise
         limit = sampler._limit[:, :, : sampler.width]
-        self._both = Policy(sampler._temperature[:, rows], limit[:, rows])  # [2, B, ...]
+        temperature = sampler._temperature.index_select(1, rows)
+        self._both = Policy(temperature, limit.index_select(1, rows))  # [2, B, ...]
         self._own = Policy(self._both.temperature[0], self._both.limit[0])
 
     def semantic(self, logits: Tensor) -> Tensor:
@@ -223,14 +232,14 @@ class FrameDraws:
         Two draws from the same logits; the second wins where the first repeats a recent semantic token (RAS, spec 6.1).
         """
         sampler, rows = self._sampler, self._rows
-        history = sampler._history[rows]
+        history = sampler._history.index_select(0, rows)
         if sampler.penalising:
             logits = penalised(logits, history, sampler._penalty[rows])
         found = candidates(logits, sampler.width)
         normal, fallback = pick(found, self._both, self._noise(SEMANTIC, found.entries.expand(2, -1, -1)))
         window = history[:, -RAS_WINDOW:]
         # The reference leaves a segment's first token out of its window. It has moved `age` places from the end by now.
-        first = RAS_WINDOW - sampler._age[rows, None]
+        first = RAS_WINDOW - sampler._age.index_select(0, rows)[:, None]
         entered = torch.arange(RAS_WINDOW, device=window.device) > first
         # `<|im_end|>` never repeats: it ends the segment, so it is not in the history of one that goes on.
         repeats = ((window == normal[:, None]) & entered).any(-1)
@@ -244,6 +253,8 @@ class FrameDraws:
     def commit(self, column: Tensor) -> None:
         """The frame is done and its semantic column was this: what the next frame's draws look back on. Call it once."""
         sampler, rows = self._sampler, self._rows
-        sampler._history[rows] = torch.cat((sampler._history[rows][:, 1:], column[:, None]), 1)
-        sampler._age[rows] += 1
-        sampler._frame[rows] += 1
+        history = sampler._history.index_select(0, rows)
+        sampler._history.index_copy_(0, rows, torch.cat((history[:, 1:], column[:, None]), 1))
+        one = torch.ones_like(rows)
+        sampler._age.index_add_(0, rows, one)
+        sampler._frame.index_add_(0, rows, one)
