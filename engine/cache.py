@@ -94,11 +94,11 @@ class ConversationCache:
         if sequence is not None:
             sequence.truncate(0)
 
-    def poison(self, conversation: str) -> None:
-        """A NaN may have been written: nothing of this conversation is kept, and its pages are clean before anybody gets them."""
-        sequence = self._conversations.pop(conversation, None)
-        if sequence is not None:
-            sequence.wipe()
+    def poison(self, conversation: str, voice: str) -> None:
+        """A NaN came out: nothing of this conversation or its voice is kept, and their pages are clean before anybody gets them."""
+        for sequence in (self._conversations.pop(conversation, None), self._voices.pop(voice, None)):
+            if sequence is not None:
+                sequence.wipe()
 
     def cached_positions(self, conversation: str) -> int:
         sequence = self._conversations.get(conversation)

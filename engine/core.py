@@ -84,7 +84,7 @@ class OpenStream:
         """Prompt positions still to be computed."""
         if self.target is None or self.sequence is None:
             return 0
-        return self.target.shape[1] - self.sequence.length
+        return int(self.target.shape[1]) - self.sequence.length
 
     @property
     def has_credit(self) -> bool:
@@ -358,7 +358,7 @@ class EngineCore:
         assert out.codes is not None and out.samples is not None
         fault = segment.guard.frame(out.samples) if self._guarded else None
         if fault is Fault.NAN:
-            self.cache.poison(stream.conversation)
+            self.cache.poison(stream.conversation, stream.voice)
             self._runner.reset_codec(stream.row)
         if fault is not None:
             self._degenerate(stream, segment, fault)

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from itertools import count
+from typing import cast
 
 from engine import commands as c
 from engine.api import (
@@ -142,10 +143,10 @@ class EngineFront:
         self._send(c.Forget(conversation_id))
 
     async def encode(self, samples: Samples, sample_rate: int) -> Codes:
-        return await self._job(lambda job: c.Encode(job, samples, sample_rate))
+        return cast(Codes, await self._job(lambda job: c.Encode(job, samples, sample_rate)))
 
     async def decode(self, codes: Codes) -> Samples:
-        return await self._job(lambda job: c.Decode(job, codes))
+        return cast(Samples, await self._job(lambda job: c.Decode(job, codes)))
 
     async def _job(self, command: Callable[[int], c.Command]) -> Codes | Samples:
         job = next(self._keys)
