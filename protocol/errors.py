@@ -27,6 +27,7 @@ class ErrorCode(StrEnum):
     UNKNOWN_TURN = "unknown_turn"
     VOICE_NOT_FOUND = "voice_not_found"
     SYNTHESIS_FAILED = "synthesis_failed"  # ends the turn, not the session
+    ENGINE_RESTARTED = "engine_restarted"  # ends the turn, not the session; the next turn works
     LIMIT_EXCEEDED = "limit_exceeded"  # a number of session.created.limits
     INVALID_CONFIG = "invalid_config"
     UNAUTHORIZED = "unauthorized"

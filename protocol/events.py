@@ -171,9 +171,11 @@ class TurnDone(AnswerBase):
 
 
 class ContextUpdated(AnswerBase):
-    """The conversation after a context command."""
+    """The conversation after a context.clear, or after a turn.cancel of a turn that was done but not yet heard to its end."""
 
     type: Literal["context.updated"] = "context.updated"
+    turn: Id | None = Field(default=None, description="Turn that was cut after its turn.done.")
+    heard: Heard | None = Field(default=None, description="What of that turn was heard; replaces its turn.done.heard.")
     turns: Count = Field(description="Turns it holds.")
     audio_s: Annotated[float, Field(ge=0)] = Field(description="Seconds of heard speech it holds.")
     text_chars: Count = Field(description="Code points of heard text it holds.")
