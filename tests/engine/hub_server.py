@@ -109,7 +109,7 @@ class Hub:
 
     @property
     def storage(self) -> str:
-        return f"http://127.0.0.1:{self._storage.server_port}"
+        return f"http://localhost:{self._storage.server_port}"  # another host by name, as a storage network is
 
     def publish(self, repo: str, files: dict[str, HubFile], revision: str = "main") -> str:
         """A new commit of `files` alone on `revision`. Returns the commit."""
