@@ -331,6 +331,23 @@ class Quantized(NamedTuple):
     rows: Tensor  # [B, K, codebook_dim, N], codebook rows chosen for `projected`; differentiable in the codebooks
 
 
+def quantize(stages: Sequence[VectorQuantizer], z: Tensor) -> Quantized:
+    """Quantise z [B, latent_dim, N], each stage what the ones before it left."""
+    residual, latents = z, torch.zeros_like(z)
+    codes, added, projected, rows = [], [], [], []
+    for stage in stages:
+        e = stage.in_proj(residual)
+        index = stage.nearest(e.detach())
+        row = stage.rows(index)
+        out = stage.out_proj(e + (row - e).detach())  # straight through; e + (row - e) as the reference rounds it
+        residual, latents = residual - out, latents + out
+        codes.append(index)
+        added.append(out)
+        projected.append(e)
+        rows.append(row)
+    return Quantized(latents, *(torch.stack(part, dim=1) for part in (codes, added, projected, rows)))
+
+
 class Quantizer(nn.Module):
     """Downsampling, pre-transformer, residual quantiser, post-transformer, upsampling."""
 
@@ -358,20 +375,8 @@ class Quantizer(nn.Module):
         return [stage for stage in both if isinstance(stage, VectorQuantizer)]
 
     def forward(self, z: Tensor) -> Quantized:
-        """Quantise z [B, latent_dim, N], each stage what the ones before it left."""
-        residual, latents = z, torch.zeros_like(z)
-        codes, stages, projected, rows = [], [], [], []
-        for stage in self.stages():
-            e = stage.in_proj(residual)
-            index = stage.nearest(e.detach())
-            row = stage.rows(index)
-            added = stage.out_proj(e + (row - e).detach())  # straight through; e + (row - e) as the reference rounds it
-            residual, latents = residual - added, latents + added
-            codes.append(index)
-            stages.append(added)
-            projected.append(e)
-            rows.append(row)
-        return Quantized(latents, *(torch.stack(part, dim=1) for part in (codes, stages, projected, rows)))
+        """`quantize` with every stage."""
+        return quantize(self.stages(), z)
 
     def from_codes(self, codes: Tensor) -> Tensor:
         """codes int64 [B, K, N], clamped to each codebook -> summed stage vectors [B, latent_dim, N]."""

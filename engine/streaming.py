@@ -1,0 +1,300 @@
+"""The codec for live streams: a few frames at a time, for any of its rows, in constant memory.
+
+Knows which row is how far and what each remembers; the arithmetic is in streaming_layers.py. Gives what the offline
+codec gives for the whole clip, within 1e-5, however a clip is cut into calls and whatever rows share a call. Does not
+know turns, voices or devices other than its own.
+
+All state is allocated once. For CUDA graphs: with `rows` a tensor a call has fixed shapes for a given [B, T], waits for
+nothing on the host and depends on no value in Python.
+Everything computes in float32, whatever the type of the codec's parameters: the reference's codes need it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine import codec as offline
+from engine.streaming_layers import (
+    CausalProduct,
+    ConvNext,
+    Layout,
+    Snake,
+    SnakeProduct,
+    Step,
+    Transformer,
+    alpha_of,
+    bias_of,
+    child,
+    conv_taps,
+    residuals,
+    transposed_taps,
+)
+
+# A longer call runs as several of this many frames. It bounds the workspace of a call and what the attention rings
+# hold beyond their window.
+CHUNK_FRAMES = 8
+
+# Samples that one row of the last convolution's product gives. It has one output channel: 1 would copy every input 7
+# times for it, more would multiply mostly zeros.
+OUTPUT_BLOCK = 8
+
+
+class Layer(Protocol):
+    """One part of a chain."""
+
+    def run(self, step: Step, x: Tensor) -> Tensor:
+        """x [B * T, C], which may be overwritten -> [B * T', C']."""
+
+
+class RowStates:
+    """What the rows of a stream remember, in tensors allocated once."""
+
+    def __init__(self, rows: int, layout: Layout, transformers: Sequence[Transformer], device: torch.device) -> None:
+        self.rows = rows
+        self._history = torch.zeros(rows, layout.floats, device=device)  # last inputs of every convolution
+        self._frames = torch.zeros(rows, dtype=torch.int64, device=device)  # frames so far
+        self._numbers = torch.arange(rows, device=device)
+        self._transformers = tuple(transformers)
+
+    def open(self, rows: Sequence[int] | Tensor, frames: int) -> Step:
+        """Begin a call that advances `rows` by `frames`; `close` ends it. Raises ValueError for rows that are not ours."""
+        first = None
+        if isinstance(rows, Tensor):
+            index = rows
+        else:
+            if not rows or len(set(rows)) != len(rows) or min(rows) < 0 or max(rows) >= self.rows:
+                raise ValueError(f"rows {list(rows)} must be distinct and lie in 0..{self.rows - 1}")
+            if list(rows) == list(range(rows[0], rows[0] + len(rows))):
+                first = rows[0]
+                index = self._numbers.narrow(0, first, len(rows))
+            else:
+                index = torch.tensor(rows, device=self._numbers.device)
+        if first is None:
+            history, start = self._history.index_select(0, index), self._frames.index_select(0, index)
+        else:
+            history, start = (state.narrow(0, first, len(index)) for state in (self._history, self._frames))
+        return Step(len(index), frames, history, start, index, first)
+
+    def close(self, step: Step) -> None:
+        """Keep what the call left behind."""
+        if step.first is None:
+            self._history.index_copy_(0, step.index, step.history)
+            self._frames.index_copy_(0, step.index, step.start + step.frames)
+        else:
+            step.start.add_(step.frames)
+
+    def reset(self, row: int) -> None:
+        """Make `row` new. Raises IndexError for a row that is not ours."""
+        if not 0 <= row < self.rows:
+            raise IndexError(f"row {row} does not lie in 0..{self.rows - 1}")
+        self._history[row].zero_()
+        self._frames[row].zero_()
+        for transformer in self._transformers:
+            transformer.reset(row)
+
+    def nbytes(self) -> int:
+        """Bytes of state; constant."""
+        past = [layer.past for transformer in self._transformers for layer in transformer.layers]
+        return sum(state.nbytes for state in (self._history, self._frames, *past))
+
+
+class StreamingCodec:
+    """Codes -> samples for several independent streams, one a row.
+
+    Holds copies of the weights that it needs, so the codec may be dropped. One thread at a time.
+    """
+
+    def __init__(self, codec: offline.Codec, rows: int) -> None:
+        stages, layout = codec.quantizer.stages(), Layout()
+        self.rows, self.codebooks, self.frame_samples = rows, codec.codebooks, codec.frame_samples
+        self._table = torch.cat([_stage_outputs(stage) for stage in stages])  # [sum of codebook sizes, latent_dim]
+        sizes = torch.tensor([[stage.codebook.num_embeddings] for stage in stages], device=self._table.device)
+        self._last_code, self._no_code = sizes - 1, torch.zeros_like(sizes)  # [K, 1]
+        self._first_row = sizes.cumsum(0) - sizes  # [K, 1], of each codebook in the table
+        post = Transformer(codec.quantizer.post_module, rows, rate=1, chunk_frames=CHUNK_FRAMES)
+        self.parts: dict[str, list[Layer]] = {  # in order; the names are for whoever measures them
+            "post_module": [post],
+            "upsample": list(_upsample(layout, codec.quantizer)),
+            **_decoder(layout, codec),
+        }
+        self._states = RowStates(rows, layout, [post], self._table.device)
+
+    @torch.inference_mode()
+    def step(self, codes: Tensor, rows: Sequence[int] | Tensor) -> Tensor:
+        """Decode the next T frames of each named row; the others keep their state.
+
+        codes: int64 [B, K, T], left as it is; an index beyond its codebook counts as the last one. rows: B distinct row
+        numbers. Ascending neighbours in a sequence are cheapest: their state is used where it lies. An int64 tensor on
+        the codec's device is taken unchecked, because looking would wait for the device.
+        Returns float32 [B, T * frame_samples] in [-1, 1]. Raises ValueError, changing nothing, for what does not fit.
+        """
+        if codes.dim() != 3 or codes.shape[:2] != (len(rows), self.codebooks) or not codes.shape[2]:
+            raise ValueError(
+                f"codes {list(codes.shape)} are not [{len(rows)} rows, {self.codebooks} codebooks, frames]"
+            )
+        parts = [self._decode(chunk, rows) for chunk in torch.split(codes, CHUNK_FRAMES, dim=2)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """codes [B, K, T] -> summed stage vectors [B * T, latent_dim]."""
+        index = torch.clamp(codes, self._no_code, self._last_code).add_(self._first_row)
+        return F.embedding(index, self._table).sum(1).view(-1, self._table.shape[1])
+
+    def _decode(self, codes: Tensor, rows: Sequence[int] | Tensor) -> Tensor:
+        step = self._states.open(rows, codes.shape[2])
+        x = self.embed(codes)
+        for layers in self.parts.values():
+            for layer in layers:
+                x = layer.run(step, x)
+        self._states.close(step)
+        return x.view(step.batch, -1).tanh_()
+
+    def reset(self, row: int) -> None:
+        """Start a new stream in `row`. Raises IndexError."""
+        self._states.reset(row)
+
+    def state_bytes(self) -> int:
+        """What the rows remember, allocated at the start."""
+        return self._states.nbytes()
+
+
+class StreamingEncoder:
+    """Samples -> codes for several independent recordings, one a row, however long they are.
+
+    The offline encoder's numbers, but always in true float32: its convolutions use TF32 on a GPU unless told otherwise,
+    which changes codes. Shares the quantiser's small weights with the codec and copies the others.
+    """
+
+    def __init__(self, codec: offline.Codec, rows: int = 1) -> None:
+        layout = Layout()
+        self.rows, self.codebooks, self.frame_samples = rows, codec.codebooks, codec.frame_samples
+        self._layers = list(_encoder(layout, codec, rows))
+        self._stages = codec.quantizer.stages()
+        device = self._stages[0].codebook.weight.device
+        transformers = [layer for layer in self._layers if isinstance(layer, Transformer)]
+        self._states = RowStates(rows, layout, transformers, device)
+        self._waiting = [torch.zeros(0, device=device) for _ in range(rows)]  # samples short of a frame
+
+    @torch.inference_mode()
+    def step(self, samples: Tensor, rows: Sequence[int] | Tensor) -> Tensor:
+        """Encode the next T frames of each named row; the others keep their state.
+
+        samples: float32 [B, T * frame_samples] at the codec's rate; rows as in StreamingCodec.step.
+        Returns codes int64 [B, K, T]. Raises ValueError, changing nothing, for what does not fit.
+        """
+        whole = samples.dim() == 2 and samples.shape[1] and samples.shape[1] % self.frame_samples == 0
+        if not whole or len(samples) != len(rows):
+            raise ValueError(
+                f"samples {list(samples.shape)} are not {len(rows)} rows of frames of {self.frame_samples}"
+            )
+        chunks = torch.split(samples, CHUNK_FRAMES * self.frame_samples, dim=1)
+        return torch.cat([self._encode(chunk, rows) for chunk in chunks], dim=2)
+
+    def push(self, samples: Tensor, row: int = 0) -> Tensor:
+        """Encode any number of further samples float32 [n] of one row; what is short of a frame waits for the next call.
+
+        Returns codes int64 [K, T], T >= 0.
+        """
+        waiting = torch.cat((self._waiting[row], samples.to(self._waiting[row])))
+        ready = len(waiting) - len(waiting) % self.frame_samples
+        self._waiting[row] = waiting[ready:].clone()
+        if not ready:
+            return torch.zeros(self.codebooks, 0, dtype=torch.int64, device=waiting.device)
+        return self.step(waiting[None, :ready], [row])[0]
+
+    def finish(self, row: int = 0) -> Tensor:
+        """Encode what waits, filled up to a frame with zeros, and make the row new. Returns codes int64 [K, 0 or 1]."""
+        codes = self.push(torch.zeros(-len(self._waiting[row]) % self.frame_samples), row)
+        self.reset(row)
+        return codes
+
+    def reset(self, row: int) -> None:
+        """Start a new recording in `row`. Raises IndexError."""
+        self._states.reset(row)
+        self._waiting[row] = self._waiting[row][:0].clone()
+
+    def state_bytes(self) -> int:
+        """What the rows remember, allocated at the start; samples short of a frame not counted."""
+        return self._states.nbytes()
+
+    def _encode(self, samples: Tensor, rows: Sequence[int] | Tensor) -> Tensor:
+        step = self._states.open(rows, samples.shape[1] // self.frame_samples)
+        x = samples.reshape(-1, 1)
+        for layer in self._layers:
+            x = layer.run(step, x)
+        self._states.close(step)
+        latents = x.view(step.batch, step.frames, -1).transpose(1, 2)
+        return offline.quantize(self._stages, latents).codes
+
+
+def _stage_outputs(stage: offline.VectorQuantizer) -> Tensor:
+    """What each entry of a stage's codebook adds, float32 [size, latent_dim]."""
+    rows, up = stage.codebook.weight.detach().double(), stage.out_proj.weight.detach().double()
+    return (rows @ up[:, :, 0].t() + bias_of(stage.out_proj)).float()
+
+
+def _upsample(layout: Layout, quantizer: offline.Quantizer) -> Iterator[Layer]:
+    for i in range(len(quantizer.upsample)):
+        pair = child(quantizer.upsample, i, nn.Sequential)
+        conv = child(pair, 0, offline.CausalTransposedConv)
+        bias = bias_of(conv.conv).repeat(conv.stride)
+        yield CausalProduct(layout, transposed_taps(conv), bias, stride_out=conv.stride)
+        yield ConvNext(layout, child(pair, 1, offline.ConvNextBlock))
+
+
+def _decoder(layout: Layout, codec: offline.Codec) -> dict[str, list[Layer]]:
+    """The decoder by blocks, its last tanh left out."""
+    model, blocks = codec.decoder.model, len(codec.config.decoder_rates)
+    nested = [child(model, 1 + i, offline.DecoderBlock).block for i in range(blocks)]
+    alphas = [alpha_of(child(block, 0, offline.Snake)) for block in nested]
+    alphas.append(alpha_of(child(model, 1 + blocks, offline.Snake)))
+    first, last = child(model, 0, offline.CausalConv), child(model, 2 + blocks, offline.CausalConv)
+    scaled = CausalProduct(layout, conv_taps(first) * alphas[0], bias_of(first.conv) * alphas[0])
+    parts: dict[str, list[Layer]] = {"decoder.0": [scaled]}
+    snake: Snake | None = None  # of the first block: the convolution before it has scaled its input already
+    for i, block in enumerate(nested):
+        conv = child(block, 1, offline.CausalTransposedConv)
+        product = CausalProduct(layout, transposed_taps(conv) / alphas[i][:, None], None, stride_out=conv.stride)
+        units, pending = residuals(layout, block, 2, bias_of(conv.conv))
+        parts[f"decoder.{1 + i}"] = [SnakeProduct(snake, product), *units]
+        snake = Snake(alphas[i + 1], pending)
+    block_size = math.gcd(OUTPUT_BLOCK, codec.frame_samples)
+    final = CausalProduct(layout, conv_taps(last) / alphas[-1][:, None], bias_of(last.conv), block=block_size)
+    parts["decoder.out"] = [SnakeProduct(snake, final)]
+    return parts
+
+
+def _encoder(layout: Layout, codec: offline.Codec, rows: int) -> Iterator[Layer]:
+    """Waveform [B * L, 1] to what is quantised."""
+    blocks, positions = codec.encoder.block, codec.frame_samples  # positions a frame
+    first = child(blocks, 0, offline.CausalConv)
+    yield CausalProduct(layout, conv_taps(first), None)
+    pending: Tensor | None = bias_of(first.conv)
+    for i in range(len(codec.config.encoder_rates)):
+        block = child(blocks, 1 + i, offline.EncoderBlock).block
+        units, pending = residuals(layout, block, 0, pending)
+        yield from units
+        alpha, conv = alpha_of(child(block, 3, offline.Snake)), child(block, 4, offline.CausalConv)
+        taps, bias = conv_taps(conv) / alpha.repeat(conv.stride)[:, None], bias_of(conv.conv)
+        positions //= conv.stride
+        attends = len(block) > 5
+        yield SnakeProduct(Snake(alpha, pending), CausalProduct(layout, taps, bias if attends else None))
+        pending = None if attends else bias
+        if attends:
+            yield Transformer(child(block, 5, offline.WindowTransformer), rows, positions, CHUNK_FRAMES)
+    at = len(blocks) - 2
+    alpha, last = alpha_of(child(blocks, at, offline.Snake)), child(blocks, at + 1, offline.CausalConv)
+    final = CausalProduct(layout, conv_taps(last) / alpha[:, None], bias_of(last.conv))
+    yield SnakeProduct(Snake(alpha, pending), final)
+    for i in range(len(codec.quantizer.downsample)):
+        pair = child(codec.quantizer.downsample, i, nn.Sequential)
+        conv = child(pair, 0, offline.CausalConv)
+        yield CausalProduct(layout, conv_taps(conv), bias_of(conv.conv))
+        yield ConvNext(layout, child(pair, 1, offline.ConvNextBlock))
+    yield Transformer(codec.quantizer.pre_module, rows, 1, CHUNK_FRAMES)
