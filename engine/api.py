@@ -80,6 +80,8 @@ class ModelInfo:
     codebooks: int
     max_history_s: float  # how much heard speech the checkpoint is good for
     attribution: str | None = None  # notice that must be shown with it, or None
+    device: str = "cpu"  # what it runs on
+    dtype: str = "float32"  # of the AR stacks
 
     @property
     def frame_s(self) -> float:

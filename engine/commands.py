@@ -100,8 +100,8 @@ class WorkerSpec:
 
     folder: Path
     name: str
-    device: str  # torch device: "cpu", "cuda", "cuda:1"
-    dtype: str  # of the AR stacks: "float32" | "bfloat16" | "float16"; the codec is fp32
+    device: str  # torch device: "cpu", "cuda", "cuda:1"; "auto" takes a GPU where there is one
+    dtype: str  # of the AR stacks: "float32" | "bfloat16" | "float16", "auto" by device; the codec is float32
     limits: EngineLimits
     attribution: str | None
     guarded: bool = True  # watch for degenerate output; see EngineCore

@@ -33,11 +33,16 @@ def load_core(
 ) -> EngineCore:
     """Load a checkpoint folder and speak a few frames with it.
 
-    device: of torch. dtype: of the AR stacks, a key of DTYPES; the codec stays float32. Raises ConfigError, CheckpointError or
+    device: of torch, or "auto": a GPU where there is one. dtype: of the AR stacks, a key of DTYPES, or "auto": bfloat16 on a GPU, float32
+    elsewhere; the codec stays float32. Raises ConfigError, CheckpointError or
     CodecWeightsError, which name the file at fault.
     """
     if limits.threads is not None:
         torch.set_num_threads(limits.threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
     model = load_dual_ar(folder, device, DTYPES[dtype])
     codec = load_codec(folder, device)
     model.prepare_serving(residual_entries=codec.config.codebook_size)
@@ -49,6 +54,8 @@ def load_core(
         codebooks=model.config.num_codebooks,
         max_history_s=float(read_json(folder / "config.json").get("max_history_s", DEFAULT_HISTORY_S)),
         attribution=attribution,
+        device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else device,
+        dtype=dtype,
     )
     core = EngineCore(Runner(model, codec, limits), prompts, info, limits, guarded=guarded)
     warm_up(core)

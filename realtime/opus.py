@@ -86,3 +86,20 @@ class OpusEncoder:
         assert len(samples) == self.frame_samples, "an Opus packet has a fixed number of samples"
         packet: bytes = self._encoder.encode_float(samples.astype("<f4", copy=False).tobytes(), self.frame_samples)
         return packet
+
+
+class OpusDecoder:
+    """The client's half: packets of one stream to samples. For `parley say`, the bench and tests."""
+
+    def __init__(self) -> None:
+        """Raises OpusUnavailable."""
+        self._opuslib = _opuslib()
+        self._decoder = self._opuslib.Decoder(OPUS_RATE_HZ, 1)
+
+    def decode(self, packet: bytes) -> Samples:
+        """Float32 samples [n] at 48 kHz, the encoder's lookahead included. Raises ValueError for a broken packet."""
+        try:
+            decoded: bytes = self._decoder.decode_float(packet, OPUS_RATE_HZ * OPUS_FRAMES_MS[-1] // 1000)
+        except self._opuslib.OpusError as error:
+            raise ValueError(f"broken Opus packet of {len(packet)} bytes: {error}") from error
+        return np.frombuffer(decoded, np.float32)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from realtime import opus
-from realtime.opus import OPUS_FRAMES_MS, OpusEncoder, OpusUnavailable
+from realtime.opus import OPUS_FRAMES_MS, OpusDecoder, OpusEncoder, OpusUnavailable
 
 Samples = npt.NDArray[np.float32]
 
@@ -130,3 +130,18 @@ def test_no_warning_comes_with_an_opuslib_that_was_never_compiled(tmp_path: Path
     program = "from realtime.opus import OpusEncoder; OpusEncoder()"
     flags = ["-W", "error", "-X", f"pycache_prefix={tmp_path}"]
     subprocess.run([sys.executable, *flags, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def test_our_decoder_gives_back_what_our_encoder_took() -> None:
+    encoder, decoder = OpusEncoder(), OpusDecoder()
+    wave = (0.3 * np.sin(np.arange(48000) * 2 * np.pi * 440 / 48000)).astype(np.float32)
+    packets = [encoder.encode(part) for part in wave.reshape(-1, encoder.frame_samples)]
+    decoded = np.concatenate([decoder.decode(packet) for packet in packets])
+    assert decoded.size == wave.size
+    delayed = decoded[encoder.lookahead :]
+    assert np.corrcoef(delayed[4800:], wave[4800 : delayed.size])[0, 1] > 0.97
+
+
+def test_a_broken_packet_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="broken Opus packet of 3 bytes"):
+        OpusDecoder().decode(b"\xff\xff\xff")
