@@ -72,11 +72,14 @@ class PlayClock:
             else 0.0
         )
 
-    def due_at(self, start_ms: float) -> float:
-        """When the packet that starts at `start_ms` may leave. Constant until the next packet is sent."""
+    def due_at(self, start_ms: float, end_ms: float) -> float:
+        """When the packet from `start_ms` to `end_ms` may leave. Constant until the next packet is sent.
+
+        It may leave once it ends within the lead; with a lead shorter than a packet, once the listener has come to its start.
+        """
         if not self.pace.realtime:
             return 0.0
-        lead_at = self._anchor_at + (start_ms - self.pace.lead_ms - self._anchor_ms) / 1000
+        lead_at = self._anchor_at + (min(start_ms, end_ms - self.pace.lead_ms) - self._anchor_ms) / 1000
         if self.first_sent_at is None:
             return lead_at
-        return max(lead_at, self.first_sent_at + (start_ms - self.pace.burst_ms) / (1000 * CATCH_UP))
+        return max(lead_at, self.first_sent_at + min(start_ms, end_ms - self.pace.burst_ms) / (1000 * CATCH_UP))

@@ -1,0 +1,89 @@
+"""Who may come in: keys, and which pages a browser may connect from.
+
+Knows headers and keys. Does not know requests, sockets or how a refusal is sent. Keys are compared in constant time and never shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Sequence
+from enum import Enum
+from urllib.parse import urlsplit
+
+
+class Credential(Enum):
+    """What an Authorization header says."""
+
+    NONE = "none"
+    RIGHT = "right"
+    WRONG = "wrong"
+
+
+class Gate:
+    """The server's keys and the origins it trusts. Without keys everybody may come in who is not sent by a foreign page."""
+
+    def __init__(self, keys: Sequence[str], allowed_origins: Sequence[str]) -> None:
+        # Digests have one length: comparing them tells nothing about a key's.
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is asked for."""
+        return not self._digests
+
+    def knows(self, key: str) -> bool:
+        """Whether this is one of the keys. Takes as long for a wrong one; without keys every key is right."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return any(matches) or self.is_open
+
+    def credential(self, authorization: str | None) -> Credential:
+        """`Bearer KEY`, or what a browser sends after asking for a password: `Basic` with any name and the key as the password."""
+        if self.is_open:
+            return Credential.RIGHT
+        if authorization is None:
+            return Credential.NONE
+        scheme, _, value = authorization.partition(" ")
+        key: str | None = None
+        if scheme.lower() == "bearer":
+            key = value.strip()
+        elif scheme.lower() == "basic":
+            key = _basic_password(value)
+        return Credential.RIGHT if key is not None and self.knows(key) else Credential.WRONG
+
+    def trusts(self, origin: str | None, host: str | None) -> bool:
+        """Whether a page of this origin may connect to a server that was called `host`. None: no page at all, but a program.
+
+        A page from elsewhere could otherwise use a server on its visitor's own machine. Where no key is asked for, the name that the
+        server was called by must not be one that somebody's DNS could point here.
+        """
+        if origin is None:
+            return True
+        if "*" in self._origins or origin.lower() in self._origins:
+            return True
+        name = urlsplit(origin).netloc.lower()
+        if not name or host is None or name != host.lower():
+            return False
+        return not self.is_open or _cannot_be_rebound(urlsplit(f"//{host}").hostname or "")
+
+
+def _basic_password(value: str) -> str | None:
+    try:
+        text = base64.b64decode(value.strip(), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return text.partition(":")[2]
+
+
+def _cannot_be_rebound(hostname: str) -> bool:
+    """Whether a name always means the machine it says: an address, or localhost and what is below it (RFC 6761)."""
+    try:
+        ipaddress.ip_address(hostname)
+    except ValueError:
+        return hostname == "localhost" or hostname.endswith(".localhost")
+    return True

@@ -1,0 +1,119 @@
+"""The HTTP side of the server: health, models, and the page.
+
+Knows what each route says and which headers keep a browser safe. Does not know sessions. With keys set, every route asks for one; a
+browser is asked for a password, so that a person can open the page (any name, the key as the password).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from realtime.auth import Credential, Gate
+from realtime.service import Service
+
+BUILT_WITH: Final = "Built with Fish Audio"
+
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-cache",
+}
+
+
+def routes() -> list[BaseRoute]:
+    """Every route but the WebSocket's. The page comes last: it takes what is left."""
+    return [
+        Route("/health/live", _live, methods=["GET"]),
+        Route("/health/ready", _ready, methods=["GET"]),
+        Route("/v1/models", _models, methods=["GET"]),
+        Mount("/", StaticFiles(directory=web_root(), html=True)),
+    ]
+
+
+def web_root() -> Path:
+    """The page's folder: beside this code where the server is installed, in the checkout otherwise."""
+    installed = Path(__file__).parent / "_web"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "web-demo"
+
+
+class GuardedHttp:
+    """ASGI middleware: a key for every HTTP route, and the headers above on every answer. WebSockets pass: `live` asks them itself."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        if self._gate.credential(Headers(scope=scope).get("authorization")) is not Credential.RIGHT:
+            await _unauthorized()(scope, receive, send_guarded)
+        else:
+            await self._app(scope, receive, send_guarded)
+
+
+def _unauthorized() -> JSONResponse:
+    body = {"error": {"message": "a key is needed", "type": "refused", "code": "unauthorized"}}
+    response = JSONResponse(body, status_code=401)
+    response.headers.append("WWW-Authenticate", 'Basic realm="Parley: any name, the key as password", charset="UTF-8"')
+    response.headers.append("WWW-Authenticate", "Bearer")
+    return response
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _live(request: Request) -> JSONResponse:
+    """The process answers."""
+    return JSONResponse({"status": "live"})
+
+
+async def _ready(request: Request) -> JSONResponse:
+    """A turn that came now would be spoken."""
+    service = _service(request)
+    if service.ready:
+        return JSONResponse({"status": "ready"})
+    status = "draining" if service.draining else "warming_up"
+    return JSONResponse({"status": status}, status_code=503, headers={"Retry-After": "1"})
+
+
+async def _models(request: Request) -> JSONResponse:
+    """The loaded model and its voices, in the shape that OpenAI's clients list models in."""
+    service = _service(request)
+    info = service.engine.info
+    model: dict[str, object] = {
+        "id": info.name,
+        "object": "model",
+        "owned_by": "parley",
+        "sample_rate": info.sample_rate,
+        "frame_ms": round(info.frame_s * 1000, 3),
+        "codebooks": info.codebooks,
+        "max_history_s": info.max_history_s,
+        "voices": service.voices.names(),
+    }
+    if info.attribution is not None:
+        model["attribution"] = info.attribution
+    return JSONResponse({"object": "list", "data": [model]})

@@ -1,0 +1,144 @@
+"""The server: one port for the WebSocket, HTTP and the page, from the first frame of the warm-up to the last turn of the drain.
+
+Knows uvicorn and signals. Does not know how an engine is made (`realtime.cli` does) or what a session does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import FrameType
+from typing import Final
+
+import anyio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import WebSocketRoute
+
+from engine.api import Engine
+from realtime.http import GuardedHttp, routes
+from realtime.live import live
+from realtime.service import Service
+from realtime.settings import Settings, check_binding
+from realtime.transport import LiveWebSocket
+
+PING_S: Final = 15.0  # protocol 7; a peer that leaves a ping unanswered for as long again is gone
+SHUTDOWN_S: Final = 5  # for what is left of the connections once the drain is over
+BACKLOG: Final = 2048
+
+
+def create_app(settings: Settings, engine: Engine) -> Starlette:
+    """The ASGI application; `app.state.service` is its Service. Run it inside the event loop that the engine belongs to."""
+    service = Service(settings, engine, asyncio.get_running_loop().time)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(service.keep_warm)
+            yield
+            tasks.cancel_scope.cancel()
+
+    app = Starlette(
+        routes=[WebSocketRoute("/v1/live", live), *routes()],
+        middleware=[Middleware(GuardedHttp, gate=service.gate)],
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    return app
+
+
+async def serve(
+    settings: Settings,
+    engine: Callable[[], AbstractAsyncContextManager[Engine]],
+    *,
+    listening: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then let running turns end; a second signal ends at once.
+
+    The port is taken first, then `engine()` is entered (it loads the model) and left at the end. `listening(url)` is called once a turn
+    would be spoken. Raises SettingsError for an address that needs a key, OSError for one that cannot be listened on, and what `engine`
+    raises.
+    """
+    check_binding(settings)
+    with _listen(settings.host, settings.port) as sock:
+        async with engine() as running:
+            await serve_on(sock, settings, running, listening)
+
+
+async def serve_on(
+    sock: socket.socket, settings: Settings, engine: Engine, listening: Callable[[str], None] | None = None
+) -> None:
+    """`serve` on a socket that listens already."""
+    app = create_app(settings, engine)
+    server = DrainingServer(_config(app, settings), app.state.service)
+    async with anyio.create_task_group() as tasks:
+        if listening is not None:
+            tasks.start_soon(_announce, server, sock, listening)
+        await server.serve(sockets=[sock])
+        tasks.cancel_scope.cancel()
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, but a signal first lets the turns that were begun be spoken."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self._signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Runs between two byte codes of whatever is running: only counts."""
+        self._signals += 1
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called every 0.1 s. True: end."""
+        if self._signals:
+            self.service.drain()
+        if self._signals > 1:
+            self.force_exit = True
+        return await super().on_tick(counter) or self.force_exit or self.service.drained
+
+
+async def _announce(server: DrainingServer, sock: socket.socket, listening: Callable[[str], None]) -> None:
+    await server.service.until_ready()
+    host, port = sock.getsockname()[:2]
+    listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+
+def _config(app: Starlette, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws=LiveWebSocket,
+        # One byte more than the protocol allows still gets a proper answer; far beyond it the socket closes with 1009 unread.
+        ws_max_size=settings.limits.binary_bytes,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        loop="none",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,  # uvicorn's would hold whole URLs
+        log_config=None,
+        log_level="warning",
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,453 @@
+"""One client's conversation with the server: what each command means.
+
+Knows the ids and the configuration that a client may refer to, its limits, and how long it may live. Does not know sockets, JSON or
+tasks: its methods never wait, take the time as an argument, and put what is to be sent into the outbox. Around it, tasks only wait and
+then call one method: `handle` for a command, `on_event`, `on_end` and `on_error` for a stream, `on_written` after each message written,
+`tick` at `deadline`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from engine.api import Engine, EngineError, StreamEvent
+from protocol.commands import (
+    After,
+    Command,
+    ContextClear,
+    Ping,
+    Scope,
+    SessionClose,
+    SessionUpdate,
+    TextAppend,
+    TextFlush,
+    TurnCancel,
+    TurnEnd,
+    TurnStart,
+)
+from protocol.config import Limits, apply
+from protocol.connection import encode_event
+from protocol.errors import CloseCode, ErrorCode, ProtocolError, quoted
+from protocol.events import (
+    ClosingReason,
+    ContextUpdated,
+    ErrorEvent,
+    Event,
+    Heard,
+    Pong,
+    SessionClosing,
+    SessionCreated,
+    SessionUpdated,
+    Status,
+    WarningCode,
+    WarningEvent,
+)
+from realtime.context import Context
+from realtime.floor import Floor
+from realtime.options import find_voice, first_config, output_format, pre_skip, turn_options
+from realtime.outbox import Outbox
+from realtime.speech import Speech
+from realtime.turn import Turn, TurnOptions
+from realtime.voices import VoiceStore
+
+NOTICE_S = (
+    30.0  # a session that reaches its age limit is told so long before: enough to finish a sentence and reconnect
+)
+REMEMBERED_TURNS = 256  # ids of turns that are over; a late command for an older one is told that it is unknown
+
+
+@dataclass(slots=True)
+class _Over:
+    """What is remembered of a turn that has ended."""
+
+    text_missing: bool  # the server ended it before the client ended its text, which may still be coming
+    told: bool = False  # the client knows that it is dropped
+
+
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    """No new turn; the socket closes when the last one is over, at the latest at `deadline`."""
+
+    code: CloseCode
+    reason: str
+    deadline: float
+
+
+class Session:
+    """One conversation. `spawn` is called with every new stream: hand its events back from a task."""
+
+    def __init__(
+        self,
+        session_id: str,
+        engine: Engine,
+        voices: VoiceStore,
+        limits: Limits,
+        admission_timeout_s: float,
+        outbox: Outbox,
+        spawn: Callable[[Turn, Speech], None],
+        now: float,
+    ) -> None:
+        self.id = session_id
+        self.closed = False  # nothing that is handed in changes anything any more
+        self._engine = engine
+        self._voices = voices
+        self._limits = limits
+        self._outbox = outbox
+        self._config = first_config(engine.info)
+        history = self._config.history
+        context = Context(engine.info.frame_s, history.max_s, history.max_turns)
+        self.floor = Floor(session_id, engine, outbox, context, admission_timeout_s, spawn, self._turn_over)
+        self._created_at = now
+        self._active_at = now  # last sign of life of the client
+        self._next_n = 1
+        self._over: OrderedDict[str, _Over] = OrderedDict()  # by turn id
+        self._late: str | None = None  # the turn that text without an id still belongs to, although it is over
+        self._noticed = False  # of the age limit
+        self._closing: _Closing | None = None
+
+    def created(self, unix_ms: int) -> SessionCreated:
+        """The first event of the session."""
+        return SessionCreated(
+            session=self.id,
+            config=self._config,
+            limits=self._limits,
+            model=self._engine.info.name,
+            sample_rate=self._engine.info.sample_rate,
+            pre_skip=pre_skip(output_format(self._config.audio.output), self._engine.info),
+            server_time=unix_ms,
+            expires_at=unix_ms + self._limits.session_s * 1000,
+        )
+
+    def handle(self, command: Command, now: float) -> None:
+        """Carry out a command, or refuse it with an error event."""
+        if self.closed:
+            return
+        self._active_at = now
+        try:
+            self._carry_out(command, now)
+        except ProtocolError as error:
+            self.refuse(replace(error, event_id=command.event_id), now)
+        self._go_on(now)
+
+    def refuse(self, error: ProtocolError, now: float) -> None:
+        """Tell the client of an error; a fatal one ends the session."""
+        if self.closed:
+            return
+        self._active_at = now
+        if error.close_code is not None:
+            self._cancel_all(error.code.value, now)
+        self._emit(ErrorEvent.of(error))
+        if error.close_code is not None:
+            self._close(error.close_code, error.code.value)
+
+    def alive(self, now: float) -> None:
+        """The peer answered a ping of the WebSocket."""
+        self._active_at = max(self._active_at, now)
+
+    def on_event(self, turn: Turn, speech: Speech, event: StreamEvent, now: float) -> None:
+        """A stream delivered something."""
+        turn.on_event(speech, event, now)
+        self._go_on(now)
+
+    def on_end(self, turn: Turn, speech: Speech, now: float) -> None:
+        """A stream is over, after all its events."""
+        turn.on_end(speech, now)
+        self._go_on(now)
+
+    def on_error(self, turn: Turn, speech: Speech, error: EngineError, now: float) -> None:
+        """A stream broke: its turn fails, the session goes on."""
+        self.floor.on_error(turn, speech, error, now)
+        self._go_on(now)
+
+    def on_written(self, now: float) -> None:
+        """A message was taken from the outbox."""
+        if self.floor.waits_for_writer:
+            self._go_on(now)
+
+    def deadline(self, now: float) -> float:
+        """When `tick` is due if nothing else happens. Ask again after each call of another method."""
+        times = [
+            self._created_at + self._limits.session_s - (0.0 if self._noticed else NOTICE_S),
+            self.floor.deadline(now),
+        ]
+        if self._closing is not None:
+            times.append(self._closing.deadline)
+        times += [self._idle_at(turn) for turn in self.floor.turns if not turn.text_ended]
+        if not self.floor.turns:
+            times.append(self._silent_since() + self._limits.idle_s)
+        return min(times)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        if self.closed:
+            return
+        for turn in self.floor.turns:
+            if not turn.text_ended and now >= self._idle_at(turn):
+                text = f"no text came for turn_idle_ms={self._limits.turn_idle_ms}; the turn was ended"
+                self._emit(WarningEvent(code=WarningCode.TURN_IDLE_CLOSED, turn=turn.id, message=text))
+                turn.end()
+        self._check_age(now)
+        self._go_on(now)
+
+    def drain(self, grace_s: float, now: float) -> None:
+        """The server is about to end: say so, let what was begun be spoken, begin nothing."""
+        if not self.closed:
+            self._emit(SessionClosing(reason=ClosingReason.RESTART, in_ms=round(grace_s * 1000)))
+            self._closing = _Closing(CloseCode.SERVICE_RESTART, "restart", now + grace_s)
+            self._go_on(now)
+
+    def disconnect(self, now: float) -> None:
+        """The socket is gone: nothing is spoken any more, and the engine forgets the conversation. Call it once, at the end."""
+        if not self.closed:
+            self._cancel_all("disconnected", now)
+            self._close(CloseCode.GOING_AWAY, "disconnected")
+        self._engine.forget(self.id)
+
+    def _carry_out(self, command: Command, now: float) -> None:
+        match command:
+            case TextAppend():
+                self._append(command, now)
+            case TurnCancel():
+                self._cancel(command, now)
+            case TurnEnd():
+                self._end_text(command, now)
+            case TextFlush():
+                self._flush(command)
+            case TurnStart():
+                self._start(command, now)
+            case SessionUpdate():
+                self._update(command)
+            case ContextClear():
+                self._clear_context(command)
+            case Ping():
+                self._pong(command, now)
+            case SessionClose():
+                self._close_asked(command, now)
+
+    def _append(self, command: TextAppend, now: float) -> None:
+        turn = self._turn_for_text(command.turn)
+        if turn is None and self._is_late(command.turn):
+            return
+        so_far = len(turn.raw) if turn is not None else 0
+        if so_far + len(command.text) > self._limits.turn_chars:
+            bound = f"{so_far} characters and {len(command.text)} more exceed turn_chars={self._limits.turn_chars}"
+            raise ProtocolError(ErrorCode.TEXT_OVERFLOW, bound, param="text", turn=command.turn)
+        pending = sum(known.pending_chars for known in self.floor.turns)
+        if pending + len(command.text) > self._limits.pending_chars:
+            bound = f"{pending} characters wait and {len(command.text)} more exceed pending_chars={self._limits.pending_chars}"
+            raise ProtocolError(ErrorCode.TEXT_OVERFLOW, bound, param="text", turn=command.turn)
+        if turn is None:
+            turn = self._open(command.turn, self._options(TurnStart(turn=command.turn)), now)
+        turn.append(command.text, now)
+
+    def _turn_for_text(self, turn_id: str | None) -> Turn | None:
+        """The open turn that is meant, or None: a new one. Raises ProtocolError for one that has ended."""
+        if turn_id is None:
+            return next((turn for turn in reversed(self.floor.turns) if not turn.text_ended), None)
+        turn = self._live(turn_id)
+        over = self._over.get(turn_id)
+        if (turn is not None and turn.text_ended) or (over is not None and not over.text_missing):
+            raise ProtocolError(
+                ErrorCode.INVALID_VALUE, f"turn {quoted(turn_id)} has ended", param="turn", turn=turn_id
+            )
+        return turn
+
+    def _is_late(self, turn_id: str | None) -> bool:
+        """Whether text is for a turn that the server ended in its middle; the client is told so once."""
+        dead = self._late if turn_id is None else turn_id
+        over = self._over.get(dead) if dead is not None else None
+        if over is None:
+            return False
+        if not over.told:
+            over.told = True
+            text = "the turn has failed; text for it is dropped until turn.end, turn.start or a new id"
+            self._emit(WarningEvent(code=WarningCode.LATE_TEXT, turn=dead, message=text))
+        return True
+
+    def _flush(self, command: TextFlush) -> None:
+        turn = self._turn_for_text(None) if command.turn is None else self._known(command.turn)
+        if turn is not None:
+            turn.flush()
+
+    def _end_text(self, command: TurnEnd, now: float) -> None:
+        if command.turn is not None:
+            turn = self._known(command.turn)
+            if self._late == command.turn:
+                self._late = None
+        else:
+            turn, late = self._turn_for_text(None), self._late
+            self._late = None
+            if turn is None and late is None:
+                # An LLM that said nothing: its client waits for a turn.done like any other.
+                turn = self._open(None, self._options(TurnStart()), now)
+        if turn is not None:
+            turn.end()
+
+    def _start(self, command: TurnStart, now: float) -> None:
+        if command.turn is not None and (self._live(command.turn) is not None or command.turn in self._over):
+            text = f"turn {quoted(command.turn)} exists already"
+            raise ProtocolError(ErrorCode.INVALID_VALUE, text, param="turn", turn=command.turn)
+        options = self._options(command)  # a turn that cannot be opened interrupts nobody
+        first = self.floor.speaking(now) if command.after is After.INTERRUPT else None
+        if first is not None:
+            self._interrupt(self.floor.since(first), "superseded", None, now, None)
+        self._open(command.turn, options, now)
+
+    def _options(self, command: TurnStart) -> TurnOptions:
+        if self._closing is not None:
+            raise ProtocolError(
+                ErrorCode.INVALID_VALUE, "the session is closing and takes no new turn", turn=command.turn
+            )
+        return turn_options(self._config, command, self._voices, self._engine.info, self._limits)
+
+    def _open(self, turn_id: str | None, options: TurnOptions, now: float) -> Turn:
+        """A new turn behind the others. Raises ProtocolError where too many wait."""
+        if len(self.floor.turns) > self._limits.queued_turns:
+            text = f"{len(self.floor.turns) - 1} turns wait already: queued_turns={self._limits.queued_turns}"
+            raise ProtocolError(ErrorCode.LIMIT_EXCEEDED, text, turn=turn_id)
+        turn = Turn(turn_id or self._minted(), self._next_n, options, self._engine, self._outbox, now)
+        self._next_n += 1
+        self._late = None
+        self.floor.add(turn)
+        return turn
+
+    def _minted(self) -> str:
+        name = f"turn-{self._next_n}"
+        while self._live(name) is not None or name in self._over:
+            name += "+"  # a client has used the name for a turn of its own
+        return name
+
+    def _cancel(self, command: TurnCancel, now: float) -> None:
+        if command.turn is not None:
+            target = self.floor.find(command.turn)
+            if target is None and command.turn not in self._over:
+                raise _unknown(command.turn)
+        else:
+            target = self.floor.speaking(now)
+            if target is None and command.played_ms is not None:
+                target = self.floor.last_played()
+        if target is not None:  # else it is over and heard: cancelling twice is cancelling once
+            turns = [target] if command.scope is Scope.TURN else self.floor.since(target)
+            self._interrupt(turns, command.reason, command.played_ms, now, command.event_id)
+
+    def _interrupt(
+        self, turns: list[Turn], reason: str, played_ms: float | None, now: float, event_id: str | None
+    ) -> None:
+        """End `turns`, the first of which was heard up to `played_ms`; None leaves it to the clock."""
+        for turn in turns:
+            if not turn.over:
+                self.floor.cancel(turn, reason, played_ms, now, event_id)
+            elif (heard := self.floor.cut(turn, played_ms, now)) is not None:
+                self._emit(self._context_updated(event_id, turn, heard))
+            played_ms = None if played_ms is None else 0.0  # whoever stopped in one turn did not hear the next
+
+    def _cancel_all(self, reason: str, now: float) -> None:
+        for turn in list(self.floor.turns):
+            self.floor.cancel(turn, reason, None, now)
+
+    def _update(self, command: SessionUpdate) -> None:
+        config = apply(self._config, command)
+        find_voice(self._voices, config.voice)
+        skip = pre_skip(output_format(config.audio.output), self._engine.info)
+        self._config = config
+        self.floor.context = self.floor.context.limited(config.history.max_s, config.history.max_turns)
+        self._emit(SessionUpdated(config=config, from_turn=self._next_n, pre_skip=skip, event_id=command.event_id))
+
+    def _clear_context(self, command: ContextClear) -> None:
+        self.floor.forget()
+        if not command.keep_voice:
+            self._config = self._config.model_copy(update={"voice": None})
+        self._emit(self._context_updated(command.event_id, None, None))
+
+    def _context_updated(self, event_id: str | None, turn: Turn | None, heard: Heard | None) -> ContextUpdated:
+        context = self.floor.context
+        return ContextUpdated(
+            turns=len(context.turns),
+            audio_s=round(context.audio_s, 3),
+            text_chars=context.text_chars,
+            turn=turn.id if turn is not None else None,
+            heard=heard,
+            event_id=event_id,
+        )
+
+    def _pong(self, command: Ping, now: float) -> None:
+        turn = self.floor.speaking(now)
+        self._emit(
+            Pong(
+                t=command.t,
+                session_ms=round((now - self._created_at) * 1000),
+                turn=turn.id if turn is not None else None,
+                sent_ms=round(turn.sent_ms) if turn is not None else None,
+                event_id=command.event_id,
+            )
+        )
+
+    def _close_asked(self, command: SessionClose, now: float) -> None:
+        if command.drain:
+            for turn in self.floor.turns:
+                turn.end()
+        else:
+            self._cancel_all("closed", now)
+        if self._closing is None:
+            self._closing = _Closing(CloseCode.NORMAL, "closed", math.inf)
+
+    def _check_age(self, now: float) -> None:
+        """End a session that has lived long enough, that nobody uses, or whose grace is over."""
+        left_s = self._created_at + self._limits.session_s - now
+        if self._closing is not None and now >= self._closing.deadline:
+            self._cancel_all(self._closing.reason, now)
+        elif left_s <= 0:
+            text = f"the session has lived for session_s={self._limits.session_s}"
+            self.refuse(ProtocolError.fatal_error(ErrorCode.SESSION_EXPIRED, text), now)
+        elif left_s <= NOTICE_S and not self._noticed:
+            self._noticed = True
+            self._emit(SessionClosing(reason=ClosingReason.EXPIRED, in_ms=round(left_s * 1000)))
+        elif not self.floor.turns and now >= self._silent_since() + self._limits.idle_s:
+            self._emit(SessionClosing(reason=ClosingReason.IDLE, in_ms=0))
+            text = f"no message, audio or pong for idle_s={self._limits.idle_s}"
+            self.refuse(ProtocolError.fatal_error(ErrorCode.IDLE, text), now)
+
+    def _idle_at(self, turn: Turn) -> float:
+        return turn.touched_at + self._limits.turn_idle_ms / 1000
+
+    def _silent_since(self) -> float:
+        return max(self._active_at, self.floor.silent_at)
+
+    def _live(self, turn_id: str) -> Turn | None:
+        return next((turn for turn in self.floor.turns if turn.id == turn_id), None)
+
+    def _known(self, turn_id: str) -> Turn | None:
+        """The turn if it lives, None if it is over. Raises ProtocolError for one that never was."""
+        turn = self._live(turn_id)
+        if turn is None and turn_id not in self._over:
+            raise _unknown(turn_id)
+        return turn
+
+    def _turn_over(self, turn: Turn, status: Status) -> None:
+        missing = status is Status.FAILED and not turn.text_ended
+        self._over[turn.id] = _Over(missing)
+        if missing:
+            self._late = turn.id
+        if len(self._over) > REMEMBERED_TURNS:
+            self._over.popitem(last=False)
+
+    def _go_on(self, now: float) -> None:
+        if self.closed:
+            return
+        self.floor.advance(now)
+        if self._closing is not None and not self.floor.turns:
+            self._close(self._closing.code, self._closing.reason)
+
+    def _close(self, code: CloseCode, reason: str) -> None:
+        self.closed = True
+        self._outbox.close(code, reason)
+
+    def _emit(self, event: Event) -> None:
+        self._outbox.event(encode_event(event))
+
+
+def _unknown(turn_id: str) -> ProtocolError:
+    return ProtocolError(ErrorCode.UNKNOWN_TURN, f"no turn {quoted(turn_id)}", param="turn", turn=turn_id)

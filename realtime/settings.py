@@ -1,0 +1,122 @@
+"""What an operator can set, read once at start.
+
+Knows every setting, its default and its environment variable. Does not know the command line (`realtime.cli` passes what it parsed) or
+what the settings are used for. A setting `name` is read from `PARLEY_NAME` (the keys: `PARLEY_API_KEY`); structured ones are JSON.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from protocol.config import Limits
+
+PREFIX: Final = "PARLEY_"
+KEYS_VARIABLE: Final = (
+    "PARLEY_API_KEY"  # the name under which clients look for their key, so that one machine needs one variable
+)
+MIN_KEY_CHARS: Final = 8  # a shorter key is guessed
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be; the text is one line for the operator."""
+
+
+class Settings(BaseModel):
+    """Every number and name the server runs with. Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(default="mini", description="A name, a folder or a Hugging Face repository.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8300, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    keys: tuple[SecretStr, ...] = Field(default=(), description="Bearer keys that are let in; none: everybody is.")
+    insecure: bool = Field(default=False, description="Listen beyond this machine without a key.")
+    allowed_origins: tuple[str, ...] = Field(
+        default=(), description="Origins of other pages that may connect, such as https://example.org; `*` is all."
+    )
+    voices_dir: Path | None = Field(default=None, description="Folder of voices; none: only the model's own.")
+    max_sessions: int = Field(default=1024, ge=1, description="Connections that have a session.")
+    max_unauthenticated: int = Field(default=64, ge=1, description="Connections that have not shown a key yet.")
+    admission_timeout_s: float = Field(
+        default=5.0, ge=0, description="How long a turn waits for a place in the engine."
+    )
+    drain_s: float = Field(default=30.0, ge=0, description="How long turns may go on after the server was told to end.")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="What is logged.")
+    limits: Limits = Field(default=Limits(), description="Limits of the protocol, lowered.")
+
+    @field_validator("keys")
+    @classmethod
+    def _keys_are_long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < MIN_KEY_CHARS for key in keys):
+            raise ValueError(f"a key has at least {MIN_KEY_CHARS} characters")
+        if any(not key.get_secret_value().isascii() or not key.get_secret_value().isprintable() for key in keys):
+            raise ValueError("a key has printable ASCII characters only: it travels in an HTTP header")
+        return keys
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody who reaches the port may speak."""
+        return not self.keys
+
+    def shown(self) -> str:
+        """One line for the log: every setting, secrets by their number alone."""
+        shown = self.model_dump(mode="json", exclude={"keys", "limits"})
+        changed = {name: value for name, value in self.limits.model_dump().items() if value != getattr(Limits(), name)}
+        return json.dumps({**shown, "keys": len(self.keys), "limits": changed}, ensure_ascii=False)
+
+
+def read_settings(environ: Mapping[str, str], given: Mapping[str, object]) -> Settings:
+    """Settings from `given` (the command line: only what was given there), else the environment, else the defaults.
+
+    Raises SettingsError.
+    """
+    values: dict[str, object] = {}
+    for name in Settings.model_fields:
+        if name in given:
+            values[name] = given[name]
+        elif text := environ.get(_variable(name)):
+            values[name] = _parsed(name, text)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def check_binding(settings: Settings) -> None:
+    """Refuse to give a voice to a whole network by accident. Raises SettingsError."""
+    if settings.is_open and not settings.insecure and not is_loopback(settings.host):
+        raise SettingsError(
+            f"listening on {settings.host} without a key lets everybody who reaches it speak: set {KEYS_VARIABLE}, or say --insecure"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to `host`. A name other than localhost may resolve to anything."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _variable(name: str) -> str:
+    return KEYS_VARIABLE if name == "keys" else PREFIX + name.upper()
+
+
+def _parsed(name: str, text: str) -> object:
+    """Lists are separated by commas; limits are JSON; pydantic reads the rest."""
+    if name in ("keys", "allowed_origins"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if name == "limits":
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SettingsError(f"{PREFIX}LIMITS is not JSON: {error.msg} at character {error.pos}") from None
+    return text

@@ -1,0 +1,119 @@
+"""One attempt to speak a turn: an engine stream, and what came out of it on its way to the outbox.
+
+Knows which segment the engine is at, how long it was at work, and the packets and word times that wait to be sent. Does not know pacing,
+text that has not become a segment, or how the turn will end. Dropped as a whole when the turn is interrupted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from engine.api import Frame, ModelInfo, SegmentEnd, Stream
+from protocol.config import TagMode
+from protocol.events import Alignment, AlignmentItem
+from realtime.audio import AudioOutput, AudioPacket, OutputFormat
+from realtime.segmenter import Segment
+from realtime.utterance import Utterance
+
+CREDIT_STEP = (
+    4  # frames; credit is a message to the engine's process, and 0.2 s is far below what generation runs ahead
+)
+
+
+class Speech:
+    """Owns the stream: cancel that when it is not wanted any more. Frames come from one task, in order."""
+
+    def __init__(
+        self, stream: Stream, model: ModelInfo, fmt: OutputFormat, tags: TagMode, rate: float, aligned_for: str | None
+    ) -> None:
+        """`rate`: how fast the turn before was spoken. `aligned_for`: the turn's id where word times are wanted."""
+        self.stream = stream
+        self.utterance = Utterance(tags, model.frame_s * 1000, rate)
+        self.outgoing: deque[AudioPacket | Alignment] = deque()  # in the order in which they leave
+        self.finished = False  # everything was generated, and is in `outgoing` or beyond
+        self.begun_chars = 0  # code points of raw text up to the end of the segment that the engine is at
+        self.busy_s = 0.0  # how long the engine could have worked for this turn
+        self.busy_since: float | None = (
+            None  # since its last frame, or since it has text and credit; None: it waits for us
+        )
+        self._output = AudioOutput(model.sample_rate, fmt)
+        self._aligned_for = aligned_for
+        self._pushed: list[Segment] = []  # the engine counts them from 0
+        self._ended = 0  # of those
+        self._credit = 0  # frames
+        self._text_ended = False
+
+    @property
+    def chunks(self) -> int:
+        """Segments that the engine was given."""
+        return len(self._pushed)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the engine has something to speak."""
+        return self._ended < len(self._pushed)
+
+    def feed(self, segment: Segment, now: float) -> None:
+        """The next segment; one that cannot be spoken keeps its place between the others and costs the engine nothing."""
+        self.utterance.add(segment)
+        if segment.speakable:
+            self._pushed.append(segment)
+            self.stream.push(segment.text)
+            self._note_work(now)
+
+    def end_text(self) -> None:
+        """No segment follows. Idempotent."""
+        if not self._text_ended:
+            self._text_ended = True
+            self.stream.finish()
+
+    def allow(self, frames: int, now: float) -> None:
+        """Let the engine go on up to this frame; passed on in steps, and it only grows."""
+        if frames >= self._credit + CREDIT_STEP:
+            self._credit = frames
+            self.stream.allow(frames)
+            self._note_work(now)
+
+    def frame(self, frame: Frame, now: float) -> None:
+        """One codec frame becomes packets."""
+        segment = self._pushed[frame.segment]
+        self.begun_chars = segment.end
+        self.utterance.frame(segment, frame.codes)
+        if self.busy_since is not None:
+            self.busy_s += now - self.busy_since
+            self.busy_since = now if self.utterance.frames < self._credit else None
+        self.outgoing.extend(self._output.push(frame.samples))
+        self._tell_words()
+
+    def segment_ended(self, event: SegmentEnd) -> None:
+        """The model ended the segment, or a guard did."""
+        segment = self._pushed[event.segment]
+        self.begun_chars = segment.end
+        self.utterance.end(segment, event.frames)
+        self._ended += 1
+        if not self.has_text:
+            self.busy_since = None
+        self._tell_words()
+
+    def end(self) -> None:
+        """The stream is over and every segment was spoken."""
+        assert not self.has_text, "the engine ended before its last segment"
+        self.utterance.finish()
+        self.outgoing.extend(self._output.finish())
+        self.busy_since = None
+        self.finished = True
+
+    def _tell_words(self) -> None:
+        """Words leave behind the audio that they are in, which is within a frame of it."""
+        if self._aligned_for is None:
+            return
+        for told in self.utterance.timeline.take_words():
+            items = tuple(
+                AlignmentItem(word.text, word.start_ms, word.end_ms, word.char_start, word.char_end, word.speaker)
+                for word in told.words
+            )
+            self.outgoing.append(Alignment(turn=self._aligned_for, items=items, final=told.final))
+
+    def _note_work(self, now: float) -> None:
+        if self.busy_since is None and self.has_text and self.utterance.frames < self._credit:
+            self.busy_since = now

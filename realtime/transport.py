@@ -1,0 +1,59 @@
+"""The WebSocket as uvicorn runs it, with what ASGI hides: how much waits unsent, when the peer last answered, and a hard end.
+
+Knows the socket's buffers. Does not know messages. A subclass of uvicorn's `websockets-sansio` protocol, which is that implementation and
+nothing else with three doors in it; the endpoint finds it in `scope["extensions"][EXTENSION]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final, Protocol, cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.http11 import Request
+
+EXTENSION: Final = "parley.socket"
+
+# What an interruption cannot take back is in these two buffers: at 32 kbit/s of Opus some 8 s, at 48 kHz PCM 0.3 s. Below, a round
+# trip of 200 ms would throttle PCM; the client drops what still comes by its turn number.
+HIGH_WATER_BYTES: Final = 32 * 1024
+KERNEL_BYTES: Final = 64 * 1024
+
+
+class LiveSocket(Protocol):
+    """What the endpoint needs of a socket beyond ASGI."""
+
+    writable: asyncio.Event  # set while less than HIGH_WATER_BYTES wait
+    pong_at: float  # when the peer last answered a ping, on the event loop's clock
+
+    def abort(self) -> None:
+        """Drop the connection and what waits in it, at once."""
+
+
+class LiveWebSocket(WebSocketsSansIOProtocol):
+    """One per connection; uvicorn makes it."""
+
+    pong_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if hasattr(self, "scope"):  # else the handshake was refused already
+            # The endpoint runs in a task of its own, which cannot have begun yet.
+            extensions = cast(dict[str, object], self.scope["extensions"])
+            extensions[EXTENSION] = self
+
+    def handle_pong(self, event: Frame) -> None:
+        super().handle_pong(event)
+        self.pong_at = self.loop.time()
+
+    def abort(self) -> None:
+        self.transport.abort()

@@ -1,0 +1,416 @@
+"""One utterance of the agent, from its first delta to its one terminal event: it owns everything that an interruption must drop.
+
+Knows its text, its speech, its place in time and what its listener heard. Does not know the other turns, the conversation, or sockets.
+No method waits; an interruption takes the turn out of the session and calls `close`, and nothing is ever reset.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from engine.api import (
+    Busy,
+    Conversation,
+    Engine,
+    Frame,
+    SamplingParams,
+    SegmentEnd,
+    SegmentRetried,
+    StreamEvent,
+    Voice,
+)
+from protocol.audio_frame import Flag
+from protocol.config import AlignmentMode, Clock, SessionConfig
+from protocol.connection import encode_audio, encode_event
+from protocol.events import (
+    Event,
+    Heard,
+    HeardSource,
+    Kept,
+    Status,
+    TurnDone,
+    TurnMetrics,
+    TurnStarted,
+    WarningCode,
+    WarningEvent,
+)
+from realtime.audio import AudioPacket, OutputFormat
+from realtime.context import HeardTurn
+from realtime.outbox import Outbox
+from realtime.playout import Pace, PlayClock
+from realtime.segmenter import Segment, Segmenter
+from realtime.speech import Speech
+from realtime.utterance import NOTHING, Cut
+
+RUN_AHEAD_MS = (
+    1000.0  # generation stops this far beyond the lead: enough to ride out a slow step, little to waste on a barge-in
+)
+FILE_AHEAD_MS = (
+    10_000.0  # without a playback clock: beyond what the socket took, so that a reader who stalls bounds our memory
+)
+MIN_RETRY_S = 0.05  # an engine that says "at once" is not asked in a loop
+COALESCE_S = 0.02  # with a comfortable lead packets leave in pairs: half the wake-ups, and the lead is never exceeded
+COMFORTABLE_LEAD_MS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOptions:
+    """What a turn was opened with; later updates of the session do not touch it."""
+
+    config: SessionConfig
+    voice: Voice
+    params: SamplingParams
+    fmt: OutputFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """How much of a turn was heard, and who says so."""
+
+    ms: float
+    source: HeardSource
+
+
+class Turn:
+    """One turn. `advance` does whatever has become possible; `deadline` says when to call it although nothing happened."""
+
+    def __init__(self, turn_id: str, n: int, options: TurnOptions, engine: Engine, outbox: Outbox, now: float) -> None:
+        self.id = turn_id
+        self.n = n
+        self.options = options
+        self.text_ended = False
+        self.touched_at = now  # last text
+        self.speech: Speech | None = None
+        self.clock: PlayClock | None = None  # from when its audio may leave
+        self.segmenter = Segmenter(options.config.latency, options.config.tags)
+        self.wanted_at: float | None = None  # since when there is something to speak
+        self.retry_at = 0.0  # when to ask a busy engine again
+        self.refused_since: float | None = None  # the engine has been full since then
+        self.over = False
+        self._engine = engine
+        self._outbox = outbox
+        self._segments: list[Segment] = []  # taken from the segmenter
+        self._fed = 0  # of those, given to the present speech
+        self._first_text_at: float | None = None
+        self._opened_at: float | None = None  # a place in the engine was found
+        self._audible_at: float | None = None  # the first packet existed
+        self._first_audio_ms: int | None = None  # from the first text to turn.started
+        self._queue_ms = 0
+        self._text_taken = False  # the text has ended and all of it is in _segments
+        self._unwritten = 0  # packets in the outbox
+        self._ran_short_at_ms: list[float] = []  # where the listener had to wait for the engine
+        self._min_lead_ms: float | None = None
+        outbox.open_turn(n)
+
+    @property
+    def raw(self) -> str:
+        """All input text so far."""
+        return self.segmenter.raw
+
+    @property
+    def pending_chars(self) -> int:
+        """Characters received and not yet spoken."""
+        return len(self.raw) - (self.speech.begun_chars if self.speech is not None else 0)
+
+    @property
+    def generated(self) -> bool:
+        """Whether everything was generated: no text can follow and the engine is done with what there was."""
+        if not self._text_taken:
+            return False
+        return self.speech.finished if self.speech is not None else self.wanted_at is None
+
+    @property
+    def delivered(self) -> bool:
+        """Whether all of its audio was written to the socket."""
+        return self.generated and not self._unwritten and not (self.speech is not None and self.speech.outgoing)
+
+    @property
+    def started(self) -> bool:
+        """Whether any of its audio left, or is about to."""
+        return self._first_audio_ms is not None
+
+    @property
+    def wants_speech(self) -> bool:
+        """Whether there is something to speak and no stream for it yet."""
+        return self.speech is None and self.wanted_at is not None
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether audio is there that only a full outbox holds back."""
+        return self.clock is not None and self._next_packet() is not None
+
+    @property
+    def sent_ms(self) -> float:
+        """Audio written to the socket."""
+        return 0.0 if self.clock is None else self.clock.sent_ms
+
+    def append(self, text: str, now: float) -> None:
+        """More text. The caller has checked that the turn is open and the text within its bounds."""
+        self.segmenter.push(text, now)
+        self.touched_at = now
+        if self._first_text_at is None:
+            self._first_text_at = now
+
+    def flush(self) -> None:
+        """Speak what there is."""
+        self.segmenter.flush()
+
+    def end(self) -> None:
+        """No text follows. Idempotent."""
+        if not self.text_ended:
+            self.text_ended = True
+            self.segmenter.end()
+
+    def take_text(self, now: float) -> None:
+        """Move what the segmenter gives up towards the engine, and give the engine credit."""
+        for segment in self.segmenter.take(now, self._lead_s(now)):
+            self._segments.append(segment)
+            if segment.speakable and self.wanted_at is None:
+                self.wanted_at = now
+        self._text_taken = self.text_ended
+        if self.speech is not None:
+            self._feed(self.speech, now)
+
+    def open_speech(self, conversation: Conversation, rate: float, now: float) -> Speech:
+        """Ask the engine for a stream. Raises Busy (then ask again from `retry_at` on) and what else `Engine.open` raises.
+
+        `rate`: how fast the turn before was spoken, as its timeline measured it.
+        """
+        try:
+            stream = self._engine.open(conversation, self.options.voice, self.options.params, self.n)
+        except Busy as busy:
+            self.retry_at = now + max(busy.retry_after_s, MIN_RETRY_S)
+            self.refused_since = now if self.refused_since is None else self.refused_since
+            raise
+        self.refused_since = None
+        config = self.options.config
+        aligned_for = self.id if config.alignment is AlignmentMode.WORD else None
+        self.speech = Speech(stream, self._engine.info, self.options.fmt, config.tags, rate, aligned_for)
+        self._fed = 0
+        if self._opened_at is None:
+            self._opened_at = now
+        self._feed(self.speech, now)
+        return self.speech
+
+    def withdraw_speech(self) -> None:
+        """Generate it all again later, because its history has changed. Only before any of it was sent."""
+        assert not self.started, "audio of this history was sent"
+        if self.speech is not None:
+            self.speech.stream.cancel()
+            self.speech = None
+
+    def on_event(self, speech: Speech, event: StreamEvent, now: float) -> None:
+        """Something came out of the engine."""
+        if speech is not self.speech or self.over:
+            return
+        match event:
+            case Frame():
+                self._note_lead(speech, now)
+                speech.frame(event, now)
+                if self._audible_at is None and speech.outgoing:
+                    self._audible_at = now
+            case SegmentEnd():
+                speech.segment_ended(event)
+                if event.cut is not None:
+                    self._warn(WarningCode.SPEECH_CUT, f"segment {event.segment} was ended early: {event.cut}")
+            case SegmentRetried():
+                self._warn(WarningCode.SPEECH_RETRIED, f"segment {event.segment} is drawn again: {event.why}")
+
+    def on_end(self, speech: Speech, now: float) -> None:
+        """The stream ended by itself."""
+        if speech is self.speech and not self.over:
+            speech.end()
+            self._audible_at = now if self._audible_at is None else self._audible_at
+
+    def release(self, now: float, not_before: float) -> None:
+        """Hand what is due to the outbox. Only the turn that speaks may; `not_before`: when those before it have been played."""
+        if self.clock is None:
+            pacing = self.options.config.pacing
+            self.clock = PlayClock(
+                Pace(pacing.lead_ms, pacing.burst_ms, pacing.clock is Clock.REALTIME), max(not_before, now)
+            )
+        while (packet := self._next_packet()) is not None and self._outbox.has_room:
+            if self._due_at(self.clock, packet) > now:
+                return
+            first = not self.started
+            if first:
+                self._start(now)
+            self._announce()
+            self._put(packet, first)
+        if packet is None and self.started:
+            self._announce()
+
+    def text_deadline(self, now: float) -> float:
+        """When there could be a segment to speak although no text came; infinity: never."""
+        deadline = None if self._text_taken else self.segmenter.deadline(now, self._lead_s(now))
+        return math.inf if deadline is None else deadline
+
+    def release_at(self) -> float:
+        """When `release` could do more, if nothing else happens; infinity: something else must."""
+        packet = self._next_packet()
+        if packet is None or self.clock is None or not self._outbox.has_room:
+            return math.inf
+        patience = COALESCE_S if self.started and self.options.config.pacing.lead_ms >= COMFORTABLE_LEAD_MS else 0.0
+        return self._due_at(self.clock, packet) + patience
+
+    def played(self, played_ms: float | None, now: float) -> Played:
+        """How much was heard: what the client says, else what the clock says, never more than was sent."""
+        if not self.sent_ms or self.clock is None:
+            return Played(0.0, HeardSource.NONE)
+        if played_ms is not None:
+            return Played(min(played_ms, self.sent_ms), HeardSource.CLIENT)
+        return Played(self.clock.heard_ms(now), HeardSource.CLOCK)
+
+    def close(self, status: Status, reason: str | None, played: Played | None, event_id: str | None) -> Cut:
+        """End it: the engine's row is freed, unsent audio is dropped, and its one terminal event is put. `played` None: all was heard.
+
+        Returns what is left of it.
+        """
+        assert not self.over, "a turn ends once"
+        self.over = True
+        if self.speech is not None and not self.speech.finished:
+            self.speech.stream.cancel()
+        cut = self.cut(played)
+        if played is None:
+            played = Played(self.sent_ms, HeardSource.CLOCK if self.sent_ms else HeardSource.NONE)
+        done = TurnDone(
+            turn=self.id,
+            n=self.n,
+            status=status,
+            reason=reason,
+            audio_ms=round(self.sent_ms if self.delivered else max(self.sent_ms, self._generated_ms)),
+            sent_ms=round(self.sent_ms),
+            heard=self.heard(cut, played),
+            context=Kept(kept_ms=round(cut.kept_ms), kept_chars=cut.char_end if cut.segments else 0),
+            metrics=self._metrics(),
+            event_id=event_id,
+        )
+        self._outbox.close_turn(self.n, encode_event(done))
+        return cut
+
+    def whole(self) -> HeardTurn:
+        """What the conversation keeps if all that was generated is heard."""
+        return self.kept(self.cut(None))
+
+    def kept(self, cut: Cut) -> HeardTurn:
+        """As the conversation remembers it."""
+        return HeardTurn(self.n, cut.segments)
+
+    def cut(self, played: Played | None) -> Cut:
+        """What is left of it for someone who heard so much; None: everything."""
+        if self.speech is None:
+            return NOTHING if played is not None else replace(NOTHING, char_end=len(self.raw))
+        utterance = self.speech.utterance
+        ms = utterance.generated_ms if played is None else played.ms
+        return utterance.cut(self.raw, ms, self.options.config.cut)
+
+    def heard(self, cut: Cut, played: Played) -> Heard:
+        """As it is told to the client."""
+        raw = self.raw
+        return Heard(
+            ms=round(played.ms),
+            text=raw[: cut.char_end],
+            remaining=raw[cut.char_end :],
+            char_end=cut.char_end,
+            source=played.source,
+        )
+
+    def _feed(self, speech: Speech, now: float) -> None:
+        for segment in self._segments[self._fed :]:
+            speech.feed(segment, now)
+        self._fed = len(self._segments)
+        if self._text_taken:
+            speech.end_text()
+        ahead_ms = self.options.config.pacing.lead_ms + RUN_AHEAD_MS
+        if self.options.config.pacing.clock is Clock.NONE:
+            ahead_ms = FILE_AHEAD_MS
+        played_ms = self.clock.played_ms(now) if self.clock is not None else 0.0
+        speech.allow(int((played_ms + ahead_ms) / (self._engine.info.frame_s * 1000)), now)
+
+    def _lead_s(self, now: float) -> float:
+        """How long the listener can do without new text."""
+        if self.speech is None:
+            return 0.0
+        played_ms = self.clock.played_ms(now) if self.clock is not None else 0.0
+        utterance = self.speech.utterance
+        return (utterance.generated_ms + utterance.timeline.pending_ms - played_ms) / 1000
+
+    def _next_packet(self) -> AudioPacket | None:
+        if self.speech is None:
+            return None
+        return next((item for item in self.speech.outgoing if isinstance(item, AudioPacket)), None)
+
+    def _announce(self) -> None:
+        """Send the word times that wait before the next packet, and take that packet off the queue."""
+        assert self.speech is not None, "the caller saw what it queued"
+        outgoing = self.speech.outgoing
+        while outgoing:
+            item = outgoing.popleft()
+            if isinstance(item, AudioPacket):
+                return
+            self._emit(item)
+
+    def _due_at(self, clock: PlayClock, packet: AudioPacket) -> float:
+        rate = self.options.fmt.rate
+        return clock.due_at(packet.position * 1000 / rate, (packet.position + packet.samples) * 1000 / rate)
+
+    def _start(self, now: float) -> None:
+        """Say that the turn speaks."""
+        waited_s = (self._opened_at or now) - (self.wanted_at or now) + now - (self._audible_at or now)
+        self._queue_ms = round(waited_s * 1000)
+        self._first_audio_ms = round((now - (self._first_text_at or now)) * 1000)
+        self._emit(TurnStarted(turn=self.id, n=self.n, queue_ms=self._queue_ms, first_audio_ms=self._first_audio_ms))
+
+    def _put(self, packet: AudioPacket, first: bool) -> None:
+        flags = (Flag.FIRST if first else Flag.NONE) | (Flag.LAST if packet.last else Flag.NONE)
+        transport = self.options.config.audio.transport
+        message = encode_audio(transport, self.id, self.n, flags, packet.position, packet.payload)
+        until_ms = (packet.position + packet.samples) * 1000 / self.options.fmt.rate
+        self._unwritten += 1
+        self._outbox.audio(self.n, message, lambda now: self._written(until_ms, now))
+
+    def _written(self, until_ms: float, now: float) -> None:
+        assert self.clock is not None and not self.over, "only the turn that speaks is written"
+        self._unwritten -= 1
+        self.clock.sent(until_ms, now)
+
+    def _note_lead(self, speech: Speech, now: float) -> None:
+        """A frame came: how close was it? A listener who waits for text is not one who waits for the engine."""
+        clock = self.clock
+        if clock is None or clock.first_sent_at is None or not clock.pace.realtime:
+            return
+        if speech.busy_since is None or speech.busy_since > clock.ends_at:
+            return
+        lead_ms = speech.utterance.generated_ms - clock.position_ms(now)
+        self._min_lead_ms = lead_ms if self._min_lead_ms is None else min(lead_ms, self._min_lead_ms)
+        if lead_ms < 0 and clock.sent_ms not in self._ran_short_at_ms:
+            self._ran_short_at_ms.append(clock.sent_ms)
+            if len(self._ran_short_at_ms) == 1:
+                self._warn(
+                    WarningCode.UNDERRUN, f"the listener ran out of audio {-lead_ms:.0f} ms ago; told once a turn"
+                )
+
+    def _metrics(self) -> TurnMetrics:
+        speech = self.speech
+        generated_s = self._generated_ms / 1000
+        return TurnMetrics(
+            text_to_first_audio_ms=self._first_audio_ms,
+            queue_ms=self._queue_ms,
+            chunks=speech.chunks if speech is not None else 0,
+            rtf=round(speech.busy_s / generated_s, 4) if speech is not None and generated_s else None,
+            min_lead_ms=round(self._min_lead_ms) if self._min_lead_ms is not None else None,
+            underruns=len(self._ran_short_at_ms),
+            text_chars=len(self.raw),
+            audio_tokens=speech.utterance.frames if speech is not None else 0,
+        )
+
+    @property
+    def _generated_ms(self) -> float:
+        return self.speech.utterance.generated_ms if self.speech is not None else 0.0
+
+    def _warn(self, code: WarningCode, message: str) -> None:
+        self._emit(WarningEvent(code=code, turn=self.id, message=message))
+
+    def _emit(self, event: Event) -> None:
+        self._outbox.event(encode_event(event))
