@@ -8,6 +8,7 @@ leftovers.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -381,7 +382,7 @@ class CodecConfig:
                 f"encoder_transformer_layers has {len(self.encoder_transformer_layers)} entries"
                 f" for {len(self.encoder_rates)} encoder_rates",
             )
-        if _product(self.encoder_rates) != _product(self.decoder_rates):
+        if math.prod(self.encoder_rates) != math.prod(self.decoder_rates):
             raise ConfigError(
                 None, f"encoder_rates {self.encoder_rates} and decoder_rates {self.decoder_rates} differ in product"
             )
@@ -394,12 +395,12 @@ class CodecConfig:
     @property
     def hop_samples(self) -> int:
         """Samples a latent at the encoder's output."""
-        return _product(self.encoder_rates)
+        return math.prod(self.encoder_rates)
 
     @property
     def frame_samples(self) -> int:
         """Samples a frame of codes."""
-        return self.hop_samples * _product(self.downsample)
+        return self.hop_samples * math.prod(self.downsample)
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
@@ -459,10 +460,3 @@ def load_codec_config(folder: Path) -> CodecConfig:
         return CodecConfig.from_json(read_json(path))
     except ConfigError as error:
         raise replace(error, path=error.path or path) from None
-
-
-def _product(values: tuple[int, ...]) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result
