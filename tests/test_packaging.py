@@ -74,6 +74,30 @@ def test_the_wheel_has_nothing_foreign_and_nothing_large(wheel: zipfile.ZipFile)
     assert sum(weights) <= 24 * MB
 
 
+@pytest.fixture(scope="module")
+def installed(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's packages in a folder of their own; what they need is taken from this environment."""
+    folder = tmp_path_factory.mktemp("installed")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(folder)]
+    subprocess.run([*install, str(wheel.filename)], check=True, capture_output=True, text=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("from realtime.http import web_root; print(web_root())", "realtime/_web"),
+        ("from engine.hub import resolve; print(resolve('mini').folder)", "engine/mini"),
+    ],
+)
+def test_installed_in_an_empty_folder_it_finds_the_mini_and_the_page(
+    installed: Path, tmp_path: Path, code: str, place: str
+) -> None:
+    outside = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=outside, capture_output=True, text=True)
+    assert done.stdout.strip() == str(installed / place), done.stderr
+
+
 def test_the_wheel_has_the_command_and_its_module(wheel: zipfile.ZipFile) -> None:
     (entry,) = (name for name in names(wheel) if name.endswith("/entry_points.txt"))
     assert "parley = realtime.cli:main" in wheel.read(entry).decode()
