@@ -299,19 +299,9 @@ def _default_ffn_dim(dim: int) -> int:
 
 
 def _stack_json(stack: StackConfig) -> Json:
-    return {
-        "dim": stack.dim,
-        "n_layer": stack.n_layer,
-        "n_head": stack.n_head,
-        "n_local_heads": stack.n_kv_head,
-        "head_dim": stack.head_dim,
-        "intermediate_size": stack.ffn_dim,
-        "rope_base": stack.rope_base,
-        "norm_eps": stack.norm_eps,
-        "attention_qk_norm": stack.qk_norm,
-        "attention_qkv_bias": stack.qkv_bias,
-        "attention_o_bias": stack.o_bias,
-    }
+    renamed = {"n_kv_head": "n_local_heads", "ffn_dim": "intermediate_size"}
+    renamed |= {name.removeprefix("attention_"): name for name in _BIAS_AND_NORM}
+    return {renamed.get(name, name): value for name, value in asdict(stack).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,12 +366,9 @@ class CodecConfig:
     post_module: CodecTransformerConfig = field(default_factory=lambda: _s2_transformer(8, 128))
 
     def __post_init__(self) -> None:
-        if len(self.encoder_transformer_layers) != len(self.encoder_rates):
-            raise ConfigError(
-                None,
-                f"encoder_transformer_layers has {len(self.encoder_transformer_layers)} entries"
-                f" for {len(self.encoder_rates)} encoder_rates",
-            )
+        layers, rates = len(self.encoder_transformer_layers), len(self.encoder_rates)
+        if layers != rates:
+            raise ConfigError(None, f"encoder_transformer_layers has {layers} entries for {rates} encoder_rates")
         if math.prod(self.encoder_rates) != math.prod(self.decoder_rates):
             raise ConfigError(
                 None, f"encoder_rates {self.encoder_rates} and decoder_rates {self.decoder_rates} differ in product"
