@@ -232,6 +232,8 @@ def _greedy(model: DualAR, scenarios: Json, report: Report) -> None:
         prompt, greedy = report.expected(prompt_name), report.expected(f"{name}_greedy")
         if prompt is not None and greedy is not None:
             found.append((name, prompt, greedy))
+    if not found:
+        return
     got = _generate(model, [prompt for _, prompt, _ in found], [greedy.shape[1] for _, _, greedy in found], GREEDY)
     for (name, _, greedy), run in zip(found, got, strict=True):
         report.equal(f"{name}: greedy", run.frames, greedy)
