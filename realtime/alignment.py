@@ -70,7 +70,7 @@ class Unit:
 
     text: str
     start: int  # code points in the turn's raw input; a word's tags are not in this range
-    speaker: int | None
+    speaker: int | None  # of a word
     is_word: bool
     before_ms: float  # pause and sounds in front of it
     ms: float
@@ -126,19 +126,18 @@ def _pieces(segment: Segment, tags: TagMode) -> Iterator[_Piece]:
 def units(segment: Segment, tags: TagMode) -> list[Unit]:
     """What of a segment is heard, in order, with its time at a rate of 1."""
     found: list[Unit] = []
-    pause_ms = sounds_ms = 0.0
+    pause_ms = 0.0
+    sounds: list[Tag] = []  # since the last word
     for piece in _pieces(segment, tags):
         pause_ms = max(pause_ms, PAUSE_MS.get(piece.level, 0.0)) if found else 0.0
-        if not piece.text:
-            for tag in piece.sounds:
-                found.append(Unit(tag.raw, tag.start, piece.speaker, False, pause_ms, sound_ms(tag.name)))
-                pause_ms = 0.0
-            break
-        sounds_ms += sum(sound_ms(tag.name) for tag in piece.sounds)
+        sounds += piece.sounds
         if any(facts(char).speakable for char in piece.text):
-            before_ms = pause_ms + sounds_ms
+            before_ms = pause_ms + sum(sound_ms(tag.name) for tag in sounds)
             found.append(Unit(piece.text, piece.start, piece.speaker, True, before_ms, spoken_ms(piece.text)))
-            pause_ms = sounds_ms = 0.0
+            pause_ms, sounds = 0.0, []
+    for tag in sounds:
+        found.append(Unit(tag.raw, tag.start, None, False, pause_ms, sound_ms(tag.name)))
+        pause_ms = 0.0
     return found
 
 

@@ -302,6 +302,9 @@ def test_a_sound_at_the_end_is_heard_when_it_was() -> None:
     timeline = spoken(text, [60], finish=False)
     assert heard(timeline, text, ends(timeline)["my"] + 50).text == "Oh my"
     assert heard(timeline, text, timeline.audio_ms - 100).text == "Oh my [laugh]"
+    alone = spoken("[laugh] ...", [20])
+    assert heard(alone, "[laugh] ...", 19 * FRAME_MS).text == "[laugh] ..."
+    assert alone.words() == []
 
 
 def test_what_follows_the_last_word_is_heard_when_a_completed_turn_is_over() -> None:

@@ -99,12 +99,13 @@ def test_nothing_that_belongs_together_is_cut(text_atoms: list[Atom], latency: L
 
 
 @given(atoms, st.sampled_from(Latency), st.sampled_from(TagMode))
-def test_the_engine_gets_every_letter(text_atoms: list[Atom], latency: Latency, tags: TagMode) -> None:
-    text = "".join(atom.text for atom in text_atoms if tags is not STRIP or atom.text[0] != "[")
-    expected = letters(re.sub(r"<\|speaker:\d+\|>", "", text))
-    segments = speak(["".join(atom.text for atom in text_atoms)], latency, tags)
-    got = "".join(segment.text.removeprefix(segment.prefix) for segment in segments)
-    assert letters(re.sub(r"<\|speaker:\d+\|>", "", got)) == expected
+def test_the_engine_gets_every_letter_and_every_sound(text_atoms: list[Atom], latency: Latency, tags: TagMode) -> None:
+    text = "".join(atom.text for atom in text_atoms)
+    got = " ".join(segment.text.removeprefix(segment.prefix) for segment in speak([text], latency, tags))
+    control = r"<\|speaker:\d+\|>" if tags is LITERAL else r"<\|speaker:\d+\|>|\[[^\]]*\]"
+    assert letters(re.sub(control, "", got)) == letters(re.sub(control, "", text))
+    sounds = r"\[(?:laugh|pause|sigh)\]"
+    assert re.findall(sounds, got) == (re.findall(sounds, text) if tags is PERFORM else [])
 
 
 @given(atoms, st.sampled_from(Latency))
