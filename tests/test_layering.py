@@ -21,7 +21,7 @@ PACKAGES = ("protocol", "engine", "realtime")
 # below it too.
 MAY_IMPORT = {
     "protocol/": "protocol pydantic pydantic_core",
-    "protocol/client.py": "protocol pydantic pydantic_core anyio websockets",
+    "protocol/client/": "protocol pydantic pydantic_core anyio websockets",
     "engine/": "engine numpy torch safetensors tokenizers huggingface_hub httpx2 soundfile soxr",
     "engine/api.py": "numpy",
     "engine/train/": "engine numpy torch safetensors tokenizers soundfile soxr matplotlib tqdm wordfreq",
@@ -49,6 +49,7 @@ CLOCK_READERS = (
     "engine/worker.py",
     "engine/train/",
     "realtime/cli.py",
+    "realtime/live.py",
     "realtime/say.py",
     "realtime/bench.py",
     "realtime/server.py",
@@ -181,8 +182,8 @@ def test_a_rule_names_files_of_a_package(rule: str) -> None:
     [
         ("protocol/messages.py", "import anyio", "imports anyio"),
         ("protocol/messages.py", "import websockets.asyncio.client", "imports websockets.asyncio.client"),
-        ("protocol/client.py", "from engine.api import Frame", "imports engine.api.Frame"),
-        ("protocol/client.py", "import numpy as np", "imports numpy"),
+        ("protocol/client/turn.py", "from engine.api import Frame", "imports engine.api.Frame"),
+        ("protocol/client/turn.py", "import numpy as np", "imports numpy"),
         ("protocol/connection.py", "from realtime import turn", "imports realtime.turn"),
         ("engine/api.py", "import torch", "imports torch"),
         ("engine/api.py", "from engine.core import Core", "imports engine.core.Core"),
@@ -208,7 +209,7 @@ def test_a_rule_names_files_of_a_package(rule: str) -> None:
         ("engine/hub.py", "from os import environ", "reads the environment (os.environ)"),
         ("engine/hub.py", "from os import environ as e\ne.get('A')", "reads the environment (os.environ.get)"),
         ("engine/hub.py", "import os.path\nos.path.expandvars('$A')", "reads the environment (os.path.expandvars)"),
-        ("protocol/client.py", "import os\nos.getenv('A')", "reads the environment (os.getenv)"),
+        ("protocol/client/turn.py", "import os\nos.getenv('A')", "reads the environment (os.getenv)"),
         ("realtime/turn.py", "import time", "reads a clock (time)"),
         ("realtime/turn.py", "from time import monotonic", "reads a clock (time.monotonic)"),
         ("realtime/turn.py", "def f(clock=__import__('time').time): ...", "reads a clock (time)"),
@@ -230,7 +231,7 @@ def test_a_breach_is_found_and_named_with_its_line(file: str, source: str, what:
     ("file", "source"),
     [
         ("protocol/messages.py", "import json\nfrom pydantic import Field\nfrom protocol.config import Limits"),
-        ("protocol/client.py", "import anyio\nfrom websockets.asyncio.client import connect"),
+        ("protocol/client/turn.py", "import anyio\nfrom websockets.asyncio.client import connect"),
         ("engine/api.py", "from collections.abc import AsyncIterator\nimport numpy.typing as npt"),
         (
             "engine/core.py",

@@ -1,0 +1,30 @@
+"""A typed client: text in, events and audio out, on one WebSocket.
+
+    async with connect("ws://127.0.0.1:8300/v1/live") as client:
+        turn = client.speak(deltas)
+        async for item in turn:
+            if isinstance(item, AudioChunk):
+                play(item.payload)
+
+Does not decode or play audio, and does not reconnect. Runs on asyncio, as the websockets library does. Reading never waits for anybody:
+not for text that is still being written, not for a consumer that is slow. So what a consumer does not read has a bound: beyond it its
+turn is cancelled and raises Overrun.
+"""
+
+from protocol.client.errors import ClientError, ConnectionLost, Overrun, Refused, ServerError
+from protocol.client.session import Client, connect
+from protocol.client.turn import AudioChunk, Deltas, Turn, TurnItem
+
+__all__ = [
+    "AudioChunk",
+    "Client",
+    "ClientError",
+    "ConnectionLost",
+    "Deltas",
+    "Overrun",
+    "Refused",
+    "ServerError",
+    "Turn",
+    "TurnItem",
+    "connect",
+]

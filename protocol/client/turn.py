@@ -1,0 +1,271 @@
+"""One utterance, as the client that speaks it sees it.
+
+Knows what waits to be sent, what came and was not read, and how it ended. Does not know other turns, nor the socket.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+
+from protocol.audio_frame import Flag
+from protocol.client.errors import ClientError, Overrun, ServerError
+from protocol.client.link import Link
+from protocol.commands import Scope, TextAppend, TextFlush, TurnCancel, TurnEnd, TurnStart
+from protocol.errors import ErrorCode
+from protocol.events import Alignment, ErrorEvent, Heard, Status, TurnDone, TurnStarted, WarningEvent
+from protocol.surrogates import join
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """One packet of a turn."""
+
+    turn: str
+    n: int
+    position: int  # first sample within the turn, at the session's output rate
+    payload: bytes  # one Opus packet, or whole samples
+    flags: Flag
+
+
+TurnItem = TurnStarted | AudioChunk | Alignment | WarningEvent | TurnDone
+Deltas = str | Iterable[str] | AsyncIterable[str]
+
+
+class Turn:
+    """One utterance. Iterate it, in one task, over its events and audio; the last item is its TurnDone.
+
+    The iteration raises ServerError for a turn that failed or was refused, what its deltas raised, Overrun, or ConnectionLost.
+    """
+
+    def __init__(self, link: Link, start: TurnStart) -> None:
+        """`Client.speak` makes it."""
+        assert start.turn is not None, "the client names its turns"
+        self.id: Final[str] = start.turn
+        self.done: TurnDone | None = None  # once it was received, perhaps before it was read
+        self.heard: Heard | None = None  # of `done`, or of what the server told since then
+        self._link = link
+        self._start = start
+        self._opened = False  # turn.start was sent, or is about to be
+        self._outgoing: deque[str | TextFlush | TurnEnd] = deque()
+        self._waiting_chars = 0  # in _outgoing
+        self._half = ""  # of a surrogate pair that the last append cut
+        self._closed = False  # no text is taken any more
+        self._withdrawn = False  # nor is what waits sent
+        self._to_send = anyio.Event()  # set: something is in _outgoing, or was withdrawn
+        self._sent = anyio.Event()  # set: there may be room for more text
+        self._feeding = anyio.CancelScope()
+        self._silent = False  # audio is dropped
+        self._inbox: deque[TurnItem] = deque()
+        self._arrived = anyio.Event()
+        self._error: ErrorEvent | None = None  # why the turn will be failed
+        self._failure: Exception | None = None  # raised when the inbox has been read
+
+    async def append(self, text: str) -> None:
+        """More text, verbatim; may be cut anywhere. Waits while more than a message of it is on its way.
+
+        Raises what ended the turn if something did; text after `end`, `cancel` or the turn's end is dropped, as the server would.
+        """
+        if self._failure is not None:
+            raise self._failure
+        text, self._half = join(self._half, text)
+        if text and not self._closed:
+            self._put(text)
+            self._waiting_chars += len(text)
+        while not self._closed and self._waiting_chars > self._link.limits.append_chars:
+            self._sent = anyio.Event()
+            await self._sent.wait()
+
+    def flush(self) -> None:
+        """Let the server speak what was appended so far; the turn stays open."""
+        if not self._closed:
+            self._put(TextFlush(turn=self.id, event_id=f"{self.id}:flush"))
+
+    def end(self) -> None:
+        """No more text. Deltas that have not come yet are not waited for."""
+        self._feeding.cancel()
+        if not self._closed:
+            self._put(TurnEnd(turn=self.id, event_id=f"{self.id}:end"))
+            self._closed = True
+            self._sent.set()
+
+    async def cancel(self, played_ms: int | None = None, reason: str = "user") -> None:
+        """Stop it; its TurnDone still comes, its unread audio does not. May be called again, and after the end.
+
+        Stop your own sound first and say how much of the turn was heard: that is what the server remembers. A turn that is done but still
+        plays is cut too, and `heard` changes.
+        """
+        if self._failure is not None:
+            return
+        self._hush()
+        await self._open()
+        event_id = f"{self.id}:cancel"
+        await self._link.send(
+            TurnCancel(turn=self.id, scope=Scope.TURN, played_ms=played_ms, reason=reason, event_id=event_id)
+        )
+
+    async def finish(self) -> TurnDone:
+        """Read to the end, and drop what is read. Raises what the iteration raises."""
+        async for _ in self:
+            pass
+        assert self.done is not None, "an iteration that ends without raising ends with turn.done"
+        return self.done
+
+    def __aiter__(self) -> AsyncIterator[TurnItem]:
+        return self
+
+    async def __anext__(self) -> TurnItem:
+        while not self._inbox:
+            if self._failure is not None:
+                raise self._failure
+            if self.done is not None:
+                raise StopAsyncIteration
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        item = self._inbox.popleft()
+        if isinstance(item, AudioChunk):
+            self._link.unread -= len(item.payload)
+        return item
+
+    async def _run(self, deltas: Deltas | None) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._pump)
+            if deltas is not None:
+                await self._feed(deltas)
+
+    async def _feed(self, deltas: Deltas) -> None:
+        failure: Exception | None = None
+        with self._feeding:
+            try:
+                await self._append_all(deltas)
+            except Exception as error:  # supervisor of the caller's iterator: the turn raises what it raised
+                failure = error
+        if failure is not None:
+            self._fail(failure)
+            self._hush()
+            await self._withdraw()
+        elif not self._feeding.cancel_called:
+            self.end()
+
+    async def _append_all(self, deltas: Deltas) -> None:
+        if isinstance(deltas, str):
+            await self.append(deltas)
+        elif isinstance(deltas, AsyncIterable):
+            try:
+                async for delta in deltas:
+                    await self.append(delta)
+            finally:
+                if isinstance(deltas, AsyncGenerator):
+                    await deltas.aclose()
+        else:
+            for delta in deltas:
+                await self.append(delta)
+                await anyio.lowlevel.checkpoint()
+
+    async def _pump(self) -> None:
+        """The one task that sends the turn's text, in order, as much at once as waits."""
+        with suppress(ClientError):  # which the client has told every turn
+            await self._open()
+            while not self._withdrawn:
+                await self._to_send.wait()
+                first = self._outgoing[0] if self._outgoing else None
+                if isinstance(first, str):
+                    await self._link.send_text(self._next_text)
+                elif first is not None:
+                    self._outgoing.popleft()
+                    await self._link.send(first)
+                if isinstance(first, TurnEnd):
+                    return
+                if not self._outgoing and not self._withdrawn:
+                    self._to_send = anyio.Event()
+
+    def _put(self, item: str | TextFlush | TurnEnd) -> None:
+        self._outgoing.append(item)
+        self._to_send.set()
+
+    def _next_text(self) -> TextAppend | None:
+        """All text up to the next command, as far as one message holds it; None if it was withdrawn meanwhile."""
+        room, parts = self._link.limits.append_chars, list[str]()
+        while room and self._outgoing and isinstance(item := self._outgoing[0], str):
+            self._outgoing.popleft()
+            parts.append(item[:room])
+            if item[room:]:
+                self._outgoing.appendleft(item[room:])
+            room -= len(parts[-1])
+        text = "".join(parts)
+        self._waiting_chars -= len(text)
+        self._sent.set()
+        return TextAppend(turn=self.id, text=text, event_id=f"{self.id}:text") if text else None
+
+    async def _open(self) -> None:
+        if not self._opened:
+            self._opened = True
+            await self._link.send(self._start)
+
+    async def _withdraw(self) -> None:
+        """Take the turn back: nobody will read it."""
+        with suppress(ClientError):
+            await self._open()
+            await self._link.send(TurnCancel(turn=self.id, scope=Scope.TURN))
+
+    def _close_text(self) -> None:
+        """Take no more text and send none."""
+        self._feeding.cancel()
+        self._closed = self._withdrawn = True
+        self._outgoing.clear()
+        self._waiting_chars = 0
+        self._to_send.set()
+        self._sent.set()
+
+    def _hush(self) -> None:
+        """No text, and no audio either."""
+        self._close_text()
+        self._silent = True
+        kept = [item for item in self._inbox if not isinstance(item, AudioChunk)]
+        self._link.unread -= sum(len(item.payload) for item in self._inbox if isinstance(item, AudioChunk))
+        self._inbox = deque(kept)
+
+    def _hear(self, chunk: AudioChunk) -> None:
+        if self._silent:
+            return
+        self._link.unread += len(chunk.payload)
+        self._inbox.append(chunk)
+        if self._link.unread > self._link.unread_limit:
+            self._abandon(Overrun(self._link.unread))
+        self._arrived.set()
+
+    def _learn(self, event: TurnStarted | Alignment | WarningEvent | TurnDone) -> None:
+        self._inbox.append(event)
+        self._arrived.set()
+        if isinstance(event, TurnDone):
+            self._close_text()
+            self.done, self.heard = event, event.heard
+            if event.status is Status.FAILED and self._failure is None:
+                code, message = ErrorCode.SYNTHESIS_FAILED, event.reason or "the turn failed"
+                self._failure = ServerError(self._error or ErrorEvent(code=code, message=message, turn=self.id))
+
+    def _refuse(self, event: ErrorEvent) -> None:
+        """An error about this turn: of a command, which then was not carried out, or of the turn, whose turn.done follows."""
+        if event.event_id is None:
+            self._error = event
+        elif event.event_id == self._start.event_id:
+            self._fail(ServerError(event))
+        else:
+            self._abandon(ServerError(event))
+
+    def _abandon(self, failure: ClientError) -> None:
+        self._fail(failure)
+        self._hush()
+        self._link.spawn(self._withdraw)
+
+    def _fail(self, failure: Exception) -> None:
+        """Nothing more is expected of this turn. The first reason stays."""
+        self._close_text()
+        self._failure = self._failure or failure
+        self._arrived.set()
