@@ -288,6 +288,11 @@ class Decoder(nn.Module):
         return torch.tanh(self.model(x))
 
 
+def pointwise(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """`conv`, of kernel 1, on x [B, C, N]. Not by conv1d: on a GPU that would round to TF32 and choose other codes."""
+    return F.linear(x.transpose(1, 2), conv.weight.squeeze(2), conv.bias).transpose(1, 2)
+
+
 class VectorQuantizer(nn.Module):
     """One stage: a projection down, the nearest codebook row by angle, a projection up."""
 
@@ -336,10 +341,11 @@ def quantize(stages: Sequence[VectorQuantizer], z: Tensor) -> Quantized:
     residual, latents = z, torch.zeros_like(z)
     codes, added, projected, rows = [], [], [], []
     for stage in stages:
-        e = stage.in_proj(residual)
+        e = pointwise(stage.in_proj, residual)
         index = stage.nearest(e.detach())
         row = stage.rows(index)
-        out = stage.out_proj(e + (row - e).detach())  # straight through; e + (row - e) as the reference rounds it
+        passed = e + (row - e).detach()  # straight through; in the order in which the reference rounds
+        out = pointwise(stage.out_proj, passed)
         residual, latents = residual - out, latents + out
         codes.append(index)
         added.append(out)
@@ -386,7 +392,7 @@ class Quantizer(nn.Module):
         total: Tensor | None = None
         for k, stage in enumerate(stages):
             index = codes[:, k].clamp(0, stage.codebook.num_embeddings - 1)
-            added: Tensor = stage.out_proj(stage.rows(index))
+            added = pointwise(stage.out_proj, stage.rows(index))
             total = added if total is None else total + added
         assert total is not None, "a codec has at least its semantic codebook"
         return total
@@ -395,7 +401,9 @@ class Quantizer(nn.Module):
 class Codec(nn.Module):
     """Both directions. Clips in a batch are independent, and all of one length.
 
-    Training takes the pieces: `latents`, `quantizer(...)`, `synthesize`; each can be compiled.
+    Training takes the pieces: `latents`, `quantizer(...)`, `synthesize`; each can be compiled. On a GPU the convolutions
+    use TF32 unless `torch.backends.cudnn.allow_tf32` is off: good enough to train, but codes then differ from the
+    reference's. streaming.StreamingEncoder always gives those.
     """
 
     def __init__(self, config: CodecConfig) -> None:
