@@ -1,0 +1,71 @@
+"""Where a text of any length becomes turns that a server takes.
+
+Knows how long a turn may get and which places in a text are good to part it. Does not know segments: those are the server's matter, and
+inside a turn nothing changes by it. The parts joined are the text. Where it was parted depends on the text alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+# Characters of a turn, from which on it may end at ... 5,000 characters are some six minutes of speech; a server stops a turn at ten.
+PARAGRAPH_FROM: Final = 2_000
+SENTENCE_FROM: Final = 3_000
+SPACE_FROM: Final = 4_500
+ANYWHERE_FROM: Final = 5_000
+LONGEST_TAG: Final = 80  # a bracket that is open for longer is no tag
+
+_SENTENCE_ENDS: Final = frozenset(".!?…؟।")
+_WIDE_SENTENCE_ENDS: Final = frozenset("。！？")  # no space follows these
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of text for the turn that is open."""
+
+    text: str
+    ends_turn: bool
+
+
+class TurnCutter:
+    """Give it text as it comes; what it returns is to be sent as it stands."""
+
+    def __init__(self) -> None:
+        self._length = 0  # of the open turn
+        self._before = ""  # the character before
+        self._bracket: int | None = None  # characters since a `[` or `<` that is still open
+
+    def push(self, text: str) -> list[Part]:
+        """Everything that was pushed, at once: nothing is held back."""
+        parts: list[Part] = []
+        start = 0
+        for index, char in enumerate(text):
+            self._length += 1
+            self._note_bracket(char)
+            if self._may_end(char):
+                parts.append(Part(text[start : index + 1], ends_turn=True))
+                start, self._length = index + 1, 0
+            self._before = char
+        if start < len(text):
+            parts.append(Part(text[start:], ends_turn=False))
+        return parts
+
+    def _note_bracket(self, char: str) -> None:
+        if char in "[<":
+            self._bracket = 0
+        elif char in "]>" or (self._bracket is not None and self._bracket >= LONGEST_TAG):
+            self._bracket = None
+        elif self._bracket is not None:
+            self._bracket += 1
+
+    def _may_end(self, char: str) -> bool:
+        """Whether the turn ends behind this character. A tag is never parted."""
+        if self._length < PARAGRAPH_FROM or self._bracket is not None:
+            return False
+        if self._length >= ANYWHERE_FROM or char == "\n":
+            return True
+        if self._length >= SPACE_FROM and char.isspace():
+            return True
+        ended = char in _WIDE_SENTENCE_ENDS or (char.isspace() and self._before in _SENTENCE_ENDS)
+        return self._length >= SENTENCE_FROM and ended
