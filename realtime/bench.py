@@ -1,0 +1,158 @@
+"""`parley bench`: what a server is worth, measured by clients of its public protocol.
+
+Knows the order of a run: a server (its own, or one that runs), the load, the result, and the conditions that a number is worth nothing
+without. Does not know how clients behave (`bench_load`), what figures mean (`bench_figures`, and `parley bench --help`), or how an engine
+is made: a server of its own is a process like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final, TextIO
+from urllib.error import HTTPError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+import anyio
+from pydantic import JsonValue
+
+from realtime.bench_load import BenchOptions, Load, Measured
+from realtime.bench_report import summed_up
+from realtime.failure import FAILED, MISUSED, CommandFailed
+
+STOP_S: Final = 10.0  # for a server of our own to end once nobody talks to it
+ASK_S: Final = 5.0
+PACKAGES: Final = ("parley", "torch", "numpy", "websockets", "uvicorn", "starlette", "anyio", "opuslib")
+
+
+def bench(options: BenchOptions, own_server: bool, out: TextIO, err: TextIO) -> int:
+    """Measure and print; the exit code. Blocks. Raises CommandFailed where there is nothing to measure."""
+
+    async def run() -> Measured:
+        return await Load(options, time.monotonic, _progress(options, err)).run()
+
+    begun = datetime.now(UTC)
+    model = loaded_model(options.url, options.key)
+    measured = anyio.run(run)
+    result = summed_up(measured, _conditions(options, own_server, begun, measured, model))
+    print(result.table(), file=out)
+    print(json.dumps(result.summary), file=out, flush=True)
+    return FAILED if result.failed else 0
+
+
+@contextmanager
+def server_of_its_own(command: Sequence[str], listening: str, err: TextIO) -> Iterator[str]:
+    """Run a server until the block ends; its WebSocket address, once it has printed a line with `listening` and its web address.
+
+    Raises CommandFailed.
+    """
+    print("starting a server", file=err, flush=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None, "a pipe was asked for"
+        try:
+            for line in process.stdout:
+                _, found, url = line.partition(listening)
+                if found:
+                    yield live_url(url.strip())
+                    return
+            raise CommandFailed(f"the server did not start; it ended with exit code {process.wait()}")
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def live_url(text: str) -> str:
+    """The WebSocket address of a server that was named by its web address, or by that of its WebSocket. Raises CommandFailed."""
+    parts = urlsplit(text)
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    if scheme not in ("ws", "wss") or not parts.hostname:
+        raise CommandFailed(f"{text} is no address of a server, such as ws://127.0.0.1:8300/v1/live", MISUSED)
+    return urlunsplit((scheme, parts.netloc, parts.path if parts.path.strip("/") else "/v1/live", parts.query, ""))
+
+
+def loaded_model(url: str, key: str | None) -> dict[str, JsonValue]:
+    """What the server says of its model; empty where it does not. Raises CommandFailed where nobody answers, or the key is wrong."""
+    parts = urlsplit(url)
+    address = urlunsplit(("https" if parts.scheme == "wss" else "http", parts.netloc, "/v1/models", "", ""))
+    request = Request(address, headers={"Authorization": f"Bearer {key}"} if key is not None else {})
+    try:
+        # Without the environment's proxies: the WebSocket beside it is what is measured, and it goes straight.
+        with build_opener(ProxyHandler({})).open(request, timeout=ASK_S) as answer:
+            models = json.load(answer)["data"]
+    except HTTPError as error:
+        if error.code in (401, 403):
+            raise CommandFailed(f"{address} answers {error.code}: show a key with --key") from error
+        return {}
+    except (OSError, HTTPException) as error:
+        raise CommandFailed(f"no server answers at {url}; leave --url out to start one") from error
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return models[0] if isinstance(models, list) and models and isinstance(models[0], dict) else {}
+
+
+def _progress(options: BenchOptions, err: TextIO) -> Callable[[int], None]:
+    total = options.streams * options.turns
+
+    def show(over: int) -> None:
+        if err.isatty():
+            print(f"\r{over} of {total} turns", end="\n" if over == total else "", file=err, flush=True)
+
+    return show
+
+
+def _conditions(
+    options: BenchOptions, own_server: bool, begun: datetime, measured: Measured, model: Mapping[str, JsonValue]
+) -> dict[str, JsonValue]:
+    return {
+        "model": model.get("id", measured.model),
+        "device": model.get("device"),
+        "dtype": model.get("dtype"),
+        "server": "own" if own_server else urlsplit(options.url).netloc,
+        "streams": options.streams,
+        "turns": options.turns,
+        "warm_up_turns": 1,
+        "text": "generated English, no two turns alike",
+        "text_rate": options.text_rate,
+        "pause_s": options.pause_s,
+        "cancel_every": options.cancel_every,
+        "latency": options.latency.value,
+        "format": options.fmt.value,
+        "rate": measured.rate,
+        "seed": options.seed,
+        "begun": begun.isoformat(timespec="seconds"),
+        "cpu": _cpu(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _cpu() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

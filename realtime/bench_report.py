@@ -1,0 +1,152 @@
+"""The benchmark's results: all turns' figures in one object, and the table that a person reads.
+
+Knows what is reported and how it is summed up. Does not know how it was measured (`bench_figures`) nor the machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import JsonValue
+
+from realtime.bench_figures import TurnFigures, figures, in_share, percentile
+from realtime.bench_load import Failure, Measured
+
+PERCENTS: Final = (50, 95, 99)
+BOUNDS_MS: Final = (50, 100, 200)
+
+Json = dict[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Everything that a run found out, as JSON and for people."""
+
+    summary: Json
+    failed: int  # measured turns
+
+    def table(self) -> str:
+        """Lines for a terminal."""
+        return "\n".join(_lines(self.summary))
+
+
+def summed_up(measured: Measured, conditions: Mapping[str, JsonValue]) -> Result:
+    """The result of a run under `conditions`, which are passed on."""
+    streams: list[list[TurnFigures]] = []
+    failures: Counter[str] = Counter()
+    for outcomes in measured.outcomes:
+        streams.append([])
+        for outcome in outcomes:
+            found = None if isinstance(outcome, Failure) else figures(outcome)
+            if found is not None:
+                streams[-1].append(found)
+            else:
+                failures[outcome.reason if isinstance(outcome, Failure) else "nothing audible came"] += 1
+    turns = [turn for stream in streams for turn in stream]
+    wall_s = measured.ended_at - measured.begun_at
+    summary: Json = {
+        "conditions": dict(conditions),
+        "turns": {
+            "measured": sum(map(len, measured.outcomes)),
+            "failed": failures.total(),
+            "failures": dict(failures),
+            "cancelled": sum(turn.cancel_ms is not None for turn in turns),
+        },
+        "wall_s": round(wall_s, 3),
+        "speech_s": round(sum(turn.audio_ms for turn in turns) / 1000, 3),
+        "client_late_ms": _spread(1000 * late for late in measured.late_s),
+    }
+    if turns:
+        summary |= _figures(turns, [stream for stream in streams if stream])
+    return Result(summary, failures.total())
+
+
+def _figures(turns: Sequence[TurnFigures], streams: Sequence[Sequence[TurnFigures]]) -> Json:
+    short = [turn.short_ms for turn in turns]
+    worst_of_streams = [max(turn.short_ms for turn in stream) for stream in streams]
+    rtf: list[JsonValue] = [_rtf(stream) for stream in streams]
+    return {
+        "first_audible_ms": {
+            "waiting_for_engine": _spread(turn.engine_wait_ms for turn in turns),
+            "waiting_for_text": _spread(turn.text_wait_ms for turn in turns),
+            "from_turn_start": _spread(turn.audible_ms for turn in turns),
+        },
+        "first_packet_ms": _spread(turn.first_packet_ms for turn in turns),
+        "real_time_factor": {"worst": max((f for f in rtf if isinstance(f, float)), default=None), "streams": rtf},
+        "short_by_ms": {**_spread(short), "streams": [round(worst, 1) for worst in worst_of_streams]},
+        "never_short_by_more": {
+            str(bound): {
+                "turns": round(in_share(short, bound), 4),
+                "streams": round(in_share(worst_of_streams, bound), 4),
+            }
+            for bound in BOUNDS_MS
+        },
+        "text_short_ms": _spread(turn.text_short_ms for turn in turns),
+        "cancel_ms": _spread(turn.cancel_ms for turn in turns if turn.cancel_ms is not None),
+    }
+
+
+def _rtf(stream: Sequence[TurnFigures]) -> float | None:
+    """Of all speech of a stream: each turn counts by its length."""
+    counted = [(turn.rtf, turn.audio_ms) for turn in stream if turn.rtf is not None]
+    speech_ms = sum(ms for _, ms in counted)
+    return round(sum(rtf * ms for rtf, ms in counted) / speech_ms, 4) if speech_ms else None
+
+
+def _spread(values: Iterable[float]) -> Json:
+    """Percentiles and the worst; empty without values."""
+    known = sorted(values)
+    if not known:
+        return {}
+    spread: Json = {f"p{percent}": round(percentile(known, percent), 1) for percent in PERCENTS}
+    return spread | {"worst": round(known[-1], 1)}
+
+
+def _lines(summary: Json) -> Iterable[str]:
+    conditions, turns = _part(summary, "conditions"), _part(summary, "turns")
+    yield (
+        f"{conditions['streams']} streams x {conditions['turns']} turns of {conditions['model']} on "
+        f"{conditions['device'] or 'an unknown device'}, {conditions['format']} at {conditions['rate']} Hz, "
+        + (f"typed at {conditions['text_rate']:g} characters/s" if conditions["text_rate"] else "each text at once")
+    )
+    yield (
+        f"{turns['measured']} turns measured, {turns['failed']} failed, {turns['cancelled']} cancelled; "
+        f"{summary['speech_s']} s of speech"
+    )
+    for reason, count in _part(turns, "failures").items():
+        yield f"  failed {count} times: {reason}"
+    if "first_audible_ms" not in summary:
+        return
+    audible = _part(summary, "first_audible_ms")
+    yield ""
+    yield f"{'ms':34}{'p50':>9}{'p95':>9}{'p99':>9}{'worst':>9}"
+    yield _row("first audible, from turn start", _part(audible, "from_turn_start"))
+    yield _row("  waiting for text", _part(audible, "waiting_for_text"))
+    yield _row("  waiting for engine", _part(audible, "waiting_for_engine"))
+    yield _row("first packet, from the text", _part(summary, "first_packet_ms"))
+    yield _row("short by", _part(summary, "short_by_ms"))
+    yield _row("  besides, without text", _part(summary, "text_short_ms"))
+    if cancel := _part(summary, "cancel_ms"):
+        yield _row("cancel", cancel)
+    yield _row("client late", _part(summary, "client_late_ms"))
+    yield ""
+    rtf = _part(summary, "real_time_factor")
+    streams = rtf["streams"]
+    assert isinstance(streams, list), "one a stream"
+    yield "real-time factor of each stream    " + "  ".join(f"{f:.3f}" if f is not None else "?" for f in streams)
+    for bound, share in _part(summary, "never_short_by_more").items():
+        assert isinstance(share, dict), "turns and streams"
+        yield f"never short by more than {bound:>3} ms    {share['turns']:7.1%} of turns, {share['streams']:7.1%} of streams"
+
+
+def _row(name: str, spread: Json) -> str:
+    return f"{name:34}" + "".join(f"{spread[key]:9.1f}" for key in ("p50", "p95", "p99", "worst"))
+
+
+def _part(summary: Json, name: str) -> Json:
+    part = summary[name]
+    assert isinstance(part, dict), "made above"
+    return part
