@@ -1,0 +1,416 @@
+"""The command line: every command, option and default, in the words of `--help`.
+
+Knows what may be written. Does not know what any of it does (`realtime.cli` calls that), and imports nothing that is slow to import.
+What the protocol, the settings or the engine define takes its default from there; an option of those that was not given is None.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from pathlib import Path
+from typing import Final, NoReturn, TypeAlias
+
+from engine.api import EngineLimits
+from protocol.config import Format, Latency, SamplingConfig
+from realtime.failure import MISUSED
+from realtime.settings import KEYS_VARIABLE, PREFIX, Settings
+
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+TEXT_RATE: Final = 200.0  # a hosted language model writes some 50 tokens of 4 characters a second
+DEFAULT_URL: Final = f"ws://{Settings.model_fields['host'].default}:{Settings.model_fields['port'].default}/v1/live"
+
+FORMATS: Final = {"pcm": Format.PCM_S16LE, "opus": Format.OPUS}
+MAX_BENCH_SEED: Final = 2**31 - 1  # each stream's own seed is derived from it and must be one of the protocol's
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISUSED, f"parley: {message} (see: {self.prog} --help)\n")
+
+
+def build_parser(version: str) -> Parser:
+    """The parser of `parley`; the name of the chosen command is in `command`."""
+    parser = Parser(
+        prog="parley",
+        description="A self-hosted, real-time voice server: text deltas in, speech out, and the truth about what was heard.",
+        epilog="`parley COMMAND --help` explains a command. Try: parley serve, and in a second terminal: parley say 'Hello there.'",
+    )
+    parser.add_argument("--version", action="version", version=f"parley {version}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_serve, _add_say, _add_encode, _add_generate, _add_decode, _add_download, _add_bench):
+        add(commands)
+    return parser
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+_Group: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
+
+
+def _add_serve(commands: _Commands) -> None:
+    serve = _command(
+        commands,
+        "serve",
+        "serve a model over WebSockets",
+        "Load a model and serve it: WebSocket /v1/live, HTTP /health/live, /health/ready and /v1/models, and a page at /. "
+        "The first SIGINT or SIGTERM lets running turns end; the second ends at once.",
+        f"Settings that have no option are read from the environment: "
+        f"{', '.join(PREFIX + name.upper() for name in ('max_unauthenticated', 'admission_timeout_s', 'drain_s', 'limits'))} "
+        "(the last one is JSON); the options below have a variable each, too, such as PARLEY_PORT. "
+        "HF_HOME and HF_TOKEN are huggingface_hub's.",
+    )
+    serve.add_argument("model", nargs="?", metavar="MODEL", help=f"{_MODEL} (default: {_setting('model')})")
+    serve.add_argument(
+        "--host", help=f"address to listen on; any but this machine's own needs a key (default: {_setting('host')})"
+    )
+    serve.add_argument("--port", type=int, help=f"port to listen on; 0 takes a free one (default: {_setting('port')})")
+    serve.add_argument(
+        "--key",
+        action="append",
+        metavar="KEY",
+        help=f"let in only who shows this key; may be given several times (default: {KEYS_VARIABLE}, separated by commas; else everybody)",
+    )
+    serve.add_argument("--insecure", action="store_true", default=None, help="listen on any address without a key")
+    serve.add_argument(
+        "--allow-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="let pages of another origin connect; may be given several times",
+    )
+    serve.add_argument(
+        "--voices-dir", type=Path, metavar="DIR", help="folder of voices (default: only the model's own)"
+    )
+    serve.add_argument(
+        "--max-sessions",
+        type=int,
+        metavar="N",
+        help=f"connections that are let in (default: {_setting('max_sessions')})",
+    )
+    serve.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help=f"what is logged on stderr (default: {_setting('log_level')})",
+    )
+    _add_engine(serve)
+    _add_hub(serve)
+
+
+def _add_say(commands: _Commands) -> None:
+    say = _command(
+        commands,
+        "say",
+        "speak a text through a server",
+        "Speak TEXT, or what comes on standard input as it comes: `some-llm | parley say` speaks while the model writes. "
+        "Plays through the speakers unless -o is given. Words, and a line of figures at the end, go to stderr. "
+        "Ctrl-C stops at once and prints what was heard and what was not.",
+        "Figures: `first audio` is the time from the first text sent to the first packet of sound; `real-time factor` is the server's own "
+        "count of generating time per second of speech. A text above some 3,000 characters is spoken in several turns of one conversation.",
+    )
+    say.add_argument("text", nargs="?", metavar="TEXT", help="what to say; - or nothing reads standard input")
+    say.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a WAV file, which is whole at any time")
+    play = say.add_mutually_exclusive_group()
+    play.add_argument(
+        "--play",
+        action="store_true",
+        default=None,
+        dest="play",
+        help="play through the speakers (default: if there is no -o)",
+    )
+    play.add_argument(
+        "--no-play",
+        action="store_false",
+        default=None,
+        dest="play",
+        help="do not; sound then comes as fast as it is made",
+    )
+    _add_server(say)
+    say.add_argument("--voice", help="voice to speak with (default: the model's own)")
+    say.add_argument(
+        "--latency",
+        choices=[latency.value for latency in Latency],
+        default=Latency.LOW.value,
+        help="begin with a clause of two words, with five words, or with a sentence (default: %(default)s)",
+    )
+    _add_format(say, "pcm")
+    _add_sampling(say, frames=False)
+    say.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def _add_encode(commands: _Commands) -> None:
+    encode = _command(
+        commands,
+        "encode",
+        "turn a recording into codes",
+        "Turn a recording into the codec's codes, for `parley generate --prompt-codes`. Reads WAV, FLAC, Ogg and MP3; channels are mixed.",
+        "The .npy file holds int16 [codebooks, frames].",
+    )
+    encode.add_argument("recording", type=Path, metavar="RECORDING", help="sound file of at most ten minutes")
+    encode.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="codes to write (.npy)")
+    _add_model(encode)
+
+
+def _add_generate(commands: _Commands) -> None:
+    generate = _command(
+        commands,
+        "generate",
+        "turn a text into codes",
+        "Speak a text into codes, without a server; in the voice of one or more recordings if their codes and texts are given.",
+        "The .npy file holds int16 [codebooks, frames]; `parley decode` makes it sound.",
+    )
+    generate.add_argument("text", metavar="TEXT", help="what to say; - reads standard input")
+    generate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="codes to write (.npy)")
+    generate.add_argument(
+        "--prompt-text",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what is said in a recording; once for each --prompt-codes",
+    )
+    generate.add_argument(
+        "--prompt-codes",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="codes of a recording; may be given several times",
+    )
+    _add_sampling(generate, frames=True)
+    _add_model(generate)
+
+
+def _add_decode(commands: _Commands) -> None:
+    decode = _command(
+        commands, "decode", "turn codes into sound", "Turn codes into a WAV file at the codec's own rate."
+    )
+    decode.add_argument(
+        "codes", type=Path, metavar="CODES", help="integers [codebooks, frames] or [1, codebooks, frames] (.npy)"
+    )
+    decode.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="WAV file to write")
+    _add_model(decode)
+
+
+def _add_download(commands: _Commands) -> None:
+    download = _command(
+        commands,
+        "download",
+        "fetch a model from the Hugging Face hub",
+        "Fetch the files of a model that the engine reads, and its licence, into huggingface_hub's cache (HF_HOME); print the folder. "
+        "An interrupted download goes on where it stopped.",
+    )
+    download.add_argument("repo", metavar="REPO", help="repository, such as fishaudio/s2-pro")
+    _add_hub(download)
+
+
+def _add_bench(commands: _Commands) -> None:
+    bench = _command(
+        commands,
+        "bench",
+        "measure a server with conversations",
+        "Hold N conversations at once over the public protocol, as clients that play what they hear, and measure how long a listener waits "
+        "and whether the sound ever runs short. Starts a server of its own unless --url is given. Prints a table; the last line is JSON.",
+        BENCH_MEASURES,
+    )
+    bench.add_argument(
+        "--streams", type=_at_least_one, default=1, metavar="N", help="conversations at once (default: %(default)s)"
+    )
+    bench.add_argument(
+        "--turns",
+        type=_at_least_one,
+        default=5,
+        metavar="M",
+        help="measured turns of each; one more warms up (default: %(default)s)",
+    )
+    bench.add_argument(
+        "--text-rate",
+        type=_rate,
+        default=TEXT_RATE,
+        metavar="CHARS",
+        help="characters a second that each writer types, in deltas of some five; 0: each text at once (default: %(default)g)",
+    )
+    bench.add_argument(
+        "--cancel-every",
+        type=_at_least_one,
+        metavar="K",
+        help="interrupt every K-th measured turn while it speaks (default: none)",
+    )
+    bench.add_argument(
+        "--pause",
+        type=_rate,
+        default=0.5,
+        metavar="S",
+        help="mean silence between a conversation's turns, in seconds (default: %(default)g)",
+    )
+    bench.add_argument(
+        "--latency",
+        choices=[latency.value for latency in Latency],
+        default=Latency.LOW.value,
+        help="as in `say` (default: %(default)s)",
+    )
+    _add_format(bench, "opus")
+    bench.add_argument(
+        "--seed", type=_seed, default=0, help="of the texts, the pauses and the sampling (default: %(default)s)"
+    )
+    running = bench.add_argument_group("a server that runs")
+    running.add_argument("--url", help="measure this one, instead of starting one")
+    running.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
+    own = bench.add_argument_group("a server of its own")
+    _add_model(own)
+    _add_limits(own)
+    # What was not given is left to `parley serve`; and beside --url none of it may be given.
+    bench.set_defaults(**dict.fromkeys(OWN_SERVER))
+
+
+OWN_SERVER: Final = ("model", "device", "dtype", "revision", "token", "max_streams", "kv_positions", "threads")
+
+BENCH_MEASURES: Final = """\
+What is measured (times of a client on this machine; percentiles are nearest-rank, so each is a value that occurred):
+  first audible     until the listener hears the first sample above -50 dBFS; silence in front of it counts as waiting.
+    waiting for text    from the first delta to the one that completes the first segment (found with the server's segmenter)
+    waiting for engine  from there to the audible sample; this is what the server can be blamed for
+  first packet      from the first segment's text to the first packet, silent or not
+  real-time factor  seconds of generation per second of speech, as the server counts them (turn.done); below 1 is real time
+  short by          the worst lateness of a packet for a listener who plays from the first packet on and never stops: how much longer he
+                    should have waited to hear no gap. Lateness before the segment's text was there counts as waiting for text, apart.
+  cancel            from turn.cancel to turn.done
+Every text is new. Conversations begin at random within the first seconds and wait for the listener between turns (closed loop: N speakers,
+not N requests a second). Those that are done go on unmeasured until all are, so the load stays the same. The client and, without --url, the
+server share this machine's processors; `client late` says how late the client itself was."""
+
+
+def _command(
+    commands: _Commands, name: str, help_: str, description: str, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    # The one epilog with lines of its own keeps them.
+    raw = epilog is BENCH_MEASURES
+    formatter = argparse.RawDescriptionHelpFormatter if raw else argparse.HelpFormatter
+    description = textwrap.fill(description, 100) if raw else description
+    return commands.add_parser(name, help=help_, description=description, epilog=epilog, formatter_class=formatter)
+
+
+_MODEL: Final = "`mini`, a folder, or a Hugging Face repository such as fishaudio/s2-pro"
+
+
+def _add_model(parser: _Group) -> None:
+    """Which model, and where it runs."""
+    parser.add_argument("--model", default=_setting("model"), help=f"{_MODEL} (default: {_setting('model')})")
+    _add_device(parser)
+    _add_hub(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    _add_device(parser)
+    _add_limits(parser)
+
+
+def _add_device(parser: _Group) -> None:
+    parser.add_argument(
+        "--device",
+        type=_device,
+        default="auto",
+        help="cpu, cuda or cuda:INDEX; auto is cuda where there is one (default: auto)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="of the language model; auto: float32 on cpu, bfloat16 on cuda (default: auto)",
+    )
+
+
+def _add_limits(parser: _Group) -> None:
+    limits = EngineLimits()
+    parser.add_argument(
+        "--max-streams",
+        type=_at_least_one,
+        default=limits.max_streams,
+        metavar="N",
+        help=f"turns that are generated at once (default: {limits.max_streams})",
+    )
+    parser.add_argument(
+        "--kv-positions",
+        type=_at_least_one,
+        default=limits.kv_positions,
+        metavar="N",
+        help=f"size of the cache over all conversations; a second of speech is some 22 positions (default: {limits.kv_positions})",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_at_least_one,
+        default=limits.threads,
+        metavar="N",
+        help="CPU threads (default: torch chooses)",
+    )
+
+
+def _add_hub(parser: _Group) -> None:
+    parser.add_argument("--revision", help="branch, tag or commit of a repository (default: main)")
+    parser.add_argument(
+        "--token", help="Hugging Face access token (default: HF_TOKEN, or the one that `hf auth login` stored)"
+    )
+
+
+def _add_server(parser: _Group) -> None:
+    parser.add_argument("--url", default=DEFAULT_URL, help="server to speak through (default: %(default)s)")
+    parser.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
+
+
+def _add_format(parser: _Group, default: str) -> None:
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=default,
+        help="how the sound travels; opus needs libopus here, too (default: %(default)s)",
+    )
+
+
+def _add_sampling(parser: argparse.ArgumentParser, *, frames: bool) -> None:
+    """Options named like the protocol's; what was not given is the server's, or the session's, default."""
+    group = parser.add_argument_group("sampling")
+    for name, kind, text in (
+        ("temperature", float, "higher is livelier"),
+        ("top_p", float, "probability mass to draw from"),
+        ("top_k", int, "candidates to draw from; 1 always takes the likeliest"),
+        ("repetition_penalty", float, "against repeated sounds; 1 is none"),
+        ("seed", int, "the same seed gives the same speech"),
+        ("max_frames", int, "longest speech, in codec frames"),
+    ):
+        if name != "max_frames" or frames:
+            default = SamplingConfig.model_fields[name].default
+            group.add_argument(
+                f"--{name.replace('_', '-')}", type=kind, metavar="X", help=f"{text} (default: {default})"
+            )
+
+
+def _setting(name: str) -> str:
+    return str(Settings.model_fields[name].default)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:INDEX")
+    return text
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_BENCH_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MAX_BENCH_SEED}")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return value

@@ -1,0 +1,374 @@
+"""`parley`: reads the command line and the environment, builds what a command needs, and says in one line what went wrong.
+
+The composition root: the only place in the server that builds a real engine. Nothing heavy is imported before a command asks for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from engine.api import EngineLimits
+from realtime.arguments import FORMATS, OWN_SERVER, build_parser
+from realtime.failure import FAILED, INTERRUPTED, MISUSED, CommandFailed
+from realtime.settings import KEYS_VARIABLE, Settings, SettingsError, check_binding, read_settings
+
+if TYPE_CHECKING:
+    from engine.api import ModelInfo
+    from engine.commands import WorkerSpec
+    from engine.hub import Progress, ResolvedModel
+    from engine.process import EngineProcess
+    from protocol.config import SamplingConfig
+
+LISTENING: Final = "listening on "  # the start-up block ends with it and the address; `bench` waits for that line
+SAMPLING: Final = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "max_frames")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code. 2: the command line is wrong; 1: something else is."""
+    args = build_parser(_version()).parse_args(argv)
+    try:
+        return _COMMANDS[args.command](args)
+    except CommandFailed as error:
+        print(f"parley: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more when it flushes it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _version() -> str:
+    try:
+        return version("parley")
+    except PackageNotFoundError:
+        return "from a checkout that is not installed"
+
+
+def _serve(args: argparse.Namespace) -> int:
+    import anyio
+
+    from engine.api import EngineError
+    from realtime.server import serve
+
+    settings = _settings(args)
+    _log_to_stderr(settings.log_level)
+    model = _resolved(args, settings.model)
+    loaded: list[ModelInfo] = []
+
+    @asynccontextmanager
+    async def engine() -> AsyncIterator[EngineProcess]:
+        async with _engine(_spec(args, model)) as running:
+            loaded.append(running.info)
+            yield running
+
+    def listening(url: str) -> None:
+        print(start_up_block(loaded[0], url), flush=True)
+
+    try:
+        anyio.run(partial(serve, settings, engine, listening=listening))
+    except (SettingsError, EngineError) as error:
+        raise CommandFailed(error) from error
+    except OSError as error:
+        place = f"{settings.host} port {settings.port}"
+        raise CommandFailed(f"cannot listen on {place}: {error.strerror or error}") from error
+    return 0
+
+
+def start_up_block(info: ModelInfo, url: str) -> str:
+    """What a person sees when the server speaks."""
+    lines = [f"Parley {_version()}", f"  model {info.name}", f"  on {info.device}, {info.dtype}"]
+    if info.attribution is not None:
+        lines.append(f"  {info.attribution}")
+    return "\n".join([*lines, f"  {LISTENING}{url}"])
+
+
+def _say(args: argparse.Namespace) -> int:
+    from protocol.config import Latency
+    from realtime.bench import live_url
+    from realtime.say import SayOptions, once, say
+    from realtime.typed_text import read_deltas
+
+    options = SayOptions(
+        url=live_url(args.url),
+        key=_key(args),
+        voice=args.voice,
+        latency=Latency(args.latency),
+        sampling=_sampling(args),
+        fmt=FORMATS[args.format],
+        output=args.output,
+        play=args.play if args.play is not None else args.output is None,
+        quiet=args.quiet,
+    )
+    if args.text is not None and args.text != "-":
+        return say(options, once(_unicode(args.text)), sys.stderr)
+    if sys.stdin.isatty() and not args.quiet:
+        print("parley: what you type is spoken, line by line; Ctrl-D ends", file=sys.stderr)
+    return say(options, read_deltas(sys.stdin.fileno()), sys.stderr)
+
+
+def _encode(args: argparse.Namespace) -> int:
+    from realtime.codes_tools import read_recording, write_codes
+
+    samples, rate = read_recording(args.recording)
+
+    async def encode(engine: EngineProcess) -> None:
+        codes = await engine.encode(samples, rate)
+        write_codes(args.output, codes)
+        print(
+            f"{args.output}: {codes.shape[0]} codebooks, {codes.shape[1]} frames, {codes.shape[1] * engine.info.frame_s:.2f} s"
+        )
+
+    return _with_engine(args, encode)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from engine.api import SamplingParams
+    from realtime.codes_tools import generate, read_codes, voice_of, write_codes
+
+    params = SamplingParams(**_sampling(args).model_dump())
+    voice = voice_of([_unicode(text) for text in args.prompt_text], [read_codes(path) for path in args.prompt_codes])
+    text = _unicode(args.text) if args.text != "-" else sys.stdin.buffer.read().decode("utf-8", "replace")
+
+    async def speak(engine: EngineProcess) -> None:
+        codes = await generate(engine, text, voice, params, lambda note: print(f"parley: {note}", file=sys.stderr))
+        write_codes(args.output, codes)
+        print(
+            f"{args.output}: {codes.shape[0]} codebooks, {codes.shape[1]} frames, {codes.shape[1] * engine.info.frame_s:.2f} s"
+        )
+
+    return _with_engine(args, speak)
+
+
+def _decode(args: argparse.Namespace) -> int:
+    from realtime.codes_tools import read_codes, write_sound
+
+    codes = read_codes(args.codes)
+
+    async def decode(engine: EngineProcess) -> None:
+        samples = await engine.decode(codes)
+        write_sound(args.output, samples, engine.info.sample_rate)
+        print(f"{args.output}: {len(samples) / engine.info.sample_rate:.2f} s at {engine.info.sample_rate} Hz")
+
+    return _with_engine(args, decode)
+
+
+def _download(args: argparse.Namespace) -> int:
+    model = _resolved(args, args.repo)
+    print(model.folder)
+    licences = sorted(
+        path.name for path in model.folder.iterdir() if path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
+    )
+    if licences:
+        print(f"its licence is kept there: {', '.join(licences)}")
+    if model.attribution is not None:
+        print(f"{model.attribution.notice} {model.attribution.built_with}")
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from protocol.config import Latency
+    from realtime.bench import bench, live_url, server_of_its_own
+    from realtime.bench_load import BenchOptions
+
+    def run(url: str) -> int:
+        options = BenchOptions(
+            url=url,
+            key=_key(args),
+            streams=args.streams,
+            turns=args.turns,
+            text_rate=args.text_rate,
+            cancel_every=args.cancel_every,
+            pause_s=args.pause,
+            latency=Latency(args.latency),
+            fmt=FORMATS[args.format],
+            seed=args.seed,
+        )
+        return bench(options, args.url is None, sys.stdout, sys.stderr)
+
+    given = {name: getattr(args, name) for name in OWN_SERVER if getattr(args, name) is not None}
+    if args.url is not None:
+        if given:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise CommandFailed(f"{options} would change nothing about the server at {args.url}", MISUSED)
+        return run(live_url(args.url))
+    if args.key is not None:
+        raise CommandFailed("--key is for a server named with --url", MISUSED)
+    with server_of_its_own(_serve_command(given, args.streams), LISTENING, sys.stderr) as url:
+        return run(url)
+
+
+def _serve_command(given: Mapping[str, object], streams: int) -> list[str]:
+    """`parley serve` on a free port, with what was given and room for every stream."""
+    options = {"max_streams": max(streams, EngineLimits().max_streams), **given}
+    model = [str(options.pop("model"))] if "model" in options else []
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [sys.executable, "-m", "realtime.cli", "serve", *model, "--port", "0", "--log-level", "warning", *words]
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """What the operator set: on the command line, else in the environment, else nowhere."""
+    given = {
+        "model": args.model,
+        "host": args.host,
+        "port": args.port,
+        "keys": tuple(args.key) if args.key is not None else None,
+        "insecure": args.insecure,
+        "allowed_origins": tuple(args.allow_origin) if args.allow_origin is not None else None,
+        "voices_dir": args.voices_dir,
+        "max_sessions": args.max_sessions,
+        "log_level": args.log_level,
+    }
+    try:
+        settings = read_settings(os.environ, {name: value for name, value in given.items() if value is not None})
+        check_binding(settings)
+    except SettingsError as error:
+        raise CommandFailed(error, MISUSED) from error
+    return settings
+
+
+def _key(args: argparse.Namespace) -> str | None:
+    """The key that a client shows."""
+    keys = [args.key] if args.key is not None else os.environ.get(KEYS_VARIABLE, "").split(",")
+    return keys[0].strip() or None
+
+
+def _sampling(args: argparse.Namespace) -> SamplingConfig:
+    """Only what was given is set in it."""
+    from protocol.config import SamplingConfig
+
+    given = {name: getattr(args, name, None) for name in SAMPLING}
+    try:
+        return SamplingConfig.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise CommandFailed(f"--{option} {first['input']}: {first['msg']}", MISUSED) from error
+
+
+def _unicode(argument: str) -> str:
+    """An argument with what was no UTF-8 replaced: Python keeps such bytes as surrogates, which no JSON may hold."""
+    return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _resolved(args: argparse.Namespace, name: str) -> ResolvedModel:
+    """The model's folder; downloads it where it has to, and shows how far that is."""
+    from engine.hub import HubError, resolve
+
+    shown = _DownloadLine()
+    try:
+        return resolve(name, args.revision, args.token, shown)
+    except (HubError, OSError) as error:
+        raise CommandFailed(error) from error
+    finally:
+        shown.end()
+
+
+class _DownloadLine:
+    """Progress on stderr: one line that changes, or, where nobody watches, one for each tenth."""
+
+    def __init__(self) -> None:
+        self._tenth = -1
+        self._open = False
+
+    def __call__(self, progress: Progress) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{progress}", end="", file=sys.stderr, flush=True)
+            self._open = True
+            return
+        tenth = 10 * progress.done_bytes // max(progress.total_bytes, 1)
+        if tenth != self._tenth:
+            self._tenth = tenth
+            print(progress, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the cursor on a line of its own."""
+        if self._open:
+            print(file=sys.stderr)
+
+
+def _spec(args: argparse.Namespace, model: ResolvedModel) -> WorkerSpec:
+    from engine.commands import WorkerSpec
+
+    default = EngineLimits()
+    limits = EngineLimits(
+        max_streams=getattr(args, "max_streams", default.max_streams),
+        kv_positions=getattr(args, "kv_positions", default.kv_positions),
+        threads=getattr(args, "threads", default.threads),
+    )
+    attribution = (
+        f"{model.attribution.notice} {model.attribution.built_with}" if model.attribution is not None else None
+    )
+    return WorkerSpec(model.folder, model.name, args.device, args.dtype, limits, attribution)
+
+
+@asynccontextmanager
+async def _engine(spec: WorkerSpec) -> AsyncIterator[EngineProcess]:
+    from engine.process import EngineProcess
+
+    engine = await EngineProcess.start(spec)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def _with_engine(args: argparse.Namespace, use: Callable[[EngineProcess], Awaitable[None]]) -> int:
+    """Run one of the tools; its exit code."""
+    import anyio
+
+    from engine.api import EngineError
+
+    spec = _spec(args, _resolved(args, args.model))
+
+    async def run() -> None:
+        async with _engine(spec) as engine:
+            await use(engine)
+
+    try:
+        anyio.run(run)
+    except (EngineError, OSError) as error:
+        raise CommandFailed(error) from error
+    return 0
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LogLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class _LogLine(logging.Formatter):
+    """The message, and behind it what was logged with it as name=value."""
+
+    _KNOWN: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime"))
+
+    def format(self, record: logging.LogRecord) -> str:
+        extra = " ".join(f"{name}={value}" for name, value in vars(record).items() if name not in self._KNOWN)
+        return f"{super().format(record)} {extra}".rstrip()
+
+
+_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
+    "serve": _serve,
+    "say": _say,
+    "encode": _encode,
+    "generate": _generate,
+    "decode": _decode,
+    "download": _download,
+    "bench": _bench,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
