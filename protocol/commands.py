@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from protocol.config import MAX_APPEND_CHARS, MAX_TOKEN_CHARS, Id, Lax, Ms, SamplingConfig, Settings, Wire
+from protocol.config import MAX_APPEND_CHARS, MAX_TOKEN_CHARS, ConfigFields, Id, Lax, Ms, SamplingConfig, Wire
 
 
 class After(StrEnum):
@@ -31,14 +31,14 @@ class CommandBase(Wire):
     )
 
 
-class SessionUpdate(Settings, CommandBase):
+class SessionUpdate(ConfigFields, CommandBase):
     """Change settings from the next turn on. Fields that are not given stay as they are; all or nothing."""
 
     type: Literal["session.update"] = "session.update"
     token: Annotated[str, Field(min_length=1, max_length=MAX_TOKEN_CHARS)] | None = Field(
         default=None,
         repr=False,
-        description="Key of a client that cannot send an Authorization header; first message only.",
+        description="Key, from a client that cannot send an Authorization header. Looked at in the first message of a socket without one.",
     )
 
 

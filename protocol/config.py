@@ -190,7 +190,7 @@ class SamplingConfig(Wire):
     )
 
 
-class Settings(Wire):
+class ConfigFields(Wire):
     """Fields shared by a session's configuration and by `session.update`."""
 
     voice: Id | None = Field(default=None, description="Id of the voice; null is the model's own.")
@@ -218,7 +218,7 @@ class Settings(Wire):
     )
 
 
-class SessionConfig(Settings):
+class SessionConfig(ConfigFields):
     """The whole configuration in effect, as `session.created` and `session.updated` show it."""
 
 
@@ -276,7 +276,7 @@ def override(base: _Part, update: Wire) -> _Part:
     return base.model_copy(update=changes)
 
 
-def apply(config: SessionConfig, update: Settings) -> SessionConfig:
+def apply(config: SessionConfig, update: ConfigFields) -> SessionConfig:
     """The configuration after an update, checked as a whole. Pure: either all of the update holds or none.
 
     Raises ProtocolError `invalid_value` where fields contradict each other.

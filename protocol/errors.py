@@ -29,12 +29,10 @@ class ErrorCode(StrEnum):
     SYNTHESIS_FAILED = "synthesis_failed"  # ends the turn, not the session
     ENGINE_RESTARTED = "engine_restarted"  # ends the turn, not the session; the next turn works
     LIMIT_EXCEEDED = "limit_exceeded"  # a number of session.created.limits
-    INVALID_CONFIG = "invalid_config"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     SESSION_EXPIRED = "session_expired"
     IDLE = "idle"
-    SLOW_CONSUMER = "slow_consumer"
     TOO_MANY_SESSIONS = "too_many_sessions"
     NO_CAPACITY = "no_capacity"
     INTERNAL = "internal"
@@ -51,11 +49,9 @@ class CloseCode(IntEnum):
     BAD_MESSAGE = 4400
     UNAUTHORIZED = 4401
     FORBIDDEN = 4403
-    NOT_FOUND = 4404
-    TIMED_OUT = 4408  # idle or slow_consumer
+    IDLE = 4408
     SESSION_EXPIRED = 4410
     LIMIT_EXCEEDED = 4413
-    INVALID_CONFIG = 4422
     TOO_MANY_SESSIONS = 4429
     NO_CAPACITY = 4503
 
@@ -65,12 +61,9 @@ CLOSE_CODES: Final[Mapping[ErrorCode, CloseCode]] = MappingProxyType(
         ErrorCode.BAD_MESSAGE: CloseCode.BAD_MESSAGE,
         ErrorCode.UNAUTHORIZED: CloseCode.UNAUTHORIZED,
         ErrorCode.FORBIDDEN: CloseCode.FORBIDDEN,
-        ErrorCode.VOICE_NOT_FOUND: CloseCode.NOT_FOUND,
-        ErrorCode.IDLE: CloseCode.TIMED_OUT,
-        ErrorCode.SLOW_CONSUMER: CloseCode.TIMED_OUT,
+        ErrorCode.IDLE: CloseCode.IDLE,
         ErrorCode.SESSION_EXPIRED: CloseCode.SESSION_EXPIRED,
         ErrorCode.LIMIT_EXCEEDED: CloseCode.LIMIT_EXCEEDED,
-        ErrorCode.INVALID_CONFIG: CloseCode.INVALID_CONFIG,
         ErrorCode.TOO_MANY_SESSIONS: CloseCode.TOO_MANY_SESSIONS,
         ErrorCode.NO_CAPACITY: CloseCode.NO_CAPACITY,
         ErrorCode.INTERNAL: CloseCode.INTERNAL,

@@ -110,7 +110,9 @@ class Alignment(EventBase):
         description="Arrays [text, start_ms, end_ms, char_start, char_end, speaker or null]."
     )
     source: Annotated[AlignmentSource, Lax] | Id = Field(
-        default=AlignmentSource.ESTIMATE, union_mode="left_to_right", description="Where the times come from."
+        default=AlignmentSource.ESTIMATE,
+        union_mode="left_to_right",
+        description="Where the times come from. estimate: from the text and the audio's length.",
     )
     final: bool = Field(description="Whether these items will not be replaced.")
 

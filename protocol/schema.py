@@ -1,4 +1,4 @@
-"""JSON Schema of every message, written next to this file: `python -m protocol.schema [--check]`.
+"""JSON Schema of every message in schema/, and the tables of PROTOCOL.md: `python -m protocol.schema [--check]`.
 
 Knows the difference between the two directions: a server refuses unknown fields, so client messages are closed; clients ignore them, so
 server messages are open. Does not know what no schema can say (which fields contradict each other): `config.apply` does.
@@ -15,9 +15,12 @@ from typing import Final
 
 from pydantic import BaseModel, JsonValue
 
+from protocol.config import Limits
 from protocol.messages import COMMANDS, EVENTS
+from protocol.tables import command_table, event_table, filled, limits_table
 
-FOLDER: Final = Path(__file__).with_name("schema")
+FOLDER: Final = Path(__file__).parent
+DOCUMENT: Final = Path("PROTOCOL.md")
 
 JsonSchema = dict[str, JsonValue]
 
@@ -32,6 +35,11 @@ def event_schema(model: type[BaseModel]) -> JsonSchema:
     """Schema of what a server sends: a field is required where it is always there, and unknown ones are allowed."""
     schema = _opened(model.model_json_schema(mode="serialization"))
     assert isinstance(schema, dict), "an object was opened"
+    definitions = schema.get("$defs", {})
+    assert isinstance(definitions, dict), "definitions have names"
+    for inner in definitions.values():
+        if isinstance(inner, dict) and isinstance(fields := inner.get("properties"), dict):
+            inner["required"] = [*fields]  # inside, what has no value is null
     # An optional field without a value is left out (messages.event_fields), so it is neither required nor null.
     optional = {name for name, field in model.model_fields.items() if not field.is_required() and field.default is None}
     properties = schema["properties"]
@@ -40,17 +48,21 @@ def event_schema(model: type[BaseModel]) -> JsonSchema:
     return _finished(model, schema, model.model_fields.keys() - optional)
 
 
-def files() -> dict[Path, str]:
-    """Path within FOLDER and content of every schema; the same on every call."""
-    schemas = {Path("client", f"{name}.json"): command_schema(model) for name, model in COMMANDS.items()}
-    schemas |= {Path("server", f"{name}.json"): event_schema(model) for name, model in EVENTS.items()}
-    return {path: json.dumps(schema, indent=2, sort_keys=True) + "\n" for path, schema in sorted(schemas.items())}
+def files(document: str) -> dict[Path, str]:
+    """Path within FOLDER and content of everything that is written; the same on every call. `document` is PROTOCOL.md as it is."""
+    schemas = {Path("schema", "client", f"{name}.json"): command_schema(model) for name, model in COMMANDS.items()}
+    schemas |= {Path("schema", "server", f"{name}.json"): event_schema(model) for name, model in EVENTS.items()}
+    tables = {name: command_table(command_schema(model)) for name, model in COMMANDS.items()}
+    tables |= {name: event_table(event_schema(model)) for name, model in EVENTS.items()}
+    tables["limits"] = limits_table(Limits.model_json_schema())
+    texts = {path: json.dumps(schema, indent=2, sort_keys=True) + "\n" for path, schema in sorted(schemas.items())}
+    return texts | {DOCUMENT: filled(document, tables)}
 
 
 def drift(folder: Path) -> list[str]:
     """What `write` would change in `folder`, a line for each file."""
-    wanted = files()
-    present = {path.relative_to(folder): path.read_text("utf-8") for path in sorted(folder.rglob("*.json"))}
+    wanted = files((folder / DOCUMENT).read_text("utf-8"))
+    present = {path.relative_to(folder): path.read_text("utf-8") for path in _written(folder)}
     lines = [f"{path}: missing" for path in wanted if path not in present]
     lines += [f"{path}: differs" for path in wanted if path in present and present[path] != wanted[path]]
     lines += [f"{path}: no such message" for path in present if path not in wanted]
@@ -58,9 +70,9 @@ def drift(folder: Path) -> list[str]:
 
 
 def write(folder: Path) -> None:
-    """Make the schemas in `folder` those of the code."""
-    wanted = files()
-    for path in sorted(folder.rglob("*.json")):
+    """Make the schemas and the tables in `folder`, which holds a PROTOCOL.md, those of the code."""
+    wanted = files((folder / DOCUMENT).read_text("utf-8"))
+    for path in _written(folder):
         if path.relative_to(folder) not in wanted:
             path.unlink()
     for name, text in wanted.items():
@@ -68,10 +80,15 @@ def write(folder: Path) -> None:
         (folder / name).write_text(text, "utf-8")
 
 
+def _written(folder: Path) -> list[Path]:
+    return [*sorted((folder / "schema").rglob("*.json")), folder / DOCUMENT]
+
+
 def main(arguments: Sequence[str], folder: Path = FOLDER) -> int:
     """Exit status: 1 if --check found a file that is not what the code says."""
     parser = argparse.ArgumentParser(
-        prog="python -m protocol.schema", description="Write the JSON Schema of every message."
+        prog="python -m protocol.schema",
+        description="Write the JSON Schema of every message and the tables of PROTOCOL.md.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is out of date")
     if not parser.parse_args(arguments).check:

@@ -283,14 +283,14 @@ async def test_a_fatal_error_is_what_everybody_is_told() -> None:
     async def script(peer: Peer) -> None:
         await peer.opens()
         await peer.hears(TurnStart)
-        await peer.says(ErrorEvent(code=ErrorCode.SLOW_CONSUMER, message="too slow", fatal=True))
-        await peer.socket.close(4408)
+        await peer.says(ErrorEvent(code=ErrorCode.SESSION_EXPIRED, message="too old", fatal=True))
+        await peer.socket.close(4410)
 
     async with connected(script) as client:
         turn = client.speak()
-        with pytest.raises(ServerError, match="slow_consumer: too slow"):
+        with pytest.raises(ServerError, match="session_expired: too old"):
             await turn.finish()
-        with pytest.raises(ServerError, match="slow_consumer"):
+        with pytest.raises(ServerError, match="session_expired"):
             await client.ping()
 
 

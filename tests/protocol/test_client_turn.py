@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
+from textwrap import dedent, indent
 
 import anyio
 import pytest
 
+import protocol.client
 from protocol.audio_frame import Flag
-from protocol.client import AudioChunk, Turn, TurnItem
+from protocol.client import AudioChunk, Turn, TurnItem, connect
 from protocol.config import SamplingConfig, Transport
 from protocol.messages import (
     After,
@@ -24,7 +27,8 @@ from protocol.messages import (
     WarningCode,
     WarningEvent,
 )
-from tests.protocol.peer import Peer, connected
+from protocol.schema import DOCUMENT, FOLDER
+from tests.protocol.peer import Peer, connected, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -326,3 +330,21 @@ async def test_audio_of_two_turns_goes_to_each() -> None:
         first, second = client.speak(), client.speak()
         assert sound(await items_of(second)) == b"two"
         assert sound(await items_of(first)) == b"one"
+
+
+DOCUMENTED = {
+    "PROTOCOL.md": re.findall(r"```python\n(.*?)```", (FOLDER / DOCUMENT).read_text("utf-8"), re.DOTALL),
+    "protocol.client": re.findall(r"\n\n((?:    .*\n)+)\n", protocol.client.__doc__ or ""),
+}
+
+
+@pytest.mark.parametrize("where", DOCUMENTED)
+async def test_the_documented_example_plays_the_audio(where: str) -> None:
+    (example,) = DOCUMENTED[where]
+    played: list[bytes] = []
+    async with serving(one_turn) as url:
+        body = indent(dedent(example).replace("ws://127.0.0.1:8300/v1/live", url), "    ")
+        names = {"connect": connect, "AudioChunk": AudioChunk, "play": played.append, "deltas": ["Hello."]}
+        exec(f"async def example():\n{body}", names)
+        await names["example"]()  # type: ignore[operator]
+    assert played == [b"one", b"two"]

@@ -7,7 +7,7 @@ from protocol.errors import CLOSE_CODES, MAX_QUOTED_CHARS, CloseCode, ErrorCode,
 
 def test_an_error_is_fatal_exactly_when_it_has_a_close_code() -> None:
     assert not ProtocolError(ErrorCode.INVALID_VALUE, "x").fatal
-    assert ProtocolError(ErrorCode.INVALID_VALUE, "x", close_code=CloseCode.INVALID_CONFIG).fatal
+    assert ProtocolError(ErrorCode.INVALID_VALUE, "x", close_code=CloseCode.LIMIT_EXCEEDED).fatal
 
 
 @pytest.mark.parametrize("code", CLOSE_CODES)
