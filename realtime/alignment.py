@@ -283,7 +283,7 @@ class Timeline:
         """What is kept of one segment, and where its heard text ends."""
         heard_end_ms, last, count = 0.0, None, 0
         for unit, start_ms, end_ms in spoken.times(self.rate):
-            if start_ms + min_heard * (end_ms - start_ms) > ms + _SLACK_MS or start_ms >= spoken.end_ms:
+            if start_ms + min_heard * (end_ms - start_ms) > ms + _SLACK_MS:
                 break
             heard_end_ms, last, count = end_ms, unit, count + 1
         if last is None:

@@ -247,7 +247,7 @@ class Segmenter:
         if self._last_delta_at is None or self._ended:
             return []
         last = self._last_border()
-        whole = self._scanner.dangling or (self._scanner.ends_word and not self._scanner.ends_inside_cluster)
+        whole = self._scanner.dangling or self._scanner.ends_word
         word = last if whole else self._word_border
         options = [(self._last_delta_at + IDLE_S, word), (self._last_delta_at + LONG_IDLE_S, last)]
         return [(at, border) for at, border in options if border and self._can_end(border)]

@@ -125,6 +125,17 @@ def test_pauses_and_sounds_stand_between_words() -> None:
     assert gap("one two.") < gap("one, two.") < gap("one [pause 2s] two.")
 
 
+def test_a_pause_before_a_tag_is_made_once() -> None:
+    oh, one, two, three = spoken("Oh, [sad] one two three", [60]).words()
+    assert one.start_ms - oh.end_ms > 200
+    assert two.start_ms - one.end_ms < 5 and three.start_ms - two.end_ms < 5
+
+
+def test_a_segment_that_goes_on_longer_than_expected_is_stretched() -> None:
+    words = spoken("Hello you there, my friend", [200], running=0).words()
+    assert words[-1].end_ms > 0.8 * 200 * FRAME_MS
+
+
 def test_a_long_word_takes_more_of_the_audio_than_a_short_one() -> None:
     first, second = spoken("a extraordinarily", [40]).words()
     assert (second.end_ms - second.start_ms) > 3 * (first.end_ms - first.start_ms)

@@ -67,7 +67,9 @@ def test_sentences_end_where_a_reader_ends_them(text: str) -> None:
         "No. 5 and Fig. 12 of Jan. 7",
         "version 3.14 of example.com",
         "it was... odd",
+        "100. The hundredth item",
         "well…maybe",
+        "好……我们",
         "Yahoo! is",
     ],
 )
@@ -124,7 +126,7 @@ def test_scripts_without_spaces_have_syllables_but_no_cut_inside_one() -> None:
 
 
 def test_paragraphs_and_another_speaker_are_the_best_borders() -> None:
-    assert cut("a\n\nb\r\n\r\nc\nd", Level.PARAGRAPH) == "a\n\n|b\r\n\r\n|c\nd"
+    assert cut("a\n\nb\r\n\r\nc\nd\r\ne", Level.PARAGRAPH) == "a\n\n|b\r\n\r\n|c\nd\r\ne"
     assert (
         cut("<|speaker:0|>a <|speaker:0|>b <|speaker:1|>c", Level.PARAGRAPH)
         == "<|speaker:0|>a <|speaker:0|>b |<|speaker:1|>c"

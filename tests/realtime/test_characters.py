@@ -33,6 +33,7 @@ def clusters_of(text: str) -> list[str]:
         "นำ",
         "ที่",
         "क्षि",
+        "क्\u0301ष",
         "か\u3099",
         "ｶﾞ",
         "\u0600١",
@@ -45,6 +46,10 @@ def test_a_grapheme_is_one_cluster(text: str) -> None:
 
 def test_flags_pair_up() -> None:
     assert clusters_of("🇩🇪🇫🇷🇮") == ["🇩🇪", "🇫🇷", "🇮"]
+
+
+def test_a_virama_at_the_end_of_a_word_joins_nothing_behind_the_space() -> None:
+    assert clusters_of("न् क") == ["न्", " ", "क"]
 
 
 def test_letters_of_any_script_stand_apart() -> None:

@@ -34,6 +34,10 @@ def test_punctuation_and_case_take_no_time() -> None:
     assert spoken_ms('("Hello!")') == spoken_ms("hello")
 
 
+def test_vowels_that_stand_together_sound_as_one() -> None:
+    assert spoken_ms("see") == spoken_ms("se") < spoken_ms("ese")
+
+
 def test_accents_do_not_change_a_letter() -> None:
     assert spoken_ms("naïve") == pytest.approx(spoken_ms("naive"), abs=1)
     assert spoken_ms("e\u0301te\u0301") == pytest.approx(spoken_ms("été"), abs=70)

@@ -291,6 +291,13 @@ def test_marks_alone_go_with_what_follows() -> None:
     assert raws("... \n- \n😀 Hello there.") == ["... \n- \n😀 Hello there."]
 
 
+def test_marks_without_end_are_cut_where_something_can_be_said_and_count_as_no_start() -> None:
+    bullets = "-\n" * 290
+    assert [segment.speakable for segment in speak([bullets + "hello world and all the rest of it"])] == [True, True]
+    mute, first, *_ = speak(["-" * MAX_SEGMENT_CHARS + "- Hello there, my friend, and so on."])
+    assert (mute.speakable, first.raw) == (False, "- Hello there, ")
+
+
 def test_half_a_surrogate_pair_that_stays_alone_becomes_a_replacement_character() -> None:
     assert raws("Hi you\ud83d") == ["Hi you\ufffd"]
     assert [segment.raw for segment in speak(["Hi you\ud83d", " \ude00"])] == ["Hi you\ufffd \ufffd"]
@@ -309,6 +316,26 @@ def test_a_pause_speaks_the_whole_words_that_are_there() -> None:
     assert segmenter.deadline(10.0 + IDLE_S, NO_LEAD) == 10.0 + LONG_IDLE_S
     assert [segment.text for segment in segmenter.take(10.0 + LONG_IDLE_S, NO_LEAD)] == ["wor"]
     assert segmenter.deadline(10.0 + LONG_IDLE_S, NO_LEAD) is None
+
+
+def test_what_is_ready_comes_before_what_a_pause_would_add() -> None:
+    segmenter = Segmenter(LOW, PERFORM)
+    segmenter.push("Hello there, my fri", 10.0)
+    assert [segment.raw for segment in segmenter.take(11.0, NO_LEAD)] == ["Hello there, "]
+    assert segmenter.take(11.0, MUCH_LEAD) == []
+    assert [segment.raw for segment in segmenter.take(11.0, NO_LEAD)] == ["my "]
+
+
+@pytest.mark.parametrize(
+    ("half", "rest", "cut"), [("ok🇩", "🇪 bye", "ok"), ("ok\r", "\nbye", "ok"), ("ok👩\u200d", "🚀 bye", "ok")]
+)
+def test_flush_does_not_cut_a_grapheme(half: str, rest: str, cut: str) -> None:
+    segmenter = Segmenter(LOW, PERFORM)
+    segmenter.push(half, 0.0)
+    segmenter.flush()
+    segmenter.push(rest, 0.0)
+    segmenter.end()
+    assert [segment.raw for segment in segmenter.take(0.0, NO_LEAD)] == [cut, (half + rest).removeprefix(cut)]
 
 
 def test_a_pause_changes_nothing_while_the_listener_has_enough() -> None:
