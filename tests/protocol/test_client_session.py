@@ -427,7 +427,7 @@ async def test_leaving_the_block_closes_the_connection_and_stops_the_deltas() ->
         await peer.hears(TextAppend)
         await peer.starts("t1")
         await peer.stays()
-        assert peer.socket.close_code == 1000
+        assert peer.socket.protocol.close_code == 1000
 
     async with connected(script) as client:
         await anext(client.speak(deltas()))
