@@ -118,7 +118,7 @@ class ScriptedEngine:
         frame = round(self._info.frame_samples * sample_rate / self._info.sample_rate)
         if len(samples) < frame:
             raise SynthesisFailed(
-                "too_short", f"a recording of {len(samples)} samples is shorter than one frame of {frame}"
+                "bad_audio", f"a recording of {len(samples)} samples is shorter than one frame of {frame}"
             )
         codes = np.zeros((self._info.codebooks, len(samples) // frame), dtype=np.int16)
         for index in range(codes.shape[1]):

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from realtime.auth import Credential, Gate
+
+KEYS = ["correct-horse", "battery-staple"]
+
+
+def basic(text: str) -> str:
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+def test_without_keys_everybody_is_let_in() -> None:
+    gate = Gate([], [])
+    assert gate.credential(None) is gate.credential("Bearer x") is Credential.RIGHT and gate.knows("x")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_opens_the_gate_in_every_spelling(key: str) -> None:
+    gate = Gate(KEYS, [])
+    for header in (f"Bearer {key}", f"bearer  {key}", basic(f"me:{key}"), basic(f":{key}")):
+        assert gate.credential(header) is Credential.RIGHT
+    assert gate.knows(key)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer correct-hors",
+        "Bearer correct-horse2",
+        "Bearer \udcff",
+        "correct-horse",
+        "Digest correct-horse",
+        "Basic correct-horse",
+        "Basic !!!",
+        "Basic /w==",
+        basic("correct-horse"),
+        basic("correct-horse:x"),
+    ],
+)
+def test_anything_else_does_not(header: str) -> None:
+    assert Gate(KEYS, []).credential(header) is Credential.WRONG
+
+
+def test_no_header_is_not_a_wrong_one() -> None:
+    assert Gate(KEYS, []).credential(None) is Credential.NONE
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "trusted"),
+    [
+        (None, "anything", True),
+        ("http://localhost:8300", "localhost:8300", True),
+        ("http://127.0.0.1:8300", "127.0.0.1:8300", True),
+        ("http://[::1]:8300", "[::1]:8300", True),
+        ("http://app.localhost:8300", "app.localhost:8300", True),
+        ("http://192.168.1.5:8300", "192.168.1.5:8300", True),
+        ("http://LOCALHOST:8300", "localhost:8300", True),
+        ("http://localhost:3000", "localhost:8300", False),
+        ("https://evil.example", "localhost:8300", False),
+        ("http://evil.example:8300", "evil.example:8300", False),  # whose DNS says 127.0.0.1
+        ("http://localhost.evil.example", "localhost.evil.example", False),
+        ("null", "localhost:8300", False),
+        ("", "", False),
+        ("http://localhost:8300", None, False),
+        ("https://good.example", "localhost:8300", True),
+    ],
+)
+def test_only_pages_of_the_server_itself_and_allowed_ones_may_connect(
+    origin: str | None, host: str | None, trusted: bool
+) -> None:
+    assert Gate([], ["https://good.example/"]).trusts(origin, host) is trusted
+
+
+def test_with_a_key_the_server_may_have_any_name() -> None:
+    assert Gate(KEYS, []).trusts("https://voice.example", "voice.example")
+    assert not Gate(KEYS, []).trusts("https://evil.example", "voice.example")
+
+
+def test_all_origins_can_be_allowed() -> None:
+    assert Gate([], ["*"]).trusts("https://anybody.example", "localhost:8300")
