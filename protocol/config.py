@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -25,7 +25,7 @@ MAX_TURN_CHARS: Final = 20_000
 MAX_ID_CHARS: Final = 64
 MAX_TOKEN_CHARS: Final = 2048  # fits the 4 KiB that a socket may send before it is authenticated
 MAX_LEAD_MS: Final = 30_000
-MAX_HISTORY_S: Final = 120.0
+MAX_HISTORY_S: Final = 120
 MAX_HISTORY_TURNS: Final = 500
 MAX_FRAMES: Final = 16_384
 MAX_SEED: Final = 2**53 - 1  # what every JSON reader keeps exactly
@@ -223,7 +223,7 @@ class SessionConfig(ConfigFields):
 
 
 class Limits(Wire):
-    """Every number that is used to refuse something; `session.created` publishes it. A server may lower one, never raise it."""
+    """Every number that is used to refuse something; `session.created` publishes it. A server may lower most, and raise none."""
 
     json_bytes: int = Field(
         default=MAX_JSON_BYTES, ge=4096, le=MAX_JSON_BYTES, description="Largest text message, in UTF-8 bytes."
@@ -262,6 +262,17 @@ class Limits(Wire):
     )
     drain_s: int = Field(default=30, ge=1, le=30, description="A socket that takes no data for so long is closed.")
     session_s: int = Field(default=4 * 3600, ge=1, le=4 * 3600, description="A session never lives longer, in seconds.")
+    # Bounds of single fields, the same on every server.
+    id_chars: Literal[64] = Field(
+        default=MAX_ID_CHARS, description="Characters of an id, a reason or a key of metadata."
+    )
+    metadata_entries: Literal[16] = Field(default=MAX_METADATA, description="Entries of metadata.")
+    metadata_chars: Literal[512] = Field(default=MAX_METADATA_CHARS, description="Characters of a value of metadata.")
+    lead_ms: Literal[30_000] = Field(default=MAX_LEAD_MS, description="pacing.lead_ms and pacing.burst_ms.")
+    history_s: Literal[120] = Field(default=MAX_HISTORY_S, description="history.max_s.")
+    history_turns: Literal[500] = Field(default=MAX_HISTORY_TURNS, description="history.max_turns.")
+    max_frames: Literal[16_384] = Field(default=MAX_FRAMES, description="sampling.max_frames.")
+    played_ms: Literal[86_400_000] = Field(default=MAX_MS, description="played_ms: a day.")
 
 
 _Part = TypeVar("_Part", bound=Wire)

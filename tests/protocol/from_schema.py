@@ -14,7 +14,7 @@ _KNOWN = {
     "object": {"properties", "required", "additionalProperties", "maxProperties", "propertyNames"},
     "array": {"items", "prefixItems", "minItems", "maxItems"},
     "string": {"minLength", "maxLength", "enum", "const"},
-    "integer": {"minimum", "maximum", "exclusiveMaximum", "multipleOf", "enum"},
+    "integer": {"minimum", "maximum", "exclusiveMaximum", "multipleOf", "enum", "const"},
     "number": {"minimum", "maximum", "exclusiveMinimum"},
     "boolean": set(),
     "null": set(),

@@ -9,17 +9,19 @@ from pydantic import ValidationError
 
 from protocol.config import (
     FIXED_RATES,
+    ConfigFields,
     Format,
     HistoryConfig,
     Limits,
     OutputConfig,
+    PacingConfig,
     SamplingConfig,
     SessionConfig,
     apply,
     override,
 )
 from protocol.errors import ErrorCode, ProtocolError
-from protocol.messages import SessionUpdate, parse_command
+from protocol.messages import SessionUpdate, TextAppend, TurnCancel, parse_command
 
 
 def updated(config: SessionConfig, **fields: Any) -> SessionConfig:
@@ -178,3 +180,21 @@ def test_a_server_cannot_raise_a_limit(name: str) -> None:
     default = Limits.model_fields[name].default
     with pytest.raises(ValidationError):
         Limits(**{name: default + 1})
+
+
+def test_the_limits_of_single_fields_are_the_bounds_that_refuse() -> None:
+    limits, lead, history = (
+        Limits(),
+        PacingConfig.model_json_schema()["properties"],
+        HistoryConfig.model_json_schema()["properties"],
+    )
+    settings = ConfigFields.model_json_schema()["properties"]
+    assert {lead["lead_ms"]["maximum"], lead["burst_ms"]["maximum"]} == {limits.lead_ms}
+    assert (history["max_s"]["maximum"], history["max_turns"]["maximum"]) == (limits.history_s, limits.history_turns)
+    assert SamplingConfig.model_json_schema()["properties"]["max_frames"]["maximum"] == limits.max_frames
+    assert settings["voice"]["anyOf"][0]["maxLength"] == limits.id_chars
+    assert settings["metadata"]["propertyNames"]["maxLength"] == limits.id_chars
+    assert settings["metadata"]["maxProperties"] == limits.metadata_entries
+    assert settings["metadata"]["additionalProperties"]["maxLength"] == limits.metadata_chars
+    assert TurnCancel.model_json_schema()["properties"]["played_ms"]["anyOf"][0]["maximum"] == limits.played_ms
+    assert TextAppend.model_json_schema()["properties"]["text"]["maxLength"] == limits.append_chars
