@@ -292,8 +292,8 @@ def test_marks_alone_go_with_what_follows() -> None:
 
 
 def test_marks_without_end_are_cut_where_something_can_be_said_and_count_as_no_start() -> None:
-    bullets = "-\n" * 290
-    assert [segment.speakable for segment in speak([bullets + "hello world and all the rest of it"])] == [True, True]
+    speakers = "<|speaker:0|><|speaker:1|>" * 22  # 572 characters
+    assert [segment.speakable for segment in speak([speakers + "hello to you and all the rest"])] == [True, True]
     mute, first, *_ = speak(["-" * MAX_SEGMENT_CHARS + "- Hello there, my friend, and so on."])
     assert (mute.speakable, first.raw) == (False, "- Hello there, ")
 
