@@ -28,7 +28,7 @@ SOUND_WEIGHT: Final = 8  # a laugh or a pause takes about as long as eight lette
 
 _CHUNK_CHARS: Final = 24  # of the word being read; the longest abbreviation with its brackets is shorter
 _HYPHENS: Final = frozenset({"-", "--", "---"})
-_OPENERS: Final = "\"'([{<*_~`„“‘«»¿¡"  # noqa: RUF001
+_OPENERS: Final = "\"'([{<*_~`„“‘«»¿¡"
 
 # After these a full stop does not end a sentence. What may also stand at its end (etc., Inc., Jr.) is not here: a border too many costs
 # a little melody, and only where a capital follows.

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001  (marks that look like other marks are what this file is about)
 """What single characters mean for cutting text: scripts, white space, marks that end a clause, and which characters join into one.
 
 Knows Unicode (UAX #29 and #31 by way of the standard library's tables); does not know tags, words, borders or turns. Where the library has

@@ -28,7 +28,7 @@ _SYMBOL_MS: Final = 300.0  # read as a word: percent, slash, dot inside an addre
 _SCRIPT_MS: Final = {Script.IDEOGRAPH: 220.0, Script.HIRAGANA: 130.0, Script.KATAKANA: 130.0, Script.CLUSTERED: 75.0}
 _HANGUL_MS: Final = 180.0
 _SIGN_MS: Final = 30.0  # a vowel sign or tone mark
-_VOWELS: Final = frozenset("aeiouyæøœаеёиоуыэюяіїєαεηιοωυ")  # noqa: RUF001
+_VOWELS: Final = frozenset("aeiouyæøœаеёиоуыэюяіїєαεηιοωυ")
 _SYMBOLS: Final = frozenset("%$€£¥₹+=&@#°§/\\")
 _SPELLED = re.compile(r"[A-Z]{2,4}s?\Z")
 _NUMBER = re.compile(r"([0-9]+(?:[.,][0-9]+)?)\s*(ms|milliseconds?|s|secs?|seconds?)?\b")
