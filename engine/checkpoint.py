@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig, load_model_config, read_json
 from engine.model import DualAR
+from engine.packed import eight_bit
 
 _INDEX, _SINGLE, _PICKLE = "model.safetensors.index.json", "model.safetensors", "model.pth"
 _TEXT, _AUDIO, _TABLE = "text_model.model.", "audio_decoder.", "codebook_embeddings."
@@ -83,11 +84,8 @@ def save_dual_ar(
 
 def quantized(name: str, matrix: Tensor) -> dict[str, Tensor]:
     """8-bit storage of a tensor: NAME as int8 and NAME.scale, one float32 for each entry of dim 0; `widened` undoes it."""
-    wide = matrix.float()
-    largest = wide.abs().flatten(1).amax(1)
-    scale = torch.where(largest > 0, largest / 127, 1.0)
-    shape = (-1,) + (1,) * (matrix.ndim - 1)
-    return {name: (wide / scale.view(shape)).round().clamp(-127, 127).to(torch.int8), f"{name}.scale": scale}
+    rows, scale = eight_bit(matrix)
+    return {name: rows, f"{name}.scale": scale}
 
 
 def widened(path: Path, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from engine.attention import Attend, FrameKV, causal
 from engine.config import ModelConfig, StackConfig
+from engine.packed import Packed
 
 # (codebook 1.., logits [B, V]) -> codes int64 [B]
 Draw = Callable[[int, Tensor], Tensor]
@@ -61,13 +63,24 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(head_dim))
 
 
+class Projection(nn.Linear):
+    """A linear map that can be packed for serving on a CPU."""
+
+    packed: Packed | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packed is None:
+            return super().forward(x)
+        return self.packed(x) if self.bias is None else self.packed(x) + self.bias
+
+
 class Attention(nn.Module):
     """Projections, per-head norms and rotation around an injected attention."""
 
     def __init__(self, stack: StackConfig, layer: int) -> None:
         super().__init__()
-        self.wqkv = nn.Linear(stack.dim, stack.q_dim + 2 * stack.kv_dim, bias=stack.qkv_bias)
-        self.wo = nn.Linear(stack.q_dim, stack.dim, bias=stack.o_bias)
+        self.wqkv = Projection(stack.dim, stack.q_dim + 2 * stack.kv_dim, bias=stack.qkv_bias)
+        self.wo = Projection(stack.q_dim, stack.dim, bias=stack.o_bias)
         if stack.qk_norm:
             self.q_norm = HeadNorm(stack.head_dim)
             self.k_norm = HeadNorm(stack.head_dim)
@@ -102,21 +115,22 @@ class FeedForward(nn.Module):
         super().__init__()
         self.w1 = nn.Linear(stack.dim, stack.ffn_dim, bias=False)
         self.w3 = nn.Linear(stack.dim, stack.ffn_dim, bias=False)
-        self.w2 = nn.Linear(stack.ffn_dim, stack.dim, bias=False)
-        self.w13: Tensor | None = None  # set by DualAR.prepare_serving
+        self.w2 = Projection(stack.ffn_dim, stack.dim, bias=False)
+        self.both: Callable[[Tensor], Tensor] | None = None  # w1 and w3 as one map, set by DualAR.prepare_serving
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.w13 is None:
+        if self.both is None:
             gate, up = self.w1(x), self.w3(x)
         else:
-            gate, up = F.linear(x, self.w13).chunk(2, -1)
+            gate, up = self.both(x).chunk(2, -1)
         return self.w2(F.silu(gate) * up)  # type: ignore[no-any-return]
 
-    def fuse(self) -> None:
-        """Move w1 and w3 into one matrix; both become views of it, so that names and memory stay what they were."""
-        self.w13 = torch.cat((self.w1.weight.detach(), self.w3.weight.detach()))
-        w1, w3 = self.w13.chunk(2)
+    def fuse(self, packed: bool) -> None:
+        """Make one map of w1 and w3; both become views of its matrix, so that names and memory stay what they were."""
+        matrix = torch.cat((self.w1.weight.detach(), self.w3.weight.detach()))
+        w1, w3 = matrix.chunk(2)
         self.w1.weight, self.w3.weight = (nn.Parameter(part, requires_grad=False) for part in (w1, w3))
+        self.both = Packed(matrix) if packed else partial(F.linear, weight=matrix)
 
 
 class Block(nn.Module):
@@ -132,6 +146,16 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rope, attend)
         return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
+
+    def prepare_serving(self, packed: bool) -> None:
+        """See DualAR.prepare_serving."""
+        attention = self.attention
+        if attention.stack.qk_norm:
+            attention.head_scale = attention.head_scales().detach()
+        self.feed_forward.fuse(packed)
+        if packed:
+            for projection in (attention.wqkv, attention.wo, self.feed_forward.w2):
+                projection.packed = Packed(projection.weight)
 
 
 class DualAR(nn.Module):
@@ -173,17 +197,16 @@ class DualAR(nn.Module):
         """The weights' dtype, which is also that of K and V."""
         return self.embeddings.weight.dtype
 
-    def prepare_serving(self, residual_entries: int | None = None) -> None:
+    def prepare_serving(self, residual_entries: int | None = None, packed: bool = False) -> None:
         """Fuse and slice what every step would otherwise gather anew. Call once, after load and `to`; training must not.
 
         residual_entries: logits of a residual codebook are cut to that many entries (the codec's tables are shorter than the
-        head); None keeps the reference's behaviour.
+        head); None keeps the reference's behaviour. packed: blocks multiply by 8-bit matrices (`engine.packed`); CPU only.
         """
+        assert not packed or self.device.type == "cpu", "packed matrices are for CPUs"
         for block in (*self.layers, *self.fast_layers):
             assert isinstance(block, Block)
-            block.feed_forward.fuse()
-            if block.attention.stack.qk_norm:
-                block.attention.head_scale = block.attention.head_scales().detach()
+            block.prepare_serving(packed)
         self.head_rows = self._allowed_rows().detach()
         self.residual_rows = self.fast_output.weight.detach()[:residual_entries]
 
