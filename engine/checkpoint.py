@@ -83,9 +83,9 @@ def save_dual_ar(
 
 
 def quantized(name: str, matrix: Tensor) -> dict[str, Tensor]:
-    """8-bit storage of a tensor: NAME as int8 and NAME.scale, one float32 for each entry of dim 0; `widened` undoes it."""
+    """8-bit storage of a tensor: NAME as int8 and NAME.scale, one bfloat16 for each entry of dim 0; `widened` undoes it."""
     rows, scale = eight_bit(matrix)
-    return {name: rows, f"{name}.scale": scale}
+    return {name: rows, f"{name}.scale": scale.bfloat16()}  # exact: see eight_bit
 
 
 def widened(path: Path, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
