@@ -22,6 +22,7 @@ from engine.packed import Packed
 
 # (codebook 1.., logits [B, V]) -> codes int64 [B]
 Draw = Callable[[int, Tensor], Tensor]
+Rope = tuple[Tensor, Tensor]  # cos and signed sin, float32 [B, T, 1, hd] or [T, 1, hd] each
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,38 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
+        self.short: ShortNorm | None = None  # set by DualAR.prepare_serving
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.short is not None:
+            return self.short(x)
         if x.dtype == torch.float32:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+
+    def prepare_serving(self) -> None:
+        """See ShortNorm."""
+        self.short = ShortNorm.of(self.weight, self.eps)
+
+
+class ShortNorm:
+    """The same norm for float32 on a CPU, where the library's is a chain of a dozen operations; this is six.
+
+    The mean is a sum whose divisor hides in the weight: x / sqrt(sum / n + eps) * w = x / sqrt(sum + n eps) * (sqrt(n) w).
+    """
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        n = weight.shape[-1]
+        self._floor = torch.tensor(n * eps)
+        self._weight = weight.detach() * math.sqrt(n)
+
+    @classmethod
+    def of(cls, weight: Tensor, eps: float) -> ShortNorm | None:
+        """None where it does not apply."""
+        return cls(weight, eps) if weight.dtype == torch.float32 and weight.device.type == "cpu" else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * (x * x).sum(-1, keepdim=True).add_(self._floor).rsqrt_() * self._weight
 
 
 class HeadNorm(nn.Module):
@@ -86,9 +114,9 @@ class Attention(nn.Module):
             self.k_norm = HeadNorm(stack.head_dim)
         self.stack = stack
         self.layer = layer
-        self.head_scale: Tensor | None = None  # set by DualAR.prepare_serving
+        self.short_norm: ShortNorm | None = None  # of queries and keys, set by DualAR.prepare_serving
 
-    def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
         n_qk = self.stack.n_head + self.stack.n_kv_head
         qkv = self.wqkv(x).unflatten(-1, (-1, self.stack.head_dim))  # [B, T, H + 2 Hkv, hd]
         qk, v = qkv[..., :n_qk, :], qkv[..., n_qk:, :]
@@ -98,14 +126,24 @@ class Attention(nn.Module):
 
     def _normed(self, qk: Tensor) -> Tensor:
         """Queries and keys in one go. Unlike RMSNorm the weight multiplies in float32, before the only rounding (spec 4.2)."""
-        scale = self.head_scale if self.head_scale is not None else self.head_scales()
-        return (F.rms_norm(qk.float(), (self.stack.head_dim,), None, self.stack.norm_eps) * scale).to(qk.dtype)
+        if self.short_norm is not None:
+            return self.short_norm(qk)
+        normed = F.rms_norm(qk.float(), (self.stack.head_dim,), None, self.stack.norm_eps)
+        return (normed * self._head_weights()).to(qk.dtype)
 
-    def head_scales(self) -> Tensor:
+    def _head_weights(self) -> Tensor:
         """The norm weight of every query and key head, float32 [H + Hkv, hd]."""
         q = self.q_norm.weight.float().expand(self.stack.n_head, -1)
         k = self.k_norm.weight.float().expand(self.stack.n_kv_head, -1)
         return torch.cat((q, k))
+
+    def prepare_serving(self, packed: bool) -> None:
+        """See DualAR.prepare_serving."""
+        if self.stack.qk_norm and self.q_norm.weight.dtype == torch.float32:
+            self.short_norm = ShortNorm.of(self._head_weights(), self.stack.norm_eps)
+        if packed:
+            for projection in (self.wqkv, self.wo):
+                projection.packed = Packed(projection.weight)
 
 
 class FeedForward(nn.Module):
@@ -125,12 +163,14 @@ class FeedForward(nn.Module):
             gate, up = self.both(x).chunk(2, -1)
         return self.w2(F.silu(gate) * up)  # type: ignore[no-any-return]
 
-    def fuse(self, packed: bool) -> None:
+    def prepare_serving(self, packed: bool) -> None:
         """Make one map of w1 and w3; both become views of its matrix, so that names and memory stay what they were."""
         matrix = torch.cat((self.w1.weight.detach(), self.w3.weight.detach()))
         w1, w3 = matrix.chunk(2)
         self.w1.weight, self.w3.weight = (nn.Parameter(part, requires_grad=False) for part in (w1, w3))
         self.both = Packed(matrix) if packed else partial(F.linear, weight=matrix)
+        if packed:
+            self.w2.packed = Packed(self.w2.weight)
 
 
 class Block(nn.Module):
@@ -143,19 +183,16 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(stack.dim, stack.norm_eps)
         self.ffn_norm = RMSNorm(stack.dim, stack.norm_eps)
 
-    def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rope, attend)
         return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
 
     def prepare_serving(self, packed: bool) -> None:
         """See DualAR.prepare_serving."""
-        attention = self.attention
-        if attention.stack.qk_norm:
-            attention.head_scale = attention.head_scales().detach()
-        self.feed_forward.fuse(packed)
-        if packed:
-            for projection in (attention.wqkv, attention.wo, self.feed_forward.w2):
-                projection.packed = Packed(projection.weight)
+        self.attention.prepare_serving(packed)
+        self.feed_forward.prepare_serving(packed)
+        self.attention_norm.prepare_serving()
+        self.ffn_norm.prepare_serving()
 
 
 class DualAR(nn.Module):
@@ -207,6 +244,8 @@ class DualAR(nn.Module):
         for block in (*self.layers, *self.fast_layers):
             assert isinstance(block, Block)
             block.prepare_serving(packed)
+        for norm in (self.norm, self.fast_norm):
+            norm.prepare_serving()
         self.head_rows = self._allowed_rows().detach()
         self.residual_rows = self.fast_output.weight.detach()[:residual_entries]
 
@@ -228,7 +267,7 @@ class DualAR(nn.Module):
 
     def slow(self, x: Tensor, positions: Tensor, attend: Attend) -> Hidden:
         """Run the slow stack. x: [B, T, D]. positions: int64 [B, T], absolute within the conversation's prompt."""
-        rope = self.rope[positions]  # [B, T, 2, hd]
+        rope = rope_rows(self.rope[positions])
         for block in self.layers:
             x = block(x, rope, attend)
         normed = self.norm(x)
@@ -291,7 +330,8 @@ class DualAR(nn.Module):
             x = self.fast_embeddings(codes[-1])[:, None]
         return torch.stack(codes, 1)
 
-    def _fast_blocks(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
+    def _fast_blocks(self, x: Tensor, table: Tensor, attend: Attend) -> Tensor:
+        rope = rope_rows(table)
         for block in self.fast_layers:
             x = block(x, rope, attend)
         return self.fast_norm(x)  # type: ignore[no-any-return]
@@ -311,13 +351,18 @@ def rope_table(stack: StackConfig, positions: int) -> Tensor:
     return torch.stack((cos, sin), 1).bfloat16().float()
 
 
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
+def rope_rows(table: Tensor) -> Rope:
+    """Rows of a `rope_table`, [..., T, 2, hd], as `rotate` takes them: split once a step instead of once a layer."""
+    cos, sin = torch.split(table.float(), 1, -2)
+    return cos, sin
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Turn adjacent pairs (a, b) into (a cos - b sin, b cos + a sin), in float32, and round to x's dtype.
 
-    x: [B, T, heads, hd]. rope: rows of `rope_table`, [B, T, 2, hd] or [T, 2, hd]. Written as x cos + swap(x) (-+sin), which is
-    three operations whatever the number of heads.
+    x: [B, T, heads, hd]. Written as x cos + swap(x) (-+sin), which is three operations whatever the number of heads.
     """
-    cos, sin = rope[..., 0:1, :], rope[..., 1:2, :]  # [B, T, 1, hd]
+    cos, sin = rope
     wide = x.float()
     swapped = wide.view(*wide.shape[:-1], -1, 2).flip(-1).flatten(-2)
-    return torch.addcmul(wide * cos, swapped, sin.float()).to(x.dtype)
+    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)

@@ -18,7 +18,7 @@ from engine.attention import FrameKV, causal
 from engine.checkpoint import load_dual_ar
 from engine.config import Json, ModelConfig, read_json
 from engine.kv import PAGE, CachedSequence, PagedAttention, PagePool
-from engine.model import Draw, DualAR, Hidden
+from engine.model import Draw, DualAR, Hidden, rope_rows
 from engine.prompt import PromptBuilder
 from engine.sampling import (
     RAS_TEMPERATURE,
@@ -104,7 +104,7 @@ def _prefill(model: DualAR, name: str, report: Report) -> None:
     if f"{name}_prefill_embed" in report.arrays:
         report.close(f"{name}: embeddings", x[0], f"{name}_prefill_embed", AR_TOLERANCE)
     if f"{name}_prefill_layer0" in report.arrays:
-        first = model.layers[0](x, model.rope[positions], causal)
+        first = model.layers[0](x, rope_rows(model.rope[positions]), causal)
         report.close(f"{name}: slow layer 0", first[0], f"{name}_prefill_layer0", AR_TOLERANCE)
     hidden = model.slow(x, positions, causal).head
     report.close(f"{name}: prefill hidden", hidden[0], f"{name}_prefill_hidden", AR_TOLERANCE)
