@@ -52,13 +52,14 @@ def load_dual_ar(folder: Path, device: torch.device | str = "cpu", dtype: torch.
     Weights go to the device one at a time. Raises ConfigError or CheckpointError, which names keys and shapes.
     """
     config = load_model_config(folder)
-    weights = _read_weights(folder, torch.device(device), dtype)
+    weights, stored_8_bit = _read_weights(folder, torch.device(device), dtype)
     if "fast_project_in.weight" in weights:
         config = replace(config, project_in=True)  # honoured where it is on disk, though equal widths do not need it
     with torch.device("meta"):
         model = DualAR(config)
     _check_fit(folder, model, weights)
     model.load_state_dict(weights, assign=True)
+    model.stored_8_bit = stored_8_bit
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -111,15 +112,15 @@ def _is_scale(name: str, weights: dict[str, Tensor]) -> bool:
     return owner is not None and owner.dtype == torch.int8
 
 
-def _read_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every tensor under its internal name."""
+def _read_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Tensor], bool]:
+    """Every tensor under its internal name, and whether the blocks' matrices are stored in 8 bits."""
     raw: dict[str, Tensor] = {}
     for name, tensor in _tensors(folder):
         # Floats shrink or grow before they travel, so that the largest single tensor bounds what is held twice.
-        raw[name] = (
-            tensor.to(device) if tensor.dtype == torch.int8 or name.endswith(".scale") else tensor.to(device, dtype)
-        )
-    return _join_legacy(folder, widened(folder, {_internal_name(name): raw[name] for name in raw}, dtype))
+        exact = tensor.dtype == torch.int8 or name.endswith(".scale")
+        raw[_internal_name(name)] = tensor.to(device) if exact else tensor.to(device, dtype)
+    stored_8_bit = any(tensor.dtype == torch.int8 and "layers." in name for name, tensor in raw.items())
+    return _join_legacy(folder, widened(folder, raw, dtype)), stored_8_bit
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -221,6 +221,9 @@ class DualAR(nn.Module):
         self.register_buffer("fast_rope", rope_table(fast, config.num_codebooks), persistent=False)
         offsets = torch.arange(config.num_codebooks, device="cpu") * config.codebook_size
         self.register_buffer("code_offsets", offsets, persistent=False)
+        self.stored_8_bit = (
+            False  # set by engine.checkpoint: then `packed` serving changes nothing but activations' rounding
+        )
         self.head_rows: Tensor | None = None  # [n_semantic + 1, D], set by prepare_serving
         self.residual_rows: Tensor | None = None  # [<= codebook_size, Df], set by prepare_serving
 

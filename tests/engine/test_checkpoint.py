@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.checkpoint import CheckpointError, load_dual_ar, quantized, save_dual_ar
+from engine.checkpoint import CheckpointError, load_dual_ar, save_dual_ar
 from engine.config import ModelConfig, StackConfig
 from engine.model import DualAR
 
@@ -280,9 +280,3 @@ def test_an_8_bit_tensor_without_its_scale_is_refused(folder: Path) -> None:
     store(folder, tensors | {f"{WQKV}.scale": torch.ones(31)})
     with pytest.raises(CheckpointError, match=r"must be \(32,\), is of shape \(31,\)"):
         load_dual_ar(folder)
-
-
-def test_a_row_of_zeros_stays_zeros() -> None:
-    parts = quantized("w", torch.zeros(2, 3))
-    assert not parts["w"].any()
-    assert torch.isfinite(parts["w.scale"]).all()
