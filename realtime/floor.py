@@ -55,8 +55,8 @@ class Floor:
 
     @property
     def waits_for_writer(self) -> bool:
-        """Whether writing a message may make something possible."""
-        return bool(self.turns) and (self.turns[0].delivered or self.turns[0].waits_for_room)
+        """Whether writing a message has made something possible."""
+        return bool(self.turns) and self.turns[0].waits_for_writer
 
     def add(self, turn: Turn) -> None:
         """Put a turn behind the others, and have the engine ready for it."""

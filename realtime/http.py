@@ -112,6 +112,8 @@ async def _models(request: Request) -> JSONResponse:
         "frame_ms": round(info.frame_s * 1000, 3),
         "codebooks": info.codebooks,
         "max_history_s": info.max_history_s,
+        "device": info.device,
+        "dtype": info.dtype,
         "voices": service.voices.names(),
     }
     if info.attribution is not None:

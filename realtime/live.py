@@ -211,10 +211,13 @@ class LiveSession:
             if item is None:
                 await self._written.wait()
                 continue
-            if isinstance(item, Close):
-                await self._ws.close(item.code, item.reason)
-                return
-            await (self._ws.send_text(item) if isinstance(item, str) else self._ws.send_bytes(item))
+            try:
+                if isinstance(item, Close):
+                    await self._ws.close(item.code, item.reason)
+                    return
+                await (self._ws.send_text(item) if isinstance(item, str) else self._ws.send_bytes(item))
+            except WebSocketDisconnect:
+                return  # the reader is told as well, and ends the session
             self._session.on_written(self._clock())
             self._changed()
             taken += 1

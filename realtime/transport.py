@@ -43,6 +43,9 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+            # asyncio does it only for a listening socket that was made with proto=IPPROTO_TCP; without it every second small message
+            # waits 40 ms for the peer's delayed ACK.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

@@ -52,6 +52,7 @@ FILE_AHEAD_MS = (
 MIN_RETRY_S = 0.05  # an engine that says "at once" is not asked in a loop
 COALESCE_S = 0.02  # with a comfortable lead packets leave in pairs: half the wake-ups, and the lead is never exceeded
 COMFORTABLE_LEAD_MS = 200
+AT_ONCE = 4  # packets encoded without a pause: 0.6 ms of Opus
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Turn:
     @property
     def delivered(self) -> bool:
         """Whether all of its audio was written to the socket."""
-        return self.generated and not self._unwritten and not (self.speech is not None and self.speech.outgoing)
+        return self.generated and not self._unwritten and (self.speech is None or self.speech.exhausted)
 
     @property
     def started(self) -> bool:
@@ -136,9 +137,9 @@ class Turn:
         return self.speech is None and self.wanted_at is not None
 
     @property
-    def waits_for_room(self) -> bool:
-        """Whether audio is there that only a full outbox holds back."""
-        return self.clock is not None and self._next_packet() is not None
+    def waits_for_writer(self) -> bool:
+        """Whether more could be done now that all of its audio in the outbox was written."""
+        return not self._unwritten and (self.delivered or self._due_at() is not None)
 
     @property
     def sent_ms(self) -> float:
@@ -208,7 +209,7 @@ class Turn:
             case Frame():
                 self._note_lead(speech, now)
                 speech.frame(event, now)
-                if self._audible_at is None and speech.outgoing:
+                if self._audible_at is None:
                     self._audible_at = now
             case SegmentEnd():
                 speech.segment_ended(event)
@@ -221,7 +222,6 @@ class Turn:
         """The stream ended by itself."""
         if speech is self.speech and not self.over:
             speech.end()
-            self._audible_at = now if self._audible_at is None else self._audible_at
 
     def release(self, now: float, not_before: float) -> None:
         """Hand what is due to the outbox. Only the turn that speaks may; `not_before`: when those before it have been played."""
@@ -230,16 +230,11 @@ class Turn:
             self.clock = PlayClock(
                 Pace(pacing.lead_ms, pacing.burst_ms, pacing.clock is Clock.REALTIME), max(not_before, now)
             )
-        while (packet := self._next_packet()) is not None and self._outbox.has_room:
-            if self._due_at(self.clock, packet) > now:
+        for _ in range(AT_ONCE):
+            due_at = self._due_at()
+            if due_at is None or due_at > now or not self._outbox.has_room:
                 return
-            first = not self.started
-            if first:
-                self._start(now)
-            self._announce()
-            self._put(packet, first)
-        if packet is None and self.started:
-            self._announce()
+            self._send_next(now)
 
     def text_deadline(self, now: float) -> float:
         """When there could be a segment to speak although no text came; infinity: never."""
@@ -248,11 +243,11 @@ class Turn:
 
     def release_at(self) -> float:
         """When `release` could do more, if nothing else happens; infinity: something else must."""
-        packet = self._next_packet()
-        if packet is None or self.clock is None or not self._outbox.has_room:
+        due_at = self._due_at()
+        if due_at is None or not self._outbox.has_room:
             return math.inf
         patience = COALESCE_S if self.started and self.options.config.pacing.lead_ms >= COMFORTABLE_LEAD_MS else 0.0
-        return self._due_at(self.clock, packet) + patience
+        return due_at + patience
 
     def played(self, played_ms: float | None, now: float) -> Played:
         """How much was heard: what the client says, else what the clock says, never more than was sent."""
@@ -336,24 +331,25 @@ class Turn:
         utterance = self.speech.utterance
         return (utterance.generated_ms + utterance.timeline.pending_ms - played_ms) / 1000
 
-    def _next_packet(self) -> AudioPacket | None:
-        if self.speech is None:
+    def _due_at(self) -> float | None:
+        """When the next packet may leave; None: there is none, or another turn speaks."""
+        span = self.speech.next_span() if self.speech is not None else None
+        if span is None or self.clock is None:
             return None
-        return next((item for item in self.speech.outgoing if isinstance(item, AudioPacket)), None)
+        start, end = span
+        return self.clock.due_at(start * 1000 / self.options.fmt.rate, end * 1000 / self.options.fmt.rate)
 
-    def _announce(self) -> None:
-        """Send the word times that wait before the next packet, and take that packet off the queue."""
-        assert self.speech is not None, "the caller saw what it queued"
-        outgoing = self.speech.outgoing
-        while outgoing:
-            item = outgoing.popleft()
-            if isinstance(item, AudioPacket):
-                return
-            self._emit(item)
-
-    def _due_at(self, clock: PlayClock, packet: AudioPacket) -> float:
-        rate = self.options.fmt.rate
-        return clock.due_at(packet.position * 1000 / rate, (packet.position + packet.samples) * 1000 / rate)
+    def _send_next(self, now: float) -> None:
+        assert self.speech is not None, "something is due"
+        told, packet = self.speech.pull()
+        first = packet is not None and not self.started
+        if first:
+            self._start(now)
+        if self.started:
+            for words in told:
+                self._emit(words)
+        if packet is not None:
+            self._put(packet, first)
 
     def _start(self, now: float) -> None:
         """Say that the turn speaks."""
