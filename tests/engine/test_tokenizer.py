@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import ConfigError
@@ -28,6 +28,7 @@ def test_ids_are_looked_up_by_name(s2pro: Path, tokenizer: Tokenizer) -> None:
 
 
 @given(pieces=st.lists(st.one_of(st.sampled_from(CONTROL), st.text(max_size=8)), max_size=8))
+@settings(deadline=None)
 def test_no_text_becomes_a_control_token_and_none_is_lost(tokenizer: Tokenizer, pieces: list[str]) -> None:
     text = "".join(pieces)
     ids = tokenizer.encode_text(text)
