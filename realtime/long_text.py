@@ -6,14 +6,19 @@ inside a turn nothing changes by it. The parts joined are the text. Where it was
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
+
+import anyio
 
 # Characters of a turn, from which on it may end at ... 5,000 characters are some six minutes of speech; a server stops a turn at ten.
 PARAGRAPH_FROM: Final = 2_000
 SENTENCE_FROM: Final = 3_000
 SPACE_FROM: Final = 4_500
 ANYWHERE_FROM: Final = 5_000
+MOST_WAITING: Final = 16  # parts that were read and not yet sent
 LONGEST_TAG: Final = 80  # a bracket that is open for longer is no tag
 
 _SENTENCE_ENDS: Final = frozenset(".!?…؟।")
@@ -69,3 +74,39 @@ class TurnCutter:
             return True
         ended = char in _WIDE_SENTENCE_ENDS or (char.isspace() and self._before in _SENTENCE_ENDS)
         return self._length >= SENTENCE_FROM and ended
+
+
+class Parts:
+    """The parts of a text that somebody still writes. One task fills it, one empties it; neither loses anything when it is cancelled."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Part] = deque()
+        self._ended = False
+        self._changed = anyio.Event()
+
+    async def fill(self, text: AsyncIterator[str]) -> None:
+        """Take in a text to its end; waits while parts wait to be taken, so that a pipe's writer waits, too."""
+        cutter = TurnCutter()
+        async for delta in text:
+            self._waiting += cutter.push(delta)
+            self._change()
+            while len(self._waiting) > MOST_WAITING:
+                await self._changed.wait()
+        self._ended = True
+        self._change()
+
+    async def more(self) -> bool:
+        """Wait for a part to take; False: the text has ended."""
+        while not self._waiting and not self._ended:
+            await self._changed.wait()
+        return bool(self._waiting)
+
+    def take(self) -> Part:
+        """The next part; `more` said that there is one."""
+        part = self._waiting.popleft()
+        self._change()
+        return part
+
+    def _change(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()

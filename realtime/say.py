@@ -16,7 +16,6 @@ from typing import Final, TextIO
 
 import anyio
 import anyio.abc
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from protocol.audio_frame import Flag
 from protocol.client import AudioChunk, Client, ClientError, Refused, Turn, TurnItem, connect
@@ -34,11 +33,12 @@ from protocol.config import (
 from protocol.messages import Alignment, ErrorEvent, Event, SessionUpdate, TurnDone, WarningEvent
 from realtime.audio import PCM_RATES_HZ
 from realtime.failure import INTERRUPTED, CommandFailed, leaf
-from realtime.long_text import Part, TurnCutter
+from realtime.long_text import Parts
 from realtime.opus import OPUS_RATE_HZ, OpusUnavailable
 from realtime.playback import NAMES, Playback, PlayerFailed, find_player
 from realtime.sink import Sink
 
+PATIENCE: Final = 0.8  # share of the time after which a server ends a turn without new text
 CUT_S: Final = 2.0  # for the server to tell what was heard
 
 
@@ -106,11 +106,11 @@ class Speaker:
             sink = await self._configured(client)
             try:
                 async with anyio.create_task_group() as tasks:
-                    send, receive = anyio.create_memory_object_stream[Part](0)
+                    parts = Parts()
                     tasks.start_soon(self._watch, tasks)
-                    tasks.start_soon(_read, text, send)
+                    tasks.start_soon(parts.fill, text)
                     with self._speaking:
-                        await self._speak(client, receive, sink)
+                        await self._speak(client, parts, sink)
                     if self._interrupted:
                         await self._cut(client, sink)
                     tasks.cancel_scope.cancel()
@@ -159,27 +159,29 @@ class Speaker:
                 self._interrupted = True
                 self._speaking.cancel()
 
-    async def _speak(self, client: Client, parts: MemoryObjectReceiveStream[Part], sink: Sink) -> None:
+    async def _speak(self, client: Client, parts: Parts, sink: Sink) -> None:
         """Turn after turn until the text ends; then wait for the listener."""
-        async with parts:
-            async for first in parts:
-                if self._first_text_at is None:
-                    self._first_text_at = self._now()
-                turn = client.speak(self._deltas(first, parts))
-                self._turns.append(turn)
-                sink.begin()
-                async for item in turn:
-                    await self._take(item, sink)
+        while await parts.more():
+            if self._first_text_at is None:
+                self._first_text_at = self._now()
+            turn = client.speak(self._deltas(parts, PATIENCE * client.session.limits.turn_idle_ms / 1000))
+            self._turns.append(turn)
+            sink.begin()
+            async for item in turn:
+                await self._take(item, sink)
         await sink.play_out()
 
-    async def _deltas(self, first: Part, parts: MemoryObjectReceiveStream[Part]) -> AsyncIterator[str]:
-        """The text of one turn. The server may end the turn earlier; what comes then opens another."""
-        self._raw = first.text
+    async def _deltas(self, parts: Parts, patience_s: float) -> AsyncIterator[str]:
+        """The text of one turn. Where the writer pauses for too long it ends here, before the server ends it; the rest is another's."""
+        self._raw = ""
         self._screen.shown = 0
-        yield first.text
-        if first.ends_turn:
-            return
-        async for part in parts:
+        while True:
+            more = False
+            with anyio.move_on_after(patience_s):
+                more = await parts.more()
+            if not more:
+                return
+            part = parts.take()
             self._raw += part.text
             yield part.text
             if part.ends_turn:
@@ -267,15 +269,6 @@ class Screen:
             self._err.write(text)
             self._err.flush()
             self._open = not text.endswith("\n")
-
-
-async def _read(text: AsyncIterator[str], send: MemoryObjectSendStream[Part]) -> None:
-    """Hand on the text as it comes; the stream's end waits until somebody takes it."""
-    cutter = TurnCutter()
-    async with send:
-        async for delta in text:
-            for part in cutter.push(delta):
-                await send.send(part)
 
 
 def _harmless(text: str) -> str:
