@@ -175,7 +175,7 @@ class Session:
         ]
         if self._closing is not None:
             times.append(self._closing.deadline)
-        times += [self._idle_at(turn) for turn in self.floor.turns if not turn.text_ended]
+        times += [self._idle_at(turn) for turn in self.floor.turns if not turn.text.ended]
         if not self.floor.turns:
             times.append(self._silent_since() + self._limits.idle_s)
         return min(times)
@@ -185,10 +185,10 @@ class Session:
         if self.closed:
             return
         for turn in self.floor.turns:
-            if not turn.text_ended and now >= self._idle_at(turn):
+            if not turn.text.ended and now >= self._idle_at(turn):
                 text = f"no text came for turn_idle_ms={self._limits.turn_idle_ms}; the turn was ended"
                 self._emit(WarningEvent(code=WarningCode.TURN_IDLE_CLOSED, turn=turn.id, message=text))
-                turn.end()
+                turn.text.end()
         self._check_age(now)
         self._go_on(now)
 
@@ -231,7 +231,7 @@ class Session:
         turn = self._turn_for_text(command.turn)
         if turn is None and self._is_late(command.turn):
             return
-        so_far = len(turn.raw) if turn is not None else 0
+        so_far = turn.text.chars if turn is not None else 0
         if so_far + len(command.text) > self._limits.turn_chars:
             bound = f"{so_far} characters and {len(command.text)} more exceed turn_chars={self._limits.turn_chars}"
             raise ProtocolError(ErrorCode.TEXT_OVERFLOW, bound, param="text", turn=command.turn)
@@ -246,10 +246,10 @@ class Session:
     def _turn_for_text(self, turn_id: str | None) -> Turn | None:
         """The open turn that is meant, or None: a new one. Raises ProtocolError for one that has ended."""
         if turn_id is None:
-            return next((turn for turn in reversed(self.floor.turns) if not turn.text_ended), None)
+            return next((turn for turn in reversed(self.floor.turns) if not turn.text.ended), None)
         turn = self._live(turn_id)
         over = self._over.get(turn_id)
-        if (turn is not None and turn.text_ended) or (over is not None and not over.text_missing):
+        if (turn is not None and turn.text.ended) or (over is not None and not over.text_missing):
             raise ProtocolError(
                 ErrorCode.INVALID_VALUE, f"turn {quoted(turn_id)} has ended", param="turn", turn=turn_id
             )
@@ -270,7 +270,7 @@ class Session:
     def _flush(self, command: TextFlush) -> None:
         turn = self._turn_for_text(None) if command.turn is None else self._known(command.turn)
         if turn is not None:
-            turn.flush()
+            turn.text.flush()
 
     def _end_text(self, command: TurnEnd, now: float) -> None:
         if command.turn is not None:
@@ -284,7 +284,7 @@ class Session:
                 # An LLM that said nothing: its client waits for a turn.done like any other.
                 turn = self._open(None, self._options(TurnStart()), now)
         if turn is not None:
-            turn.end()
+            turn.text.end()
 
     def _start(self, command: TurnStart, now: float) -> None:
         if command.turn is not None and (self._live(command.turn) is not None or command.turn in self._over):
@@ -388,7 +388,7 @@ class Session:
     def _close_asked(self, command: SessionClose, now: float) -> None:
         if command.drain:
             for turn in self.floor.turns:
-                turn.end()
+                turn.text.end()
         else:
             self._cancel_all("closed", now)
         if self._closing is None:
@@ -427,7 +427,7 @@ class Session:
         return turn
 
     def _turn_over(self, turn: Turn, status: Status) -> None:
-        missing = status is Status.FAILED and not turn.text_ended
+        missing = status is Status.FAILED and not turn.text.ended
         self._over[turn.id] = _Over(missing)
         if missing:
             self._late = turn.id

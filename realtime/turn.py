@@ -37,9 +37,10 @@ from protocol.events import (
 )
 from realtime.audio import AudioPacket, OutputFormat
 from realtime.context import HeardTurn
+from realtime.intake import Intake
 from realtime.outbox import Outbox
 from realtime.playout import Pace, PlayClock
-from realtime.segmenter import Segment, Segmenter
+from realtime.segmenter import Segment
 from realtime.speech import Speech
 from realtime.utterance import NOTHING, Cut
 
@@ -80,11 +81,10 @@ class Turn:
         self.id = turn_id
         self.n = n
         self.options = options
-        self.text_ended = False
         self.touched_at = now  # last text
         self.speech: Speech | None = None
         self.clock: PlayClock | None = None  # from when its audio may leave
-        self.segmenter = Segmenter(options.config.latency, options.config.tags)
+        self.text = Intake(options.config.latency, options.config.tags)
         self.wanted_at: float | None = None  # since when there is something to speak
         self.retry_at = 0.0  # when to ask a busy engine again
         self.refused_since: float | None = None  # the engine has been full since then
@@ -98,26 +98,20 @@ class Turn:
         self._audible_at: float | None = None  # the first packet existed
         self._first_audio_ms: int | None = None  # from the first text to turn.started
         self._queue_ms = 0
-        self._text_taken = False  # the text has ended and all of it is in _segments
         self._unwritten = 0  # packets in the outbox
         self._ran_short_at_ms: list[float] = []  # where the listener had to wait for the engine
         self._min_lead_ms: float | None = None
         outbox.open_turn(n)
 
     @property
-    def raw(self) -> str:
-        """All input text so far."""
-        return self.segmenter.raw
-
-    @property
     def pending_chars(self) -> int:
         """Characters received and not yet spoken."""
-        return len(self.raw) - (self.speech.begun_chars if self.speech is not None else 0)
+        return self.text.chars - (self.speech.begun_chars if self.speech is not None else 0)
 
     @property
     def generated(self) -> bool:
         """Whether everything was generated: no text can follow and the engine is done with what there was."""
-        if not self._text_taken:
+        if not self.text.emptied:
             return False
         return self.speech.finished if self.speech is not None else self.wanted_at is None
 
@@ -147,29 +141,18 @@ class Turn:
         return 0.0 if self.clock is None else self.clock.sent_ms
 
     def append(self, text: str, now: float) -> None:
-        """More text. The caller has checked that the turn is open and the text within its bounds."""
-        self.segmenter.push(text, now)
+        """More text. The caller has checked that the turn's text has not ended, and the bounds."""
+        self.text.push(text)
         self.touched_at = now
         if self._first_text_at is None:
             self._first_text_at = now
 
-    def flush(self) -> None:
-        """Speak what there is."""
-        self.segmenter.flush()
-
-    def end(self) -> None:
-        """No text follows. Idempotent."""
-        if not self.text_ended:
-            self.text_ended = True
-            self.segmenter.end()
-
     def take_text(self, now: float) -> None:
         """Move what the segmenter gives up towards the engine, and give the engine credit."""
-        for segment in self.segmenter.take(now, self._lead_s(now)):
+        for segment in self.text.take(now, self._lead_s(now)):
             self._segments.append(segment)
             if segment.speakable and self.wanted_at is None:
                 self.wanted_at = now
-        self._text_taken = self.text_ended
         if self.speech is not None:
             self._feed(self.speech, now)
 
@@ -238,7 +221,7 @@ class Turn:
 
     def text_deadline(self, now: float) -> float:
         """When there could be a segment to speak although no text came; infinity: never."""
-        deadline = None if self._text_taken else self.segmenter.deadline(now, self._lead_s(now))
+        deadline = self.text.deadline(now, self._lead_s(now))
         return math.inf if deadline is None else deadline
 
     def release_at(self) -> float:
@@ -295,14 +278,14 @@ class Turn:
     def cut(self, played: Played | None) -> Cut:
         """What is left of it for someone who heard so much; None: everything."""
         if self.speech is None:
-            return NOTHING if played is not None else replace(NOTHING, char_end=len(self.raw))
+            return NOTHING if played is not None else replace(NOTHING, char_end=self.text.chars)
         utterance = self.speech.utterance
         ms = utterance.generated_ms if played is None else played.ms
-        return utterance.cut(self.raw, ms, self.options.config.cut)
+        return utterance.cut(self.text.raw, ms, self.options.config.cut)
 
     def heard(self, cut: Cut, played: Played) -> Heard:
         """As it is told to the client."""
-        raw = self.raw
+        raw = self.text.raw
         return Heard(
             ms=round(played.ms),
             text=raw[: cut.char_end],
@@ -315,7 +298,7 @@ class Turn:
         for segment in self._segments[self._fed :]:
             speech.feed(segment, now)
         self._fed = len(self._segments)
-        if self._text_taken:
+        if self.text.emptied:
             speech.end_text()
         ahead_ms = self.options.config.pacing.lead_ms + RUN_AHEAD_MS
         if self.options.config.pacing.clock is Clock.NONE:
@@ -397,7 +380,7 @@ class Turn:
             rtf=round(speech.busy_s / generated_s, 4) if speech is not None and generated_s else None,
             min_lead_ms=round(self._min_lead_ms) if self._min_lead_ms is not None else None,
             underruns=len(self._ran_short_at_ms),
-            text_chars=len(self.raw),
+            text_chars=self.text.chars,
             audio_tokens=speech.utterance.frames if speech is not None else 0,
         )
 

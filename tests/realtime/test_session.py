@@ -905,3 +905,31 @@ def test_a_seed_gives_the_same_turn_again() -> None:
         return stage.audio(1)
 
     assert spoken() == spoken()
+
+
+def test_a_long_message_is_read_in_slices_between_which_others_get_their_turn() -> None:
+    stage = Stage()
+    text = words(500)[:4096]
+    stage.send("text.append", text=text)
+    assert len("".join(stage.engine.streams["s-1"].pushed)) < 300, "the first slice alone"
+    stage.run(0.0)
+    stage.send("turn.end")
+    stage.send("turn.cancel")
+    assert stage.one(TurnDone).heard.remaining == text
+
+
+def test_a_flush_behind_a_long_message_speaks_all_of_it() -> None:
+    stage = Stage()
+    stage.configure(latency="quality")
+    text = "word " * 100
+    stage.send("text.append", text=text)
+    stage.send("text.flush")
+    stage.run(0.1)
+    assert squeezed("".join(stage.engine.streams["s-1"].pushed)) == squeezed(text)
+
+
+def test_flushing_a_turn_that_has_ended_is_no_error() -> None:
+    stage = Stage()
+    stage.say(words(5), turn="a")
+    stage.send("text.flush", turn="a")
+    assert stage.run_until_done("a").status == "completed"

@@ -100,7 +100,7 @@ class Client:
 
     def _input(self, turn: str) -> str | None:
         """Whether text was taken is asked of the session: its answer may wait in a socket that takes nothing."""
-        return next((live.raw for live in self.stage.session.floor.turns if live.id == turn), None)
+        return next((live.text.raw for live in self.stage.session.floor.turns if live.id == turn), None)
 
 
 @settings(max_examples=150)
