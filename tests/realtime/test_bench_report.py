@@ -1,0 +1,106 @@
+"""The sums over turns and streams, and the table."""
+
+import json
+
+import pytest
+from pydantic import JsonValue
+
+from realtime.bench_load import Failure, Measured
+from realtime.bench_report import Json, summed_up
+from tests.realtime.test_bench_figures import done, late, packets, record
+
+CONDITIONS: Json = {
+    "model": "mini",
+    "device": "cpu",
+    "streams": 2,
+    "turns": 2,
+    "format": "opus",
+    "rate": 48000,
+    "text_rate": 200.0,
+}
+
+
+def measured() -> Measured:
+    """Two streams: one in time, one 120 ms late in its second turn."""
+    calm = [record(), record(packets=packets(10.3))]
+    hurried = [
+        record(packets=packets(10.4), done=done(sent_ms=3000, rtf=0.5)),
+        record(packets=late(after=25, by_ms=120), done=done(sent_ms=1000, rtf=0.9)),
+    ]
+    return Measured([calm, hurried], "mini", 48000, 5.0, 25.0, [0.001, 0.004])
+
+
+def at(summary: Json, *path: str) -> JsonValue:
+    value: JsonValue = summary
+    for name in path:
+        assert isinstance(value, dict)
+        value = value[name]
+    return value
+
+
+def test_turns_are_summed_up_over_all_streams() -> None:
+    summary = summed_up(measured(), CONDITIONS).summary
+    assert at(summary, "first_audible_ms", "waiting_for_engine") == {"p50": 200, "p95": 400, "p99": 400, "worst": 400}
+    assert at(summary, "turns") == {"measured": 4, "failed": 0, "failures": {}, "cancelled": 0}
+    assert at(summary, "speech_s") == 6
+    assert at(summary, "wall_s") == 20
+    assert at(summary, "client_late_ms", "worst") == 4
+
+
+def test_a_streams_real_time_factor_is_that_of_all_its_speech() -> None:
+    summary = summed_up(measured(), CONDITIONS).summary
+    assert at(summary, "real_time_factor") == {"worst": 0.6, "streams": [0.25, 0.6]}
+
+
+def test_a_stream_is_as_short_as_its_worst_turn() -> None:
+    summary = summed_up(measured(), CONDITIONS).summary
+    assert at(summary, "short_by_ms", "streams") == [0, 120]
+    assert at(summary, "never_short_by_more") == {
+        "50": {"turns": 0.75, "streams": 0.5},
+        "100": {"turns": 0.75, "streams": 0.5},
+        "200": {"turns": 1, "streams": 1},
+    }
+
+
+def test_cancels_are_counted_and_timed() -> None:
+    run = measured()
+    run.outcomes[0][0] = record(cancelled_at=12.0, done_at=12.003)
+    summary = summed_up(run, CONDITIONS).summary
+    assert at(summary, "turns", "cancelled") == 1
+    assert at(summary, "cancel_ms", "p50") == 3
+
+
+def test_failures_are_counted_by_their_reason_and_so_is_silence() -> None:
+    run = measured()
+    run.outcomes[0] = [Failure("no capacity"), record(audible_ms=None)]
+    result = summed_up(run, CONDITIONS)
+    assert result.failed == 2
+    assert at(result.summary, "turns", "failures") == {"no capacity": 1, "nothing audible came": 1}
+    assert at(result.summary, "short_by_ms", "streams") == [120]
+    assert "failed 1 times: no capacity" in result.table()
+
+
+def test_where_every_turn_failed_there_are_no_figures_but_still_a_report() -> None:
+    result = summed_up(Measured([[Failure("gone")]], begun_at=1.0, ended_at=2.0), CONDITIONS)
+    assert result.failed == 1
+    assert "first_audible_ms" not in result.summary
+    assert "failed 1 times: gone" in result.table()
+
+
+def test_the_conditions_are_part_of_the_result_and_all_of_it_is_json() -> None:
+    summary = summed_up(measured(), CONDITIONS).summary
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert at(summary, "conditions") == CONDITIONS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2 streams x 2 turns of mini on cpu, opus at 48000 Hz, typed at 200 characters/s",
+        "  waiting for engine                  200.0    400.0    400.0    400.0",
+        "real-time factor of each stream    0.250  0.600",
+        "never short by more than  50 ms      75.0% of turns,   50.0% of streams",
+    ],
+)
+def test_the_table_says_it_in_words(line: str) -> None:
+    assert line in summed_up(measured(), CONDITIONS).table().splitlines()
