@@ -112,5 +112,8 @@ async def generate(
                     note(f"segment {event.segment + 1} of {len(segments)} was cut: {event.cut}")
             case SegmentRetried():
                 note(f"segment {event.segment + 1} of {len(segments)} is generated again: {event.why}")
-    frames: Codes = np.stack([codes for segment in spoken for codes in segment], axis=1)
-    return frames
+    frames = [codes for segment in spoken for codes in segment]
+    if not frames:
+        raise CommandFailed("the model said nothing")
+    stacked: Codes = np.stack(frames, axis=1)
+    return stacked
