@@ -46,7 +46,7 @@ class Speech:
         self._packet_samples = fmt.packet_samples
         self._waiting: deque[Samples | Alignment | _End] = deque()  # in the order in which they leave
         self._packets: deque[AudioPacket] = deque()  # encoded before those
-        self._told: list[Alignment] = []  # word times that leave with the next packet
+        self._told: list[Alignment] = []  # word times of audio that was encoded
         self._position = 0  # in samples at the output rate, behind the last packet that was pulled
         self._aligned_for = aligned_for
         self._pushed: list[Segment] = []  # the engine counts them from 0
@@ -121,21 +121,26 @@ class Speech:
 
     def next_span(self) -> tuple[int, int] | None:
         """Where the next packet starts and, at the latest, ends, in samples of the turn at the output rate; None: there is none yet."""
-        return None if self.exhausted else (self._position, self._position + self._packet_samples)
+        if not self._packets and all(isinstance(item, Alignment) for item in self._waiting):
+            return None
+        return self._position, self._position + self._packet_samples
 
-    def pull(self) -> tuple[list[Alignment], AudioPacket | None]:
-        """The next packet with the word times that leave with it. No packet: its samples are not complete, or that was the last."""
+    def pull(self) -> AudioPacket | None:
+        """The next packet. None: its samples are not complete, or that was the last."""
         while self._waiting and not self._packets:
             self._take_waiting()
-        while self._waiting and isinstance(self._waiting[0], Alignment):
+        if not self._packets:
+            return None
+        packet = self._packets.popleft()
+        self._position = packet.position + packet.samples
+        return packet
+
+    def pull_words(self) -> list[Alignment]:
+        """The times of the words whose audio was pulled."""
+        while self._waiting and not self._packets and isinstance(self._waiting[0], Alignment):
             self._take_waiting()
-        if not self._packets and not self.finished:
-            return [], None
         told, self._told = self._told, []
-        packet = self._packets.popleft() if self._packets else None
-        if packet is not None:
-            self._position = packet.position + packet.samples
-        return told, packet
+        return told
 
     def _take_waiting(self) -> None:
         item = self._waiting.popleft()

@@ -214,10 +214,12 @@ class Turn:
                 Pace(pacing.lead_ms, pacing.burst_ms, pacing.clock is Clock.REALTIME), max(not_before, now)
             )
         for _ in range(AT_ONCE):
+            self._tell_words()
             due_at = self._due_at()
             if due_at is None or due_at > now or not self._outbox.has_room:
                 return
             self._send_next(now)
+        self._tell_words()
 
     def text_deadline(self, now: float) -> float:
         """When there could be a segment to speak although no text came; infinity: never."""
@@ -324,15 +326,18 @@ class Turn:
 
     def _send_next(self, now: float) -> None:
         assert self.speech is not None, "something is due"
-        told, packet = self.speech.pull()
-        first = packet is not None and not self.started
-        if first:
-            self._start(now)
-        if self.started:
-            for words in told:
-                self._emit(words)
+        packet = self.speech.pull()
         if packet is not None:
+            first = not self.started
+            if first:
+                self._start(now)
             self._put(packet, first)
+
+    def _tell_words(self) -> None:
+        """Word times leave as soon as the audio has that they are about."""
+        if self.speech is not None and self.started:
+            for words in self.speech.pull_words():
+                self._emit(words)
 
     def _start(self, now: float) -> None:
         """Say that the turn speaks."""

@@ -933,3 +933,14 @@ def test_flushing_a_turn_that_has_ended_is_no_error() -> None:
     stage.say(words(5), turn="a")
     stage.send("text.flush", turn="a")
     assert stage.run_until_done("a").status == "completed"
+
+
+def test_word_times_do_not_wait_for_more_text() -> None:
+    stage = Stage()
+    stage.configure(alignment="word")
+    stage.send("text.append", text="Hello there, my")
+    stage.run(0.25)
+    assert stage.engine.streams["s-1"].pushed == ["Hello there,"]
+    (final,) = [event for event in stage.all(Alignment) if event.final]
+    assert [item.text for item in final.items] == ["Hello", "there,"]
+    assert stage.written[-1] is final, "behind the audio that it is about"
