@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import JsonValue
 
-from realtime.bench_load import Failure, Measured
+from realtime.bench_load import Failure, Measured, Outcome
 from realtime.bench_report import Json, summed_up
 from tests.realtime.test_bench_figures import done, late, packets, record
 
@@ -22,8 +22,8 @@ CONDITIONS: Json = {
 
 def measured() -> Measured:
     """Two streams: one in time, one 120 ms late in its second turn."""
-    calm = [record(), record(packets=packets(10.3))]
-    hurried = [
+    calm: list[Outcome] = [record(), record(packets=packets(10.3))]
+    hurried: list[Outcome] = [
         record(packets=packets(10.4), done=done(sent_ms=3000, rtf=0.5)),
         record(packets=late(after=25, by_ms=120), done=done(sent_ms=1000, rtf=0.9)),
     ]

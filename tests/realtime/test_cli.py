@@ -86,7 +86,7 @@ def test_every_option_is_explained(command: str, capsys: pytest.CaptureFixture[s
     assert code == 0
     for action in subparsers()[command]._actions:
         assert action.help, f"{command} {action.dest}"
-        assert (action.option_strings or [action.metavar])[-1] in out
+        assert (action.option_strings[-1] if action.option_strings else str(action.metavar)) in out
 
 
 def test_every_option_with_a_default_says_it() -> None:

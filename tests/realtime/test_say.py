@@ -62,8 +62,12 @@ def options(server: str, output: Path | None = None, **changes: object) -> SayOp
 def pipe() -> Iterator[tuple[int, Callable[[bytes], None], Callable[[], None]]]:
     """A pipe into the command: its end there, and how to write and to close at this end."""
     reader, writer = os.pipe()
+
+    def write(data: bytes) -> None:
+        os.write(writer, data)
+
     try:
-        yield reader, lambda data: os.write(writer, data) and None, lambda: os.close(writer)
+        yield reader, write, lambda: os.close(writer)
     finally:
         os.close(reader)
 
