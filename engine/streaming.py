@@ -244,7 +244,7 @@ def _upsample(layout: Layout, quantizer: offline.Quantizer) -> Iterator[Layer]:
         pair = child(quantizer.upsample, i, nn.Sequential)
         conv = child(pair, 0, offline.CausalTransposedConv)
         bias = bias_of(conv.conv).repeat(conv.stride)
-        yield CausalProduct(layout, transposed_taps(conv), bias, stride_out=conv.stride)
+        yield CausalProduct(layout, transposed_taps(conv), bias, stride_out=conv.stride, few_rows=True)
         yield ConvNext(layout, child(pair, 1, offline.ConvNextBlock))
 
 
@@ -255,12 +255,13 @@ def _decoder(layout: Layout, codec: offline.Codec) -> dict[str, list[Layer]]:
     alphas = [alpha_of(child(block, 0, offline.Snake)) for block in nested]
     alphas.append(alpha_of(child(model, 1 + blocks, offline.Snake)))
     first, last = child(model, 0, offline.CausalConv), child(model, 2 + blocks, offline.CausalConv)
-    scaled = CausalProduct(layout, conv_taps(first) * alphas[0], bias_of(first.conv) * alphas[0])
+    scaled = CausalProduct(layout, conv_taps(first) * alphas[0], bias_of(first.conv) * alphas[0], few_rows=True)
     parts: dict[str, list[Layer]] = {"decoder.0": [scaled]}
     snake: Snake | None = None  # of the first block: the convolution before it has scaled its input already
     for i, block in enumerate(nested):
         conv = child(block, 1, offline.CausalTransposedConv)
-        product = CausalProduct(layout, transposed_taps(conv) / alphas[i][:, None], None, stride_out=conv.stride)
+        taps = transposed_taps(conv) / alphas[i][:, None]
+        product = CausalProduct(layout, taps, None, stride_out=conv.stride, few_rows=i == 0)
         units, pending = residuals(layout, block, 2, bias_of(conv.conv))
         parts[f"decoder.{1 + i}"] = [SnakeProduct(snake, product), *units]
         snake = Snake(alphas[i + 1], pending)
