@@ -77,7 +77,13 @@ async def serve_on(
     async with anyio.create_task_group() as tasks:
         if listening is not None:
             tasks.start_soon(_announce, server, sock, listening)
-        await server.serve(sockets=[sock])
+        try:
+            await server.serve(sockets=[sock])
+        except anyio.get_cancelled_exc_class():
+            if server.started:  # uvicorn leaves its connections open where it is cancelled instead of told to end
+                with anyio.CancelScope(shield=True):
+                    await server.shutdown(sockets=[sock])
+            raise
         tasks.cancel_scope.cancel()
 
 

@@ -9,7 +9,6 @@ then call one method: `handle` for a command, `on_event`, `on_end` and `on_error
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -46,6 +45,7 @@ from protocol.events import (
     WarningEvent,
 )
 from realtime.context import Context
+from realtime.ended import EndedTurns
 from realtime.floor import Floor
 from realtime.options import find_voice, first_config, output_format, pre_skip, turn_options
 from realtime.outbox import Outbox
@@ -56,15 +56,6 @@ from realtime.voices import VoiceStore
 NOTICE_S = (
     30.0  # a session that reaches its age limit is told so long before: enough to finish a sentence and reconnect
 )
-REMEMBERED_TURNS = 256  # ids of turns that are over; a late command for an older one is told that it is unknown
-
-
-@dataclass(slots=True)
-class _Over:
-    """What is remembered of a turn that has ended."""
-
-    text_missing: bool  # the server ended it before the client ended its text, which may still be coming
-    told: bool = False  # the client knows that it is dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +94,7 @@ class Session:
         self._created_at = now
         self._active_at = now  # last sign of life of the client
         self._next_n = 1
-        self._over: OrderedDict[str, _Over] = OrderedDict()  # by turn id
-        self._late: str | None = None  # the turn that text without an id still belongs to, although it is over
+        self._ended = EndedTurns()
         self._noticed = False  # of the age limit
         self._closing: _Closing | None = None
 
@@ -229,7 +219,7 @@ class Session:
 
     def _append(self, command: TextAppend, now: float) -> None:
         turn = self._turn_for_text(command.turn)
-        if turn is None and self._is_late(command.turn):
+        if turn is None and self._drops_late_text(command.turn):
             return
         so_far = turn.text.chars if turn is not None else 0
         if so_far + len(command.text) > self._limits.turn_chars:
@@ -248,24 +238,19 @@ class Session:
         if turn_id is None:
             return next((turn for turn in reversed(self.floor.turns) if not turn.text.ended), None)
         turn = self._live(turn_id)
-        over = self._over.get(turn_id)
-        if (turn is not None and turn.text.ended) or (over is not None and not over.text_missing):
+        if (turn is not None and turn.text.ended) or self._ended.finished(turn_id):
             raise ProtocolError(
                 ErrorCode.INVALID_VALUE, f"turn {quoted(turn_id)} has ended", param="turn", turn=turn_id
             )
         return turn
 
-    def _is_late(self, turn_id: str | None) -> bool:
+    def _drops_late_text(self, turn_id: str | None) -> bool:
         """Whether text is for a turn that the server ended in its middle; the client is told so once."""
-        dead = self._late if turn_id is None else turn_id
-        over = self._over.get(dead) if dead is not None else None
-        if over is None:
-            return False
-        if not over.told:
-            over.told = True
+        late = self._ended.late(turn_id)
+        if late is not None and self._ended.tell(late):
             text = "the turn has failed; text for it is dropped until turn.end, turn.start or a new id"
-            self._emit(WarningEvent(code=WarningCode.LATE_TEXT, turn=dead, message=text))
-        return True
+            self._emit(WarningEvent(code=WarningCode.LATE_TEXT, turn=late, message=text))
+        return late is not None
 
     def _flush(self, command: TextFlush) -> None:
         turn = self._turn_for_text(None) if command.turn is None else self._known(command.turn)
@@ -273,21 +258,16 @@ class Session:
             turn.text.flush()
 
     def _end_text(self, command: TurnEnd, now: float) -> None:
-        if command.turn is not None:
-            turn = self._known(command.turn)
-            if self._late == command.turn:
-                self._late = None
-        else:
-            turn, late = self._turn_for_text(None), self._late
-            self._late = None
-            if turn is None and late is None:
-                # An LLM that said nothing: its client waits for a turn.done like any other.
-                turn = self._open(None, self._options(TurnStart()), now)
+        turn = self._turn_for_text(None) if command.turn is None else self._known(command.turn)
+        awaited = self._ended.text_ended(command.turn)
+        if turn is None and command.turn is None and not awaited:
+            # An LLM that said nothing: its client waits for a turn.done like any other.
+            turn = self._open(None, self._options(TurnStart()), now)
         if turn is not None:
             turn.text.end()
 
     def _start(self, command: TurnStart, now: float) -> None:
-        if command.turn is not None and (self._live(command.turn) is not None or command.turn in self._over):
+        if command.turn is not None and (self._live(command.turn) is not None or command.turn in self._ended):
             text = f"turn {quoted(command.turn)} exists already"
             raise ProtocolError(ErrorCode.INVALID_VALUE, text, param="turn", turn=command.turn)
         options = self._options(command)  # a turn that cannot be opened interrupts nobody
@@ -310,20 +290,20 @@ class Session:
             raise ProtocolError(ErrorCode.LIMIT_EXCEEDED, text, turn=turn_id)
         turn = Turn(turn_id or self._minted(), self._next_n, options, self._engine, self._outbox, now)
         self._next_n += 1
-        self._late = None
+        self._ended.text_ended()
         self.floor.add(turn)
         return turn
 
     def _minted(self) -> str:
         name = f"turn-{self._next_n}"
-        while self._live(name) is not None or name in self._over:
+        while self._live(name) is not None or name in self._ended:
             name += "+"  # a client has used the name for a turn of its own
         return name
 
     def _cancel(self, command: TurnCancel, now: float) -> None:
         if command.turn is not None:
             target = self.floor.find(command.turn)
-            if target is None and command.turn not in self._over:
+            if target is None and command.turn not in self._ended:
                 raise _unknown(command.turn)
         else:
             target = self.floor.speaking(now)
@@ -422,17 +402,12 @@ class Session:
     def _known(self, turn_id: str) -> Turn | None:
         """The turn if it lives, None if it is over. Raises ProtocolError for one that never was."""
         turn = self._live(turn_id)
-        if turn is None and turn_id not in self._over:
+        if turn is None and turn_id not in self._ended:
             raise _unknown(turn_id)
         return turn
 
     def _turn_over(self, turn: Turn, status: Status) -> None:
-        missing = status is Status.FAILED and not turn.text.ended
-        self._over[turn.id] = _Over(missing)
-        if missing:
-            self._late = turn.id
-        if len(self._over) > REMEMBERED_TURNS:
-            self._over.popitem(last=False)
+        self._ended.add(turn.id, text_missing=status is Status.FAILED and not turn.text.ended)
 
     def _go_on(self, now: float) -> None:
         if self.closed:

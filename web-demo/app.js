@@ -76,7 +76,7 @@ function listen(made) {
 function onCut(heard, status) {
   setSounding(false);
   show(heard.text, heard.remaining);
-  if (status === "cancelled") say(`Stopped. The conversation remembers ${(heard.ms / 1000).toFixed(1)} s of it.`);
+  if (status === "cancelled") say(`Stopped after ${(heard.ms / 1000).toFixed(1)} s. The conversation keeps what you heard.`);
 }
 
 async function connect() {

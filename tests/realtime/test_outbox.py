@@ -17,7 +17,7 @@ def put(box: Outbox, n: int, message: bytes, sent: list[float] | None = None) ->
 
 
 def drained(box: Outbox) -> list[object]:
-    taken = []
+    taken: list[object] = []
     while (item := box.take(1.0)) is not None:
         taken.append(item)
     return taken

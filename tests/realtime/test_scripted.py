@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
 import numpy as np
@@ -79,7 +79,13 @@ def test_a_consumer_that_waits_goes_on_when_credit_and_text_come() -> None:
     async def scene() -> list[StreamEvent]:
         stream = ScriptedEngine().open(Conversation("c"), Voice("v"), SamplingParams(), 1)
         task = asyncio.ensure_future(events(stream))
-        for act in (lambda: stream.push("ab"), lambda: stream.allow(1), lambda: stream.allow(2), stream.finish):
+        acts: list[Callable[[], None]] = [
+            lambda: stream.push("ab"),
+            lambda: stream.allow(1),
+            lambda: stream.allow(2),
+            stream.finish,
+        ]
+        for act in acts:
             await asyncio.sleep(0)
             assert not task.done()
             act()

@@ -37,7 +37,7 @@ KEY = "a-key-for-the-tests"
 RIGHT = {"Authorization": f"Bearer {KEY}"}
 WRONG = {"Authorization": "Bearer wrong-wrong-wrong"}
 # The engine's own rate, so that samples can be compared; as fast as they come.
-PLAIN = {"audio": {"output": {"format": "pcm_f32le", "rate": 22050}}, "pacing": {"clock": "none"}}
+PLAIN: dict[str, Any] = {"audio": {"output": {"format": "pcm_f32le", "rate": 22050}}, "pacing": {"clock": "none"}}
 
 
 @contextmanager
@@ -408,7 +408,7 @@ def test_a_flood_is_refused_and_survived(url: str) -> None:
 # Trouble
 
 
-def test_a_client_that_vanishes_in_mid_turn_frees_the_engine() -> None:
+def test_a_client_that_vanishes_in_mid_turn_frees_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     engine = Watched(Script(step_s=0.01))
     with serving(engine) as url, client(url) as ws:
         send(ws, "text.append", text="A long story. " * 20)
@@ -417,6 +417,7 @@ def test_a_client_that_vanishes_in_mid_turn_frees_the_engine() -> None:
         ws.socket.close()
         assert engine.gone.wait(10)
         assert not engine.streams
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")], "nobody's mistake"
 
 
 def test_a_client_that_does_not_read_is_dropped_and_disturbs_nobody() -> None:
