@@ -299,7 +299,7 @@ def test_conv2d_takes_over_at_many_positions_and_agrees(monkeypatch: pytest.Monk
     codes = codes_of(codec, 6, seed=2)
     waves = []
     for threshold in (1, 10**9):
-        monkeypatch.setattr(WideProduct, "MIN_POSITIONS", threshold)
+        monkeypatch.setattr(WideProduct, "MIN_PRODUCTS", threshold)
         streaming.reset(0)
         waves.append(streaming.step(codes[None], [0])[0])
     assert_close(waves[0], waves[1], tolerance=2e-6)
