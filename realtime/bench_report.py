@@ -84,6 +84,7 @@ def _figures(turns: Sequence[TurnFigures], streams: Sequence[Sequence[TurnFigure
             }
             for bound in BOUNDS_MS
         },
+        "underruns_told_by_server": sum(turn.underruns for turn in turns),
         "text_short_ms": _spread(turn.text_short_ms for turn in turns),
         "cancel_ms": _spread(turn.cancel_ms for turn in turns if turn.cancel_ms is not None),
     }

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from engine.hub import Progress, ResolvedModel
     from engine.process import EngineProcess
     from protocol.config import SamplingConfig
+
+log = logging.getLogger("parley.cli")
 
 LISTENING: Final = "listening on "  # the start-up block ends with it and the address; `bench` waits for that line
 SAMPLING: Final = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "max_frames")
@@ -69,6 +72,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     @asynccontextmanager
     async def engine() -> AsyncIterator[EngineProcess]:
+        log.info("loading", extra={"model": model.name, "folder": model.folder})
         async with _engine(_spec(args, model)) as running:
             loaded.append(running.info)
             yield running
@@ -214,7 +218,11 @@ def _serve_command(given: Mapping[str, object], streams: int) -> list[str]:
     options = {"max_streams": max(streams, EngineLimits().max_streams), **given}
     model = [str(options.pop("model"))] if "model" in options else []
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [sys.executable, "-m", "realtime.cli", "serve", *model, "--port", "0", "--log-level", "warning", *words]
+    # -P and this path instead of -m: the folder that the command is typed in may hold an `engine` or `protocol` of its own.
+    root = str(Path(__file__).parent.parent)
+    code = f"import sys; sys.path.insert(0, {root!r}); from realtime.cli import main; sys.exit(main())"
+    command = [sys.executable, "-P", "-c", code, "serve", *model]
+    return [*command, "--port", "0", "--log-level", "warning", *words]
 
 
 def _settings(args: argparse.Namespace) -> Settings:
