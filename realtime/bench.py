@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ def server_of_its_own(command: Sequence[str], listening: str, err: TextIO) -> It
     Raises CommandFailed.
     """
     print("starting a server", file=err, flush=True)
+    # A bench that is told to end must not leave its server behind.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None, "a pipe was asked for"
         try:
@@ -67,6 +70,7 @@ def server_of_its_own(command: Sequence[str], listening: str, err: TextIO) -> It
                     return
             raise CommandFailed(f"the server did not start; it ended with exit code {process.wait()}")
         finally:
+            signal.signal(signal.SIGTERM, before)
             process.terminate()
             try:
                 process.wait(STOP_S)

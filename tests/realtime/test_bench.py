@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,6 +150,20 @@ SERVER = "import signal; print('Somebody', flush=True); print('  listening on ht
 def test_a_server_of_its_own_is_waited_for_and_ended() -> None:
     with server_of_its_own([sys.executable, "-c", SERVER], "listening on ", io.StringIO()) as url:
         assert url == "ws://127.0.0.1:9/v1/live"
+
+
+def test_a_bench_that_is_told_to_end_ends_its_server_first(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
+    server = [sys.executable, "-c", f"held = open({str(alive)!r}, 'wb'); {SERVER}"]
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        server_of_its_own(server, "listening on ", io.StringIO()),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert os.read(reader, 1) == b""  # nobody holds the other end any more
+    os.close(reader)
 
 
 def test_a_server_that_does_not_start_is_an_error() -> None:
