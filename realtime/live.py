@@ -54,6 +54,10 @@ async def live(ws: WebSocket) -> None:
             first = await _first_message(ws, connection, service)
             if first is None:
                 return
+            refusal = service.refusal()
+            if refusal is not None:  # somebody else took the last place meanwhile, or the server began to end
+                await _say_and_close(ws, refusal)
+                return
         await LiveSession(ws, connection, service).run(first)
     except WebSocketDisconnect:
         return

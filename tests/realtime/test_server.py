@@ -349,6 +349,18 @@ def test_a_full_server_says_when_to_come_back() -> None:
         assert said[0]["code"] == "too_many_sessions" and said[0]["retry_after_ms"] > 0 and code == 4429
 
 
+def test_a_place_is_taken_by_who_has_shown_a_key() -> None:
+    settings = Settings(port=0, keys=(KEY,), max_sessions=1)  # type: ignore[arg-type]
+    with (
+        serving(ScriptedEngine(), settings) as url,
+        connect(live(url), proxy=None) as late,
+        client(url, additional_headers=RIGHT),
+    ):
+        send(late, "session.update", token=KEY)
+        said, code = to_the_end(late)
+    assert said[0]["code"] == "too_many_sessions" and code == 4429
+
+
 # What is refused
 
 

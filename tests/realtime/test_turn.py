@@ -180,6 +180,20 @@ def test_a_failure_at_any_frame_ends_its_turn_once_and_no_other(step: int) -> No
     assert len(stage.all(ErrorEvent)) == 1
 
 
+@pytest.mark.parametrize("message", range(0, 40, 2))
+def test_a_client_may_vanish_after_any_message(message: int) -> None:
+    stage = Stage(step_s=0.01)
+    stage.say(words(8), turn="a")
+    stage.send("text.append", text=words(8), turn="b")
+    while len(stage.written) < message:
+        stage.run(0.01)
+    stage.session.disconnect(stage.now)
+    assert not stage.engine.streams and not stage.session.floor.turns
+    stage.run(5.0)
+    stage.send("text.append", text="Hello?", turn="c")
+    assert not stage.engine.streams and stage.engine.forgotten == ["s-1"]
+
+
 @settings(max_examples=25)
 @given(st.lists(st.integers(1, 12), max_size=12))
 def test_however_the_text_is_cut_the_audio_is_the_same(cuts: list[int]) -> None:
