@@ -60,7 +60,8 @@ def server_of_its_own(command: Sequence[str], listening: str, err: TextIO) -> It
     print("starting a server", file=err, flush=True)
     # A bench that is told to end must not leave its server behind.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # In a session of its own: Ctrl-C is for the bench, which then ends the server; two signals would end it without a word to its clients.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None, "a pipe was asked for"
         try:
             for line in process.stdout:
