@@ -13,7 +13,7 @@ from typing import Final
 from protocol.config import Latency, TagMode
 from realtime.segmenter import Segment, Segmenter
 
-SLICE_CHARS: Final = 256  # some 2 ms; a delta of a language model is far below
+SLICE_CHARS: Final = 128  # some 1 ms; a delta of a language model is far below
 
 
 class _Mark(Enum):
