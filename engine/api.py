@@ -105,9 +105,9 @@ class SegmentEnd:
 
     segment: int
     frames: int  # its first so many frames are speech and belong to the history; fewer than delivered where dead air was noticed late
-    cut: str | None = (
-        None  # why it was ended before the model ended it ("runaway", "silence", "short", "nan", "length"); None: it was not
-    )
+    # Why it was ended before the model ended it ("runaway", "silence", "nan", "length"), or why what the model made of it cannot be all
+    # ("empty", "short"). None: all is well.
+    cut: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class EngineDied(EngineError):
 class SynthesisFailed(EngineError):
     """Nothing sane came out for a segment, or its input cannot be spoken."""
 
-    code: str  # "degenerate" | "too_long" | "out_of_memory" | "bad_audio"
+    code: str  # "degenerate" | "too_long" | "out_of_memory" | "bad_input" | "bad_audio" | "bad_codes"
     detail: str
 
     def __str__(self) -> str:
@@ -160,7 +160,7 @@ class Stream(Protocol):
     """One turn inside the engine. Every call returns at once; all calls come from the thread of the event loop."""
 
     def push(self, segment: str) -> None:
-        """Add a segment: spoken after those before it, in the same voice and codec state."""
+        """Add a segment, not empty: spoken after those before it, in the same voice and codec state."""
 
     def finish(self) -> None:
         """No segment follows; the iterator ends after the last one's SegmentEnd."""
@@ -182,22 +182,26 @@ class Engine(Protocol):
     def info(self) -> ModelInfo:
         """What is loaded; constant."""
 
-    def capacity(self) -> Capacity: ...
+    def capacity(self) -> Capacity:
+        """How many streams are open, and may be."""
 
     def prefetch(self, conversation: Conversation, voice: Voice) -> None:
         """Prefill voice and history now, so that a stream opened later starts with its own text. A hint: may do nothing under load."""
 
     def open(self, conversation: Conversation, voice: Voice, params: SamplingParams, turn: int) -> Stream:
-        """A stream for turn number `turn` of the conversation. At most one per conversation id. Raises Busy."""
+        """A stream for turn number `turn` of the conversation. At most one per conversation id at a time. Raises Busy."""
 
     def forget(self, conversation_id: str) -> None:
-        """Drop what is cached for a conversation that will not speak again."""
+        """Drop what is cached for a conversation that will not speak again; if it speaks now, then at the end of that."""
 
     async def encode(self, samples: Samples, sample_rate: int) -> Codes:
-        """Codes [K, T] of a recording (mono float32). Raises SynthesisFailed for one that cannot be encoded."""
+        """Codes [K, T] of a recording, mono, at most ten minutes. Cancelling it stops the work.
+
+        Raises SynthesisFailed for one that cannot be encoded, Busy while too many jobs wait, EngineDied.
+        """
 
     async def decode(self, codes: Codes) -> Samples:
-        """Samples [T * frame_samples] of codes [K, T]."""
+        """Samples [T * frame_samples] of codes [K, T]; an index beyond its codebook counts as the last one. Errors as in `encode`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What crosses between an engine's front (in the server) and its core (in the engine process): plain frozen values.
 
-One list of commands goes in before a step, one `Report` comes out after it. Immutable, so that a thread or a pipe may carry them.
+Commands go in before a step, one `Report` comes out after it and is never changed again, so that a thread or a pipe may carry them.
+What may be large (recordings and the results of jobs) crosses in pieces, so that no command waits behind it.
 """
 
 from __future__ import annotations
@@ -77,21 +78,36 @@ class Forget:
     conversation: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Encode:
-    """Recording -> codes; answered by `Report.results[job]`."""
+    """Recording -> codes. The recording follows in pieces; one of no samples never begins."""
+
+    job: int
+    sample_rate: int  # Hz
+    samples: int  # how many will follow
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """The next samples of a job's recording."""
 
     job: int
     samples: Samples
-    sample_rate: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decode:
-    """Codes -> samples; answered by `Report.results[job]`."""
+    """Codes -> samples."""
 
     job: int
     codes: Codes
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Nobody waits for this job any more."""
+
+    job: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +123,8 @@ class WorkerSpec:
     guarded: bool = True  # watch for degenerate output; see EngineCore
 
 
-Command = Open | Push | Finish | Allow | Cancel | Prefetch | Forget | Encode | Decode
+Job = Encode | Recording | Decode | Abandon
+Command = Open | Push | Finish | Allow | Cancel | Prefetch | Forget | Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +139,11 @@ class Report:
     """Everything that one step has to say."""
 
     events: list[tuple[int, StreamEvent | Ended]] = field(default_factory=list)  # (stream, event) in order
-    results: dict[int, Codes | Samples | EngineError] = field(default_factory=dict)  # by job
+    pieces: list[tuple[int, Codes | Samples]] = field(default_factory=list)  # (job, part of its result)
+    done: dict[int, EngineError | None] = field(default_factory=dict)  # jobs that are over, and why without success
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.results)
+        return bool(self.events or self.pieces or self.done)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,18 @@
 """The caller's side of an engine: streams as objects, events as async iterators, whatever carries the messages.
 
-Knows which streams and jobs are open and hands reports to them. Does not know threads, processes or tensors: `send` is given. All of it
-runs on the event loop's thread.
+Knows which streams and jobs are open, hands reports to them, and refuses what the core must never see. Does not know threads, processes or
+tensors: `send` is given. All of it runs on the event loop's thread, and none of it takes long there.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from itertools import count
-from typing import cast
+
+import numpy as np
 
 from engine import commands as c
 from engine.api import (
@@ -28,11 +30,18 @@ from engine.api import (
     Voice,
 )
 
+MAX_JOBS = 8  # waiting or in hand; they are done one after the other, so more would only wait longer
+MAX_RECORDING_S = 600.0  # far more than any model listens to; bounds what the engine's process holds
+PIECE_SAMPLES = 1 << 16  # of a recording in one message: 256 KiB, copied in less than a millisecond
+
 
 class StreamHandle:
     """One open stream; see `engine.api.Stream`."""
 
-    def __init__(self, key: int, send: Callable[[c.Command], None], closed: Callable[[int], None]) -> None:
+    def __init__(
+        self, key: int, conversation: str, send: Callable[[c.Command], None], closed: Callable[[int], None]
+    ) -> None:
+        self.conversation = conversation
         self._key = key
         self._send = send
         self._closed = closed  # tells the front that the row is free
@@ -45,6 +54,7 @@ class StreamHandle:
 
     def push(self, segment: str) -> None:
         assert not self._finished, "a segment was pushed after finish"
+        assert segment, "an empty segment was pushed"
         self._command(c.Push(self._key, segment))
 
     def finish(self) -> None:
@@ -106,16 +116,32 @@ class StreamHandle:
                 self._waiter = None
 
 
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One that somebody waits for."""
+
+    over: asyncio.Future[None]
+    pieces: list[Codes | Samples] = field(default_factory=list)  # of its result
+
+
 class EngineFront:
     """Implements `engine.api.Engine` on top of `send`; the owner calls `deliver` with every report and `fail` when the core is gone."""
 
-    def __init__(self, info: ModelInfo, max_streams: int, send: Callable[[c.Command], None]) -> None:
+    def __init__(
+        self,
+        info: ModelInfo,
+        max_streams: int,
+        send: Callable[[c.Command], None],
+        writable: Callable[[], Awaitable[None]],
+    ) -> None:
+        """send: never blocks. writable: waits while what was sent piles up; only pieces of recordings wait for it."""
         self._info = info
         self._max_streams = max_streams
         self._send = send
+        self._writable = writable
         self._keys = count(1)
         self._streams: dict[int, StreamHandle] = {}
-        self._jobs: dict[int, asyncio.Future[Codes | Samples]] = {}
+        self._jobs: dict[int, _Job] = {}
 
     @property
     def info(self) -> ModelInfo:
@@ -128,10 +154,12 @@ class EngineFront:
         self._send(c.Prefetch(conversation, voice))
 
     def open(self, conversation: Conversation, voice: Voice, params: SamplingParams, turn: int) -> StreamHandle:
+        open_now = self._streams.values()
+        assert all(s.conversation != conversation.id for s in open_now), "a conversation has one stream at a time"
         if len(self._streams) >= self._max_streams:
             raise Busy()
         key = next(self._keys)
-        stream = StreamHandle(key, self._send, self._forget_stream)
+        stream = StreamHandle(key, conversation.id, self._send, self._forget_stream)
         self._streams[key] = stream
         self._send(c.Open(key, conversation, voice, params, turn))
         return stream
@@ -143,42 +171,88 @@ class EngineFront:
         self._send(c.Forget(conversation_id))
 
     async def encode(self, samples: Samples, sample_rate: int) -> Codes:
-        return cast(Codes, await self._job(lambda job: c.Encode(job, samples, sample_rate)))
+        _check_recording(samples, sample_rate)
+        key, job = self._new_job()
+        try:
+            self._send(c.Encode(key, sample_rate, samples.size))
+            for start in range(0, samples.size, PIECE_SAMPLES):
+                await self._writable()
+                if job.over.done():
+                    break
+                self._send(c.Recording(key, samples[start : start + PIECE_SAMPLES].astype(np.float32)))
+            await job.over
+        finally:
+            self._end_job(key)
+        return np.concatenate(job.pieces, axis=1)
 
     async def decode(self, codes: Codes) -> Samples:
-        return cast(Samples, await self._job(lambda job: c.Decode(job, codes)))
-
-    async def _job(self, command: Callable[[int], c.Command]) -> Codes | Samples:
-        job = next(self._keys)
-        future: asyncio.Future[Codes | Samples] = asyncio.get_running_loop().create_future()
-        self._jobs[job] = future
-        self._send(command(job))
+        _check_codes(codes, self._info.codebooks)
+        key, job = self._new_job()
         try:
-            return await future
+            self._send(c.Decode(key, codes.astype(np.int16)))
+            await job.over
         finally:
-            self._jobs.pop(job, None)
+            self._end_job(key)
+        return np.concatenate(job.pieces)
+
+    def _new_job(self) -> tuple[int, _Job]:
+        if len(self._jobs) >= MAX_JOBS:
+            raise Busy()
+        key = next(self._keys)
+        self._jobs[key] = job = _Job(asyncio.get_running_loop().create_future())
+        return key, job
+
+    def _end_job(self, key: int) -> None:
+        job = self._jobs.pop(key)
+        if not job.over.done() or job.over.cancelled():
+            self._send(c.Abandon(key))
+        else:
+            job.over.exception()  # seen, even if the caller was cancelled before it came to look
 
     def deliver(self, report: c.Report) -> None:
         """Hand a step's events and results to whoever waits for them; what nobody waits for any more is dropped."""
         for key, event in report.events:
-            stream = self._streams.get(key)
-            if stream is not None:
+            if (stream := self._streams.get(key)) is not None:
                 stream.deliver(event)
-        for job, result in report.results.items():
-            self._settle(job, result)
+        for key, piece in report.pieces:
+            if (job := self._jobs.get(key)) is not None:
+                job.pieces.append(piece)
+        for key, error in report.done.items():
+            if (job := self._jobs.get(key)) is not None:
+                _settle(job, error)
 
-    def _settle(self, job: int, result: Codes | Samples | EngineError) -> None:
-        future = self._jobs.get(job)
-        if future is None or future.done():
-            return
-        if isinstance(result, EngineError):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
-
-    def fail(self, error: EngineDied | SynthesisFailed) -> None:
+    def fail(self, error: EngineDied) -> None:
         """The core is gone: every open stream and job ends with `error`."""
         for stream in list(self._streams.values()):
             stream.deliver(c.Ended(error))
-        for job in list(self._jobs):
-            self._settle(job, error)
+        for job in self._jobs.values():
+            _settle(job, error)
+
+
+def _settle(job: _Job, error: EngineError | None) -> None:
+    if job.over.done():
+        return
+    if error is None:
+        job.over.set_result(None)
+    else:
+        job.over.set_exception(error)
+
+
+def _check_recording(samples: Samples, sample_rate: int) -> None:
+    """Raises SynthesisFailed for what cannot be encoded, as far as that shows without looking at every sample."""
+    if samples.ndim != 1 or not samples.size:
+        raise SynthesisFailed("bad_audio", f"a recording is one channel of samples, got shape {samples.shape}")
+    if not 8000 <= sample_rate <= 192000:
+        raise SynthesisFailed("bad_audio", f"sample rate {sample_rate} Hz is outside 8000..192000 Hz")
+    if samples.size > MAX_RECORDING_S * sample_rate:
+        seconds = samples.size / sample_rate
+        raise SynthesisFailed("bad_audio", f"recording of {seconds:.0f} s exceeds {MAX_RECORDING_S:.0f} s")
+
+
+def _check_codes(codes: Codes, codebooks: int) -> None:
+    """Raises SynthesisFailed for what is no codes."""
+    if codes.ndim != 2 or codes.shape[0] != codebooks or not codes.shape[1] or codes.dtype.kind not in "iu":
+        detail = f"codes are integers [{codebooks}, frames >= 1], got {codes.dtype} {list(codes.shape)}"
+        raise SynthesisFailed("bad_codes", detail)
+    if codes.min() < 0 or codes.max() > np.iinfo(np.int16).max:
+        raise SynthesisFailed("bad_codes", f"codes lie in {codes.min()}..{codes.max()}, which no codebook does")

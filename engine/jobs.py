@@ -1,99 +1,136 @@
 """Recordings to codes and codes to samples, beside speaking streams.
 
-Knows how to do a long job in slices, one a step, so that encoding a minute of reference never makes a stream stutter. Does not know who
-asked. One job at a time, first come first served: they share the device with speech and would only slow each other down.
+Knows how to do a long job in slices, so that encoding a minute of reference never makes a stream stutter, and takes recordings and gives
+results in pieces, so that no command waits behind a large message. Does not know who asked. One job at a time, first come first served:
+they share the device with speech and would only slow each other down.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from engine.api import Codes, EngineError, ModelInfo, Samples, SynthesisFailed
+from engine.api import Codes, ModelInfo, Samples, SynthesisFailed
 from engine.codec import Codec
-from engine.commands import Decode, Encode
-from engine.resample import resample
+from engine.commands import Abandon, Decode, Encode, Recording, Report
+from engine.resample import ZERO_CROSSINGS, resample
 from engine.streaming import StreamingCodec, StreamingEncoder
 
 SLICE_FRAMES = 8  # a slice is about as much work as one step of a few streams
-MAX_AUDIO_S = 600.0
 
-Result = Codes | Samples | EngineError
+Slices = Iterator[Codes | Samples | None]
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """A recording of which more is to come."""
+
+    samples: Samples
+    sample_rate: int
+    filled: int = 0
+    finite: bool = True  # so far
 
 
 class Jobs:
     """A queue of encode and decode jobs. Falsy while there is nothing to do."""
 
-    def __init__(self, codec: Codec, info: ModelInfo) -> None:
+    def __init__(self, codec: Codec, info: ModelInfo, decoder: StreamingCodec, row: int) -> None:
+        """decoder, row: where to decode; the row is ours alone."""
         self._codec = codec
         self._info = info
         self._device = next(codec.parameters()).device
-        self._decoder = StreamingCodec(codec, 1)  # a row of its own: jobs never take one from speech
-        self._waiting: deque[Encode | Decode] = deque()
-        self._current: tuple[int, Iterator[Result | None]] | None = None
+        self._decoder = decoder
+        self._row = row
+        self._encoder: StreamingEncoder | None = None  # made when first needed: it copies the codec's weights
+        self._arriving: dict[int, _Arriving] = {}
+        self._queue: deque[tuple[int, Slices]] = deque()  # the first one is in hand
 
     def __bool__(self) -> bool:
-        return bool(self._waiting or self._current)
+        return bool(self._queue)
 
-    def add(self, command: Encode | Decode) -> None:
-        self._waiting.append(command)
+    def handle(self, command: Encode | Recording | Decode | Abandon) -> None:
+        """Take a job, or a piece of one. What belongs to a job that is over is ignored: messages cross."""
+        match command:
+            case Encode(job, sample_rate, samples):
+                self._arriving[job] = _Arriving(np.empty(samples, np.float32), sample_rate)
+            case Recording(job, samples):
+                if (arriving := self._arriving.get(job)) is not None:
+                    self._take(job, arriving, samples)
+            case Decode(job, codes):
+                self._queue.append((job, self._decode(codes)))
+            case Abandon(job):
+                self._arriving.pop(job, None)
+                self._queue = deque(entry for entry in self._queue if entry[0] != job)
 
-    def step(self, results: dict[int, Result]) -> None:
-        """Do one slice of the job in hand; a finished one's result goes into `results`."""
-        if self._current is None and self._waiting:
-            command = self._waiting.popleft()
-            slices = self._encode(command) if isinstance(command, Encode) else self._decode(command)
-            self._current = command.job, slices
-        if self._current is None:
+    def step(self, report: Report) -> None:
+        """Do one slice of the job in hand and report what it gave."""
+        if not self._queue:
             return
-        job, slices = self._current
+        job, slices = self._queue[0]
         try:
-            result = next(slices)
+            piece = next(slices)
+        except StopIteration:
+            self._queue.popleft()
+            report.done[job] = None
         except SynthesisFailed as error:
-            result = error
-        if result is not None:
-            results[job] = result
-            self._current = None
+            self._queue.popleft()
+            report.done[job] = error
+        else:
+            if piece is not None:
+                report.pieces.append((job, piece))
 
-    def _encode(self, command: Encode) -> Iterator[Result | None]:
-        samples = self._checked(command.samples, command.sample_rate)
-        yield None
-        wave = torch.from_numpy(resample(samples, command.sample_rate, self._info.sample_rate))
-        encoder = StreamingEncoder(self._codec)
-        parts = []
-        for start in range(0, len(wave), SLICE_FRAMES * self._info.frame_samples):
-            parts.append(encoder.push(wave[start : start + SLICE_FRAMES * self._info.frame_samples]))
-            yield None
-        parts.append(encoder.finish())
-        yield torch.cat(parts, dim=1).cpu().numpy().astype(np.int16)
+    def _take(self, job: int, arriving: _Arriving, samples: Samples) -> None:
+        end = arriving.filled + samples.size
+        arriving.samples[arriving.filled : end] = samples
+        arriving.filled = end
+        arriving.finite = arriving.finite and bool(np.isfinite(samples).all())
+        if end == arriving.samples.size:
+            del self._arriving[job]
+            self._queue.append((job, self._encode(arriving)))
 
-    @staticmethod
-    def _checked(samples: Samples, sample_rate: int) -> Samples:
-        if samples.ndim != 1 or not samples.size:
-            raise SynthesisFailed("bad_audio", f"a recording is one channel of samples, got shape {samples.shape}")
-        if not 8000 <= sample_rate <= 192000:
-            raise SynthesisFailed("bad_audio", f"sample rate {sample_rate} Hz is outside 8000..192000 Hz")
-        if samples.size > MAX_AUDIO_S * sample_rate:
-            raise SynthesisFailed(
-                "bad_audio", f"recording of {samples.size / sample_rate:.0f} s exceeds {MAX_AUDIO_S:.0f} s"
-            )
-        if not np.isfinite(samples).all():
+    def _encode(self, recording: _Arriving) -> Slices:
+        if not recording.finite:
             raise SynthesisFailed("bad_audio", "the recording holds NaN or infinity")
-        return samples.astype(np.float32)
+        if self._encoder is None:
+            self._encoder = StreamingEncoder(self._codec)
+            yield None
+        encoder = self._encoder
+        encoder.reset(0)
+        slice_samples = SLICE_FRAMES * self._info.frame_samples
+        for block in resampled(recording.samples, recording.sample_rate, self._info.sample_rate, slice_samples):
+            yield None
+            for start in range(0, len(block), slice_samples):
+                yield _codes(encoder.push(torch.from_numpy(block[start : start + slice_samples])))
+        yield _codes(encoder.finish())
 
-    def _decode(self, command: Decode) -> Iterator[Result | None]:
-        codes = command.codes
-        if codes.ndim != 2 or codes.shape[0] != self._info.codebooks or not codes.shape[1] or codes.min() < 0:
-            raise SynthesisFailed(
-                "bad_codes", f"codes are [{self._info.codebooks}, frames >= 1] of indices >= 0, got shape {codes.shape}"
-            )
-        self._decoder.reset(0)
-        parts = []
+    def _decode(self, codes: Codes) -> Slices:
+        self._decoder.reset(self._row)
         for start in range(0, codes.shape[1], SLICE_FRAMES):
             piece = torch.from_numpy(codes[None, :, start : start + SLICE_FRAMES].astype(np.int64))
-            parts.append(self._decoder.step(piece.to(self._device), [0])[0].cpu().numpy())
-            yield None
-        yield np.concatenate(parts)
+            samples: Samples = self._decoder.step(piece.to(self._device), [self._row])[0].cpu().numpy()
+            yield samples
+
+
+def resampled(samples: Samples, from_hz: int, to_hz: int, block: int) -> Iterator[Samples]:
+    """`resample(samples, from_hz, to_hz)` in blocks of some `block` samples, each computed when it is asked for; not a bit different."""
+    common = math.gcd(from_hz, to_hz)
+    step, phases = from_hz // common, to_hz // common  # `step` samples become `phases`, and the next ones the same way
+    periods = max(1, block // phases)
+    seen = 2 * math.ceil(ZERO_CROSSINGS * max(1.0, from_hz / to_hz)) + 2  # more samples on either side than matter
+    margin = -(-seen // step)  # in periods
+    total = -(-len(samples) * phases // step)
+    for first in range(0, -(-total // phases), periods):
+        start = max(0, first - margin)
+        part = resample(samples[start * step : (first + periods + margin) * step], from_hz, to_hz)
+        skipped = (first - start) * phases
+        yield part[skipped : skipped + min(periods * phases, total - first * phases)]
+
+
+def _codes(codes: torch.Tensor) -> Codes | None:
+    """As a piece of a result; a push that completed no frame gave none."""
+    return codes.cpu().numpy().astype(np.int16) if codes.shape[1] else None

@@ -45,6 +45,7 @@ class PagePool:
 
     @property
     def pages(self) -> int:
+        """Size of the pool."""
         return len(self._references)
 
     @property
@@ -53,10 +54,16 @@ class PagePool:
         return self._references.count(0)
 
     def take(self, after: int | None) -> int:
-        """A free page, counted once: the one that follows page `after` if it is free, else the start of the widest free run."""
+        """A free page, counted once and zeroed: the one that follows page `after` if it is free, else one of the widest free run.
+
+        Raises OutOfPages. Zeroed, because attention reads a page beyond the positions that are its owner's: a masked key contributes
+        nothing, but zero times a NaN that somebody left there is NaN.
+        """
         follows = after is not None and after + 1 < self.pages and self._references[after + 1] == 0
         page = after + 1 if follows and after is not None else self._widest_run()
         self._references[page] = 1
+        self.keys[:, page] = 0
+        self.values[:, page] = 0
         return page
 
     def _widest_run(self) -> int:
@@ -73,17 +80,21 @@ class PagePool:
         return best + best_length // 2 if grown_into else best
 
     def share(self, page: int) -> None:
+        """Count one owner more."""
         assert self._references[page] > 0, "only an owned page can be shared"
         self._references[page] += 1
 
     def release(self, page: int) -> None:
+        """Count one owner less; the last one frees it."""
         assert self._references[page] > 0, "a page was released twice"
         self._references[page] -= 1
 
-    def is_shared(self, page: int) -> bool:
-        return self._references[page] > 1
+    def owners(self, page: int) -> int:
+        """How many own it. A page of several is read-only."""
+        return self._references[page]
 
     def copy(self, source: int, target: int) -> None:
+        """Make `target` hold what `source` holds."""
         self.keys[:, target] = self.keys[:, source]
         self.values[:, target] = self.values[:, source]
 
@@ -128,7 +139,7 @@ class CachedSequence:
         """
         end = self.length + columns.shape[1]
         first = self.length // PAGE
-        if self.length % PAGE and self.pool.is_shared(self.pages[first]):
+        if self.length % PAGE and self.pool.owners(self.pages[first]) > 1:
             fresh = self.pool.take(None)
             self.pool.copy(self.pages[first], fresh)
             self.pool.release(self.pages[first])
@@ -141,14 +152,6 @@ class CachedSequence:
             self._columns = grown
         self._columns[:, self.length : end] = columns
         self.length = end
-
-    def wipe(self) -> None:
-        """Zero what only this sequence owns and forget it: a masked key contributes nothing, but zero times NaN is NaN."""
-        for page in self.pages:
-            if not self.pool.is_shared(page):
-                self.pool.keys[:, page] = 0
-                self.pool.values[:, page] = 0
-        self.truncate(0)
 
     def fork(self, length: int) -> CachedSequence:
         """A sequence that shares the first `length` positions; whoever writes into a shared page first copies it."""
@@ -185,7 +188,8 @@ class PagedAttention:
         self._run = self._contiguous_run(rows, pages)
         self._table = None
         if self._run is None:
-            table = [row.pages[:pages] + [0] * (pages - len(row.pages)) for row in rows]
+            # A shorter row is filled up with a page of its own: what is read there is masked, but must be no neighbour's NaN.
+            table = [row.pages[:pages] + row.pages[:1] * (pages - len(row.pages)) for row in rows]
             self._table = torch.tensor(table, device=device)  # [B, pages]
         self._mask = self._causal_mask(device, len(rows))
 

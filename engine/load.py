@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from engine import commands as c
-from engine.api import Conversation, EngineLimits, Frame, ModelInfo, SamplingParams, Voice
+from engine.api import Conversation, EngineLimits, ModelInfo, SamplingParams, SynthesisFailed, Voice
 from engine.checkpoint import load_dual_ar
+from engine.codec import Codec
 from engine.codec_weights import load_codec
 from engine.config import read_json
 from engine.core import EngineCore
+from engine.model import DualAR
 from engine.prompt import PromptBuilder
 from engine.runner import Runner
 from engine.tokenizer import Tokenizer
@@ -19,6 +22,16 @@ from engine.tokenizer import Tokenizer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_HISTORY_S = 40.0  # what S2-Pro keeps well: 860 frames, near where long turns are known to drift (s2pro.md 3.3)
 WARM_UP_FRAMES = 4  # the first allocates, the second is the first decode step, two more for good measure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A checkpoint folder, ready to serve. Nothing in it changes any more, so several cores may share it."""
+
+    model: DualAR
+    codec: Codec
+    prompts: PromptBuilder
+    info: ModelInfo
 
 
 def load_core(
@@ -34,19 +47,28 @@ def load_core(
     """Load a checkpoint folder and speak a few frames with it.
 
     device: of torch, or "auto": a GPU where there is one. dtype: of the AR stacks, a key of DTYPES, or "auto": bfloat16 on a GPU, float32
-    elsewhere; the codec stays float32. Raises ConfigError, CheckpointError or
-    CodecWeightsError, which name the file at fault.
+    elsewhere; the codec stays float32. Raises ValueError for another dtype, SynthesisFailed where `limits` leave no room to speak, and
+    ConfigError, CheckpointError or CodecWeightsError, which name the file at fault.
     """
     if limits.threads is not None:
         torch.set_num_threads(limits.threads)
+    loaded = load_model(folder, name, device, dtype, attribution)
+    core = core_of(loaded, limits, guarded=guarded)
+    warm_up(core)
+    return core
+
+
+def load_model(folder: Path, name: str, device: str, dtype: str, attribution: str | None) -> Loaded:
+    """The part of `load_core` that reads files."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
     model = load_dual_ar(folder, device, DTYPES[dtype])
     codec = load_codec(folder, device)
     model.prepare_serving(residual_entries=codec.config.codebook_size)
-    prompts = PromptBuilder(Tokenizer(folder), model.config)
     info = ModelInfo(
         name=name,
         sample_rate=codec.config.sample_rate,
@@ -57,20 +79,26 @@ def load_core(
         device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else device,
         dtype=dtype,
     )
-    core = EngineCore(Runner(model, codec, limits), prompts, info, limits, guarded=guarded)
-    warm_up(core)
-    return core
+    return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info)
+
+
+def core_of(loaded: Loaded, limits: EngineLimits, *, guarded: bool = True) -> EngineCore:
+    """A core with caches and rows of its own, not warm."""
+    return EngineCore(Runner(loaded.model, loaded.codec, limits), loaded.prompts, loaded.info, limits, guarded=guarded)
 
 
 def warm_up(core: EngineCore) -> None:
-    """Speak into the void until a frame has come out, then forget it."""
+    """Speak a few frames into the void and forget them. Raises SynthesisFailed where there is no room for them.
+
+    What they sound like does not matter here: whether the engine can speak is asked by whoever serves it.
+    """
     conversation = Conversation("warm-up")
     core.handle(c.Open(0, conversation, Voice("warm-up"), SamplingParams(max_frames=WARM_UP_FRAMES), 0))
     core.handle(c.Push(0, "Hello."))
     core.handle(c.Finish(0))
     core.handle(c.Allow(0, WARM_UP_FRAMES))
-    heard = 0
     while core.has_work():
-        heard += sum(isinstance(event, Frame) for _, event in core.step().events)
-    core.handle(c.Cancel(0))
+        for error in [event.error for _, event in core.step().events if isinstance(event, c.Ended)]:
+            if isinstance(error, SynthesisFailed) and error.code != "degenerate":
+                raise error
     core.handle(c.Forget(conversation.id))

@@ -1,6 +1,6 @@
 """An engine in a process of its own, started, watched and restarted from the server's event loop.
 
-Knows how to bring the worker up, carry messages, and what to tell open streams when it dies. Does not know what the messages mean.
+Knows how to bring the worker up, carry messages, and what to tell open streams when it dies. Does not know what happens in a step.
 A CUDA fault is sticky and kills its process; so does the kernel when memory runs out. Then every open stream gets EngineDied, the
 worker is started again, and since a Conversation carries its whole history, the next turn goes on as if nothing had happened.
 """
@@ -12,7 +12,6 @@ import logging
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 from engine import commands as c
@@ -24,9 +23,15 @@ from engine.wire import Unpacker, pack
 log = logging.getLogger("parley.engine")
 
 FIRST_BACKOFF_S = 0.1
-MAX_BACKOFF_S = 5.0
-MAX_FAILED_RESTARTS = 5  # in a row; then streams fail at once instead of waiting for an engine that cannot load
+MAX_BACKOFF_S = 10.0  # between two starts, for as long as it takes: whatever hinders the engine may pass
+MAX_FAILURES = 5  # in a row; then streams fail at once instead of waiting for an engine that will not speak
+HEALTHY_S = 30.0  # who lived longer and then died did not die of being started
 CLOSE_GRACE_S = 5.0
+_POLL_S = 0.02
+
+# The worker imports what we import. `-m engine.worker` would look for it in the folder that the server was started in, whatever that
+# holds, and `-P` keeps that folder out even of the bootstrap's own imports.
+_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[2:]; from engine.worker import main; main(int(sys.argv[1]))"
 
 
 class EngineUnavailable(EngineError):
@@ -40,6 +45,8 @@ class _Link(asyncio.Protocol):
         self.process = process
         self.ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
         self.lost = False
+        self.writable = asyncio.Event()  # what was sent is not piling up, or never will be read
+        self.writable.set()
         self.on_report: Callable[[c.Report], None] | None = None  # set by the engine that takes the link over
         self.on_lost: Callable[[_Link], None] | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -49,17 +56,24 @@ class _Link(asyncio.Protocol):
         assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
 
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
     def data_received(self, data: bytes) -> None:
         for message in self._unpacker.feed(data):
             if isinstance(message, c.Report) and self.on_report is not None:
                 self.on_report(message)
-            elif isinstance(message, c.Ready):
+            elif isinstance(message, c.Ready) and not self.ready.done():
                 self.ready.set_result(message.info)
-            elif isinstance(message, c.LoadFailed):
+            elif isinstance(message, c.LoadFailed) and not self.ready.done():
                 self.ready.set_exception(EngineUnavailable(message.detail))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        self.writable.set()
         if not self.ready.done():
             self.ready.set_exception(EngineUnavailable("the engine process ended while it was loading"))
         if self.on_lost is not None:
@@ -67,58 +81,123 @@ class _Link(asyncio.Protocol):
 
     def send(self, message: object) -> None:
         """Never blocks: what the worker is slow to read waits in the transport."""
-        assert self._transport is not None
+        assert self._transport is not None, "a link is connected before anybody has it"
         self._transport.write(pack(message))
 
-    async def end(self) -> None:
-        """Close the socket, which ends the worker; kill it if it does not go. Safe to call for a dead one."""
+    async def end(self, grace_s: float) -> None:
+        """Close the socket, which ends the worker; kill it if it does not go. Safe to call for a dead one.
+
+        No process is left behind, even if this is cancelled.
+        """
         self.on_lost = None
         if self._transport is not None:
             self._transport.close()
-        deadline = time.monotonic() + CLOSE_GRACE_S
-        while self.process.poll() is None:
-            if time.monotonic() > deadline:
-                self.process.kill()
-            await asyncio.sleep(0.02)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_s
+        try:
+            while self.process.poll() is None:
+                if loop.time() >= deadline:
+                    self.process.kill()
+                await asyncio.sleep(_POLL_S)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it now. Blocks until it has."""
+        self.ready.cancel()
+        self.on_lost = None
+        if self._transport is not None:
+            self._transport.abort()
+        self.process.kill()
+        self.process.wait()
 
 
-async def _spawn(spec: WorkerSpec) -> _Link:
-    """Start a worker and connect to it; it is loading when this returns."""
+def _spawn(spec: WorkerSpec) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A worker that waits for its first message, and our end of its socket. Raises OSError."""
     ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "engine.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
-    loop = asyncio.get_running_loop()
-    _, link = await loop.create_unix_connection(lambda: _Link(process), sock=ours)
-    link.send(spec)
-    return link
+    try:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOTSTRAP, str(theirs.fileno()), *sys.path],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the server
+            )
+    except OSError:
+        ours.close()
+        raise
+    ours.setblocking(False)
+    return process, ours
+
+
+async def _start(spec: WorkerSpec) -> tuple[_Link, ModelInfo]:
+    """A worker that has loaded its model. Raises EngineUnavailable; leaves no process behind then, or when cancelled."""
+    try:
+        process, ours = _spawn(spec)
+    except OSError as error:
+        raise EngineUnavailable(f"no process could be started: {error}") from error
+    link = _Link(process)
+    info: ModelInfo | None = None
+    try:
+        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
+        link.send(spec)
+        info = await link.ready
+    except EngineUnavailable:
+        await link.end(grace_s=0)
+        raise
+    finally:
+        if info is None:
+            link.kill()
+    return link, info
+
+
+class _Backlog:
+    """Commands given while no worker is up, without what was taken back meanwhile: no more than is open."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, object], list[c.Command]] = {}  # by the stream, conversation or job they are about
+
+    def add(self, command: c.Command) -> None:
+        match command:
+            case c.Cancel(stream):
+                self._kept.pop(("stream", stream), None)
+            case c.Abandon(job):
+                self._kept.pop(("job", job), None)
+            case c.Forget(conversation):
+                self._kept.pop(("prefetch", conversation), None)
+            case c.Prefetch(conversation, _):
+                self._kept[("prefetch", conversation.id)] = [command]
+            case c.Encode(job=job) | c.Recording(job=job) | c.Decode(job=job):
+                self._kept.setdefault(("job", job), []).append(command)
+            case c.Open() | c.Push() | c.Finish() | c.Allow():
+                self._kept.setdefault(("stream", command.stream), []).append(command)
+
+    def take(self) -> list[c.Command]:
+        """All of it, in an order in which it can be carried out."""
+        kept, self._kept = self._kept, {}
+        return [command for commands in kept.values() for command in commands]
 
 
 class EngineProcess(EngineFront):
     """See `engine.api.Engine`. Make it with `await EngineProcess.start(spec)`; end it with `await close()`."""
 
     def __init__(self, spec: WorkerSpec, link: _Link, info: ModelInfo) -> None:
-        super().__init__(info, spec.limits.max_streams, self._send_or_keep)
+        super().__init__(info, spec.limits.max_streams, self._send_or_keep, self._until_writable)
         self._spec = spec
-        self._link: _Link | None = None
-        self._backlog: list[c.Command] = []  # commands given while no worker is up; sent when it is
-        self._failed_restarts = 0
+        self._link: _Link | None = None  # to the worker that is up
+        self._dead: _Link | None = None  # to the one before, which may have to be buried
+        self._up_since = 0.0  # loop time
+        self._settled = asyncio.Event()  # a worker is up, or nobody waits for one
+        self._backlog = _Backlog()
+        self._failures = 0  # starts that failed or were soon undone, in a row
         self._closing = False
-        self._restart_task: asyncio.Task[None] | None = None
+        self._restarting: asyncio.Task[None] | None = None
         self._take_over(link)
 
     @classmethod
     async def start(cls, spec: WorkerSpec) -> EngineProcess:
         """Start the worker and wait until the model is loaded. Raises EngineUnavailable."""
-        link = await _spawn(spec)
-        try:
-            info = await link.ready
-        except EngineUnavailable:
-            await link.end()
-            raise
+        link, info = await _start(spec)
         return cls(spec, link, info)
 
     @property
@@ -132,58 +211,69 @@ class EngineProcess(EngineFront):
         return None if self._link is None else self._link.process.pid
 
     async def close(self) -> None:
-        """End the worker. Open streams end with EngineDied."""
+        """End the worker. Open streams end with EngineDied, and so does every later one."""
         self._closing = True
-        if self._restart_task is not None:
-            self._restart_task.cancel()
+        self._settled.set()
         link, self._link = self._link, None
         self.fail(EngineDied("the server is closing"))
+        if self._restarting is not None:
+            self._restarting.cancel()
+            await asyncio.wait([self._restarting])
+        if self._dead is not None:
+            await self._dead.end(grace_s=0)  # a restart that was cancelled before it began has not done it
         if link is not None:
-            await link.end()
-
-    def _take_over(self, link: _Link) -> None:
-        link.on_report = self.deliver
-        link.on_lost = self._link_lost
-        self._link = link
-        if link.lost:
-            self._link_lost(link)
+            await link.end(CLOSE_GRACE_S)
 
     def _send_or_keep(self, command: c.Command) -> None:
         if self._link is not None:
             self._link.send(command)
-        elif not self._closing and self._failed_restarts < MAX_FAILED_RESTARTS:
-            self._backlog.append(command)
-        else:
+        elif self._closing:
+            self.fail(EngineDied("the server is closing"))
+        elif self._failures >= MAX_FAILURES:
             self.fail(EngineDied("it could not be restarted"))
+        else:
+            self._backlog.add(command)
 
-    def _link_lost(self, link: _Link) -> None:
-        if self._closing:
-            return
-        self._link = None
-        code = link.process.poll()
-        log.error("the engine process ended", extra={"exit_code": code})
-        self.fail(EngineDied(f"exit code {code}" if code is not None else "its connection was lost"))
-        self._restart_task = asyncio.get_running_loop().create_task(self._restart(link))
+    async def _until_writable(self) -> None:
+        await self._settled.wait()
+        if self._link is not None:
+            await self._link.writable.wait()
+
+    def _take_over(self, link: _Link) -> None:
+        link.on_report = self.deliver
+        link.on_lost = self._lose
+        self._link = link
+        self._up_since = asyncio.get_running_loop().time()
+        self._settled.set()
+        if link.lost:
+            self._lose(link)
+
+    def _lose(self, link: _Link) -> None:
+        self._link, self._dead = None, link
+        healthy = asyncio.get_running_loop().time() - self._up_since > HEALTHY_S
+        self._failures = 0 if healthy else self._failures + 1
+        self._settled.clear()
+        self.fail(EngineDied("its connection was lost"))
+        self._restarting = asyncio.get_running_loop().create_task(self._restart(link))
 
     async def _restart(self, old: _Link) -> None:
-        await old.end()
-        while self._failed_restarts < MAX_FAILED_RESTARTS:
-            if self._failed_restarts:
-                await asyncio.sleep(min(FIRST_BACKOFF_S * 2**self._failed_restarts, MAX_BACKOFF_S))
-            link = await _spawn(self._spec)
+        await old.end(grace_s=0)
+        log.error("the engine process ended", extra={"exit_code": old.process.returncode})
+        while True:
+            if self._failures >= MAX_FAILURES:
+                self._settled.set()
+                self._backlog.take()
+                self.fail(EngineDied("it could not be restarted"))
+            if self._failures > 1:  # the first death may be an accident
+                await asyncio.sleep(min(FIRST_BACKOFF_S * 2**self._failures, MAX_BACKOFF_S))
             try:
-                await link.ready
+                link, _ = await _start(self._spec)
             except EngineUnavailable as error:
-                self._failed_restarts += 1
+                self._failures += 1
                 log.error("the engine process did not come up: %s", error)
-                await link.end()
                 continue
-            self._failed_restarts = 0
-            self._take_over(link)
-            backlog, self._backlog = self._backlog, []
-            for command in backlog:
-                self._send_or_keep(command)
-            log.info("the engine process is up again", extra={"pid": link.process.pid})
-            return
-        self._backlog.clear()
-        self.fail(EngineDied("it could not be restarted"))
+            break
+        log.info("the engine process is up again", extra={"pid": link.process.pid})
+        self._take_over(link)
+        for command in self._backlog.take():
+            self._send_or_keep(command)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +25,22 @@ from engine.streaming import StreamingCodec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """What one row drew: a frame, or (`codes` None) the end of its segment."""
+class FrameDrawn:
+    """A row drew a frame."""
 
-    codes: npt.NDArray[np.int16] | None = None  # [K]
-    column: Columns | None = None  # [K + 1, 1], what the next decode step feeds
-    samples: Samples | None = None  # [frame]
+    codes: npt.NDArray[np.int16]  # [K]
+    column: Columns  # [K + 1, 1], what the next decode step feeds
+    samples: Samples  # [frame]
+
+
+class Outcome(Enum):
+    """What a row drew instead of a frame."""
+
+    END = "end"  # of its segment
+    NAN = "nan"  # nothing: what it would be drawn from is not finite, and the codec would make loud noise of it
+
+
+Drawn = FrameDrawn | Outcome
 
 
 class Runner:
@@ -46,12 +57,13 @@ class Runner:
         self._model = model
         self._sampler = Sampler(rows, config.num_codebooks, model.device)
         self._frame_kv = FrameKV(fast, rows, config.num_codebooks, model.device, model.dtype)
-        self._streaming = StreamingCodec(codec, rows)
+        # One row more than streams: for jobs, which never take one from speech.
+        self.streaming, self.spare_row = StreamingCodec(codec, rows + 1), rows
 
     def open_row(self, row: int, params: SamplingParams, turn: int) -> None:
         """Start a turn in a row: fresh codec state, noise that follows from seed and turn alone."""
         self._sampler.open(row, params, turn)
-        self._streaming.reset(row)
+        self.streaming.reset(row)
 
     def begin_segment(self, row: int) -> None:
         """Nothing drawn before counts as repeated. The noise goes on, so a second attempt at a segment draws anew."""
@@ -62,7 +74,7 @@ class Runner:
 
     def reset_codec(self, row: int) -> None:
         """Forget a row's codec state: after a NaN nothing that was computed from it can be trusted."""
-        self._streaming.reset(row)
+        self.streaming.reset(row)
 
     @torch.inference_mode()
     def prefill(self, sequence: CachedSequence, new: int) -> Hidden:
@@ -83,27 +95,35 @@ class Runner:
     def frames(self, hidden: Sequence[Hidden], rows: Sequence[int]) -> list[Drawn]:
         """Draw one frame for each row from its hidden state and decode it.
 
-        hidden: parts whose rows, one after the other, belong to `rows`. A row that draws the end of its segment advances neither
-        history nor codec.
+        hidden: parts whose rows, one after the other, belong to `rows`. A row that draws no frame leaves its codec state as it is.
         """
         model = self._model
         parts = Hidden(torch.cat([part.head for part in hidden]), torch.cat([part.fast for part in hidden]))
         index = torch.tensor(rows, device=model.device)
         draws = self._sampler.frame(index)
-        column = draws.semantic(model.head(parts.head))
-        codes = model.fast_frame(parts.fast, model.code_of(column), draws.codebook, self._frame_kv)
+        logits = model.head(parts.head)
+        # Of all logits of the frame: finite only if each of them is. In float32, which a sum of half-precision ones does not exceed.
+        mass = logits.sum(-1, dtype=torch.float32)
+
+        def draw(codebook: int, logits: Tensor) -> Tensor:
+            mass.add_(logits.sum(-1, dtype=torch.float32))
+            return draws.codebook(codebook, logits)
+
+        column = draws.semantic(logits)
+        codes = model.fast_frame(parts.fast, model.code_of(column), draw, self._frame_kv)
         draws.commit(column)
-        # The one copy to the host before the codec: which rows ended decides who has a frame.
-        host = torch.cat((model.token_of(column)[:, None], codes), 1).cpu().numpy()
-        speaking = [b for b in range(len(rows)) if host[b, 0] != model.config.im_end]
-        drawn = [Drawn() for _ in rows]
+        # The one copy to the host before the codec: which rows ended or broke decides who has a frame.
+        sound = mass.isfinite()[:, None].long()
+        host = torch.cat((sound, model.token_of(column)[:, None], codes), 1).cpu().numpy()
+        drawn: list[Drawn] = [Outcome.END if host[b, 0] else Outcome.NAN for b in range(len(rows))]
+        speaking = [b for b in range(len(rows)) if host[b, 0] and host[b, 1] != model.config.im_end]
         if speaking:
             samples = self._decode(codes, rows, speaking)
             for b, wave in zip(speaking, samples, strict=True):
-                drawn[b] = Drawn(host[b, 1:].astype(np.int16), host[b, :, None], wave)
+                drawn[b] = FrameDrawn(host[b, 2:].astype(np.int16), host[b, 1:, None], wave)
         return drawn
 
     def _decode(self, codes: Tensor, rows: Sequence[int], speaking: Sequence[int]) -> Samples:
         chosen = codes if len(speaking) == len(rows) else codes[torch.tensor(speaking, device=codes.device)]
-        wave = self._streaming.step(chosen[:, :, None], [rows[b] for b in speaking])
+        wave = self.streaming.step(chosen[:, :, None], [rows[b] for b in speaking])
         return wave.float().cpu().numpy()

@@ -10,20 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 COMFORTABLE_S = 1.0  # a stream with more lead than this sits a step out while another is about to run dry
+RELAXED_S = 0.5  # several slices of a job: while everybody has more, one does no harm
 URGENT_S = 0.1  # two frames: less than this and the listener may hear the gap
-BESIDE_SPEECH = (
-    128  # prefill positions a step while somebody speaks with little lead: about one decode step's worth of work
-)
+# Prefill positions a step while somebody speaks with little lead: about one decode step's worth of work.
+BESIDE_SPEECH = 128
 ALONE = 1024  # prefill positions a step otherwise; bounds how long a newcomer waits for the step in flight
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the scheduler sees of one stream."""
+    """What the scheduler sees of a stream that can go on."""
 
     key: int
     missing: int  # prompt positions still to be prefilled before the next frame; 0 while decoding
-    has_credit: bool  # may generate another frame
     waiting_since_s: float  # when its current work became possible
     lead_s: float | None  # audio delivered and not yet due; None before the first frame of the turn
 
@@ -34,6 +33,7 @@ class Plan:
 
     prefill: tuple[tuple[int, int], ...]  # (key, positions), in order
     decode: tuple[int, ...]  # keys
+    relaxed: bool  # nobody minds if the step also does a slice of something else
 
     def __bool__(self) -> bool:
         return bool(self.prefill or self.decode)
@@ -43,18 +43,32 @@ def plan(views: Sequence[View]) -> Plan:
     """The next step for these streams, at most one entry for each.
 
     Every stream that can decode does, in one batch, unless somebody is about to run dry: then those with a comfortable lead sit out.
-    Prefill goes to who has nothing to play first, oldest first, and shrinks while a speaking stream is urgent.
+    Prefill goes to who is about to run dry, then to newcomers, oldest first. It shrinks beside a stream that is about to run dry, whose
+    next frame comes out at the end of the step.
     """
-    ready = [view for view in views if view.has_credit and not view.missing]
-    urgent = [view for view in ready if view.lead_s is not None and view.lead_s < URGENT_S]
+    ready = [view for view in views if not view.missing]
+    urgent = any(_is_urgent(view) for view in ready)
     decoding = [view for view in ready if not urgent or view.lead_s is None or view.lead_s < COMFORTABLE_S]
-    budget = BESIDE_SPEECH if urgent else ALONE
-    prefill = []
-    waiting = [view for view in views if view.missing and view.has_credit]
-    for view in sorted(waiting, key=lambda v: (float("-inf") if v.lead_s is None else v.lead_s, v.waiting_since_s)):
-        if budget == 0:
+    left = BESIDE_SPEECH if urgent else ALONE
+    prefill: list[tuple[int, int]] = []
+    for view in sorted((view for view in views if view.missing), key=_order):
+        if prefill and urgent:
+            left = min(left, BESIDE_SPEECH)
+        positions = min(view.missing, left)
+        if not positions:
             break
-        positions = min(view.missing, budget)
         prefill.append((view.key, positions))
-        budget -= positions
-    return Plan(tuple(prefill), tuple(view.key for view in decoding))
+        left -= positions
+        urgent = urgent or _is_urgent(view)
+    relaxed = all(view.lead_s is not None and view.lead_s > RELAXED_S for view in views)
+    return Plan(tuple(prefill), tuple(view.key for view in decoding), relaxed)
+
+
+def _is_urgent(view: View) -> bool:
+    return view.lead_s is not None and view.lead_s < URGENT_S
+
+
+def _order(view: View) -> tuple[int, float, float]:
+    if view.lead_s is None:
+        return 1, 0.0, view.waiting_since_s
+    return 0 if _is_urgent(view) else 2, view.lead_s, view.waiting_since_s

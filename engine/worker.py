@@ -1,55 +1,69 @@
-"""The engine process: `python -m engine.worker FD` builds a core and steps it until its server goes away.
+"""The engine process: builds a core and steps it until its server goes away.
 
-Started by `engine.process`; FD is its end of a socket pair. The first message says what to load. It never outlives its server: the end
-of the socket is the end of the loop.
+Started by `engine.process` with its end of a socket pair. The first message says what to load. It never outlives its server: the end of
+the socket is the end of the loop, and of whatever keeps the loop from noticing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import signal
 import socket
-import sys
+import threading
+import time
 
 from engine import commands as c
 from engine.core import EngineCore
 from engine.load import load_core
-from engine.wire import BlockingPeer
+from engine.wire import BlockingPeer, PeerGone
+
+LEAVE_S = 5.0  # from the end of the server to ours. A step takes far less; loading a model, or a device that hangs, takes longer
 
 
-def main() -> None:
-    """Entry of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server drains and then closes us
-    peer = BlockingPeer(socket.socket(fileno=int(sys.argv[1])))
-    first = peer.receive(wait=True)
-    if first is None:
-        return
-    spec = first[0]
-    assert isinstance(spec, c.WorkerSpec), "the first message is a WorkerSpec"
+def main(fd: int) -> None:
+    """Entry of the process. fd: our end of the socket pair."""
+    # Who stops a service signals all its processes. The server drains and then closes us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sock = socket.socket(fileno=fd)
+    threading.Thread(target=leave_with_server, args=(sock,), daemon=True).start()
+    peer = BlockingPeer(sock)
+    with contextlib.suppress(PeerGone):  # nobody is left to speak for
+        serve(peer)
+
+
+def serve(peer: BlockingPeer) -> None:
+    """Load what the first message asks for, then step. Returns only if that cannot be loaded; raises PeerGone."""
+    first, *commands = peer.receive(wait=True)
+    assert isinstance(first, c.WorkerSpec), "the first message is a WorkerSpec"
     try:
         core = load_core(
-            spec.folder, spec.name, spec.device, spec.dtype, spec.limits, spec.attribution, guarded=spec.guarded
+            first.folder, first.name, first.device, first.dtype, first.limits, first.attribution, guarded=first.guarded
         )
     except Exception as error:  # supervisor: whatever it is, the server tells a person
         peer.send(c.LoadFailed(f"{type(error).__name__}: {error}"))
         return
     peer.send(c.Ready(core.info))
-    for command in first[1:]:
-        core.handle(command)  # type: ignore[arg-type]
-    run(core, peer)
+    run(core, peer, commands)
 
 
-def run(core: EngineCore, peer: BlockingPeer) -> None:
-    """Step until the server is gone."""
+def run(core: EngineCore, peer: BlockingPeer, commands: list[object]) -> None:
+    """Apply `commands`, then step for ever, with what arrives in between. Raises PeerGone."""
     while True:
-        commands = peer.receive(wait=not core.has_work())
-        if commands is None:
-            return
         for command in commands:
             core.handle(command)  # type: ignore[arg-type]
         report = core.step()
         if report:
             peer.send(report)
+        commands = peer.receive(wait=not core.has_work())
 
 
-if __name__ == "__main__":
-    main()
+def leave_with_server(sock: socket.socket) -> None:
+    """End this process some time after the other end of `sock` was closed, whatever it is doing. Runs in a thread of its own."""
+    hung_up = select.poll()
+    hung_up.register(sock, 0)  # POLLHUP is always reported; bytes that arrive must not wake us
+    hung_up.poll()
+    time.sleep(LEAVE_S)
+    os._exit(1)

@@ -8,14 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import commands as c
-from engine.api import Conversation, Reference, SamplingParams, SpokenSegment, SynthesisFailed, Voice
+from engine import scheduler
+from engine.api import Conversation, SamplingParams, SynthesisFailed
 from engine.core import EngineCore
-from tests.engine.core_driver import Driver, tiny_core
+from engine.kv import OutOfPages
+from tests.engine.core_driver import (
+    NO_VOICE,
+    Driver,
+    Heard,
+    assert_nothing_leaked,
+    spoken,
+    tiny_core,
+    voice,
+)
 
 MakeCore = Callable[..., EngineCore]
 
@@ -25,34 +34,6 @@ TOLERANCE = 1e-4  # the fixture's, for fp32
 @pytest.fixture
 def core_of(s2pro: Path) -> MakeCore:
     return partial(tiny_core, s2pro)
-
-
-@pytest.fixture(scope="module")
-def shared_core(s2pro: Path) -> EngineCore:
-    return tiny_core(s2pro, max_streams=3)
-
-
-def voice(seed: int = 0, frames: int = 17) -> Voice:
-    codes = np.random.default_rng(seed).integers(0, 1024, (10, frames)).astype(np.int16)
-    return Voice(f"voice-{seed}", (Reference("A reference.", codes),))
-
-
-def spoken(text: str, frames: int, seed: int) -> SpokenSegment:
-    codes = np.random.default_rng(seed).integers(0, 1024, (10, frames)).astype(np.int16)
-    return SpokenSegment(text, codes)
-
-
-def record_hidden(core: EngineCore, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """Every hidden state that frames are drawn from, [B, D] a step."""
-    seen: list[torch.Tensor] = []
-    frames = core._runner.frames
-
-    def recording(hidden, rows):  # type: ignore[no-untyped-def]
-        seen.append(torch.cat([h.head for h in hidden]).clone())
-        return frames(hidden, rows)
-
-    monkeypatch.setattr(core._runner, "frames", recording)
-    return seen
 
 
 def test_a_turn_stops_at_its_credit_and_goes_on_with_more(core_of: MakeCore) -> None:
@@ -65,94 +46,31 @@ def test_a_turn_stops_at_its_credit_and_goes_on_with_more(core_of: MakeCore) -> 
     assert [frame.index for frame in heard.frames] == list(range(9))
 
 
-def test_a_later_turn_prefills_only_its_own_text_and_what_closes_the_turn_before(core_of: MakeCore) -> None:
-    core = core_of()
-    driver = Driver(core)
-    first = driver.open(Conversation("a"), "One brown fox.", voice=voice())
-    driver.run()
-    driver.core.handle(c.Cancel(first.key))
-    history = (SpokenSegment("One brown fox.", first.codes[:, :-1]),)  # the last frame was never fed back
-    before = core.cache.counters.prefilled
-    driver.open(Conversation("a", history), "Two lazy dogs.", voice=voice())
-    driver.run()
-    prompts = core._prompts
-    closing = prompts.spoken(first.codes[:, :-1]).shape[1] - (first.codes.shape[1] - 1)
-    assert core.cache.counters.prefilled - before == closing + prompts.user("Two lazy dogs.").shape[1]
-
-
-def test_segments_of_a_turn_prefill_only_their_own_text(core_of: MakeCore) -> None:
-    core = core_of()
-    driver = Driver(core)
-    params = SamplingParams(temperature=1.0, top_k=1, max_frames=60)
-    before = core.cache.counters.prefilled
-    text = "Hello there, this is a small test. [whisper] 你好，世界!"
-    heard = driver.open(Conversation("a"), text, "End.", frames=60, params=params)
-    driver.run()
-    assert heard.ends[0].cut is None, "this text is one that the random weights end by themselves"
-    prompts = core._prompts
-    first = prompts.system(Voice("none")).shape[1] + prompts.user(text).shape[1]
-    closing = prompts.spoken(heard.codes[:, : heard.ends[0].frames]).shape[1] - heard.ends[0].frames
-    assert core.cache.counters.prefilled - before == first + closing + prompts.user("End.").shape[1]
-
-
-def test_after_an_interruption_the_model_is_where_it_would_be_had_only_the_heard_part_existed(
-    core_of: MakeCore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    interrupted, fresh = core_of(), core_of()
-    driver = Driver(interrupted)
-    earlier = spoken("Good morning.", 14, 1)
-    first = driver.open(
-        Conversation("a", (earlier,)), "The rest of this was never heard by anyone.", frames=20, voice=voice()
-    )
-    driver.run()
-    driver.core.handle(c.Cancel(first.key))
-    heard = (earlier, SpokenSegment("The rest of", first.codes[:, :6]))
-    before = interrupted.cache.counters.prefilled
-    seen = [record_hidden(core, monkeypatch) for core in (interrupted, fresh)]
-    codes = []
-    for core in (interrupted, fresh):
-        driver = Driver(core)
-        turn = driver.open(Conversation("a", heard), "Next one.", voice=voice(), turn=2)
-        driver.run()
-        codes.append(turn.codes)
-    assert (codes[0] == codes[1]).all()
-    for a, b in zip(*seen, strict=True):
-        assert (a - b).abs().max() < TOLERANCE
-    # At most the cut segment and the new text are computed again, never the voice or the segment before.
-    prompts = interrupted._prompts
-    own = (
-        prompts.user("The rest of").shape[1]
-        + prompts.spoken(first.codes[:, :6]).shape[1]
-        + prompts.user("Next one.").shape[1]
-    )
-    assert interrupted.cache.counters.prefilled - before <= own
-
-
 def test_a_stream_does_not_depend_on_its_neighbours(core_of: MakeCore) -> None:
     params = [SamplingParams(seed=s, temperature=0.9, top_k=20, top_p=0.95) for s in range(3)]
     alone = []
     for i in range(3):
         driver = Driver(core_of())
-        heard = driver.open(Conversation(f"c{i}"), f"Text number {i}.", voice=voice(i), params=params[i], frames=16)
+        heard = driver.open(Conversation(f"c{i}"), f"Text number {i}.", voice=voice(i), params=params[i], frames=9)
         driver.run()
-        alone.append((heard.codes, np.concatenate([frame.samples for frame in heard.frames])))
+        alone.append(heard)
     driver = Driver(core_of())
     together = []
     for i in range(3):  # they join one after the other, in mid-flight
-        heard = driver.open(Conversation(f"c{i}"), f"Text number {i}.", voice=voice(i), params=params[i], frames=16)
+        heard = driver.open(Conversation(f"c{i}"), f"Text number {i}.", voice=voice(i), params=params[i], frames=9)
         together.append(heard)
-        for _ in range(4):
+        for _ in range(3):
             driver.step()
     driver.run()
-    for (codes, samples), heard in zip(alone, together, strict=True):
-        assert (heard.codes == codes).all()
-        assert np.abs(np.concatenate([frame.samples for frame in heard.frames]) - samples).max() < 1e-5
+    for by_itself, heard in zip(alone, together, strict=True):
+        assert (heard.codes == by_itself.codes).all()
+        assert np.abs(heard.samples - by_itself.samples).max() < 1e-5
 
 
 def test_the_same_seed_and_turn_give_the_same_codes_and_others_do_not(core_of: MakeCore) -> None:
     def codes(seed: int, turn: int) -> np.ndarray:
         driver = Driver(core_of())
-        heard = driver.open(Conversation("a"), "Hello.", params=SamplingParams(seed=seed), turn=turn, frames=8)
+        heard = driver.open(Conversation("a"), "Hello.", params=SamplingParams(seed=seed), turn=turn, frames=4)
         driver.run()
         return heard.codes
 
@@ -168,10 +86,11 @@ def test_the_same_seed_and_turn_give_the_same_codes_and_others_do_not(core_of: M
 )
 def test_every_sampling_parameter_acts(core_of: MakeCore, change: dict[str, float]) -> None:
     base = {"temperature": 1.0, "top_p": 1.0, "top_k": 2, "seed": 0}  # repeats a semantic token at frame 26
+    frames = 40 if "repetition_penalty" in change else 8
     codes = []
     for values in (base, base | change):
         driver = Driver(core_of())
-        heard = driver.open(Conversation("a"), "B b b", params=SamplingParams(**values), frames=60)  # type: ignore[arg-type]
+        heard = driver.open(Conversation("a"), "B b b", params=SamplingParams(**values), frames=frames)  # type: ignore[arg-type]
         driver.run()
         codes.append(heard.codes)
     assert not np.array_equal(codes[0], codes[1])
@@ -195,52 +114,11 @@ def test_a_cancelled_stream_says_nothing_more_and_frees_its_row(core_of: MakeCor
     for _ in range(3):
         driver.step()
     said = len(heard.frames)
-    core.handle(c.Cancel(heard.key))
-    core.handle(c.Push(heard.key, "late"))
+    driver.cancel(heard)
+    driver.push(heard, "late")
     driver.run()
     assert len(heard.frames) == said and heard.ended is None
     assert driver.open(Conversation("b"), "Hello.", frames=2).ended is None
-
-
-def test_a_voice_is_prefilled_once_for_all_its_conversations(core_of: MakeCore) -> None:
-    core = core_of()
-    driver = Driver(core)
-    shared = voice(3, 60)
-    driver.open(Conversation("a"), "Hello.", voice=shared, frames=2)
-    driver.run()
-    before = core.cache.counters.prefilled
-    driver.open(Conversation("b"), "Other words.", voice=shared, frames=2)
-    driver.run()
-    assert core.cache.counters.prefilled - before == core._prompts.user("Other words.").shape[1]
-
-
-def test_a_prefetched_conversation_starts_with_its_own_text(core_of: MakeCore) -> None:
-    core = core_of()
-    driver = Driver(core)
-    conversation = Conversation("a", (spoken("Before.", 30, 1),))
-    core.handle(c.Prefetch(conversation, voice()))
-    driver.run()
-    before = core.cache.counters.prefilled
-    driver.open(conversation, "Now.", voice=voice(), frames=2)
-    driver.run()
-    assert core.cache.counters.prefilled - before == core._prompts.user("Now.").shape[1]
-
-
-def test_an_evicted_conversation_is_rebuilt_with_the_same_codes(core_of: MakeCore) -> None:
-    core = core_of(kv_positions=512)
-    driver = Driver(core)
-    history = (spoken("Before.", 60, 1),)
-    first = driver.open(Conversation("a", history), "Hello.", frames=10)
-    driver.run()
-    core.handle(c.Cancel(first.key))
-    for i in range(4):
-        other = driver.open(Conversation(f"b{i}", (spoken("Other.", 90, i),)), "Hello.", frames=10)
-        driver.run()
-        core.handle(c.Cancel(other.key))
-    assert core.cache.counters.evicted > 0 and core.cache.cached_positions("a") == 0
-    again = driver.open(Conversation("a", history), "Hello.", frames=10)
-    driver.run()
-    assert (again.codes == first.codes).all()
 
 
 def test_a_prompt_beyond_the_model_is_refused_and_the_rest_goes_on(core_of: MakeCore) -> None:
@@ -264,6 +142,90 @@ def test_running_out_of_pages_fails_one_stream_with_a_reason(core_of: MakeCore) 
     assert second.ended.error.code == "out_of_memory"
 
 
+# -- edges --------------------------------------------------------------------------------------------------------------------------------
+
+
+def positions_of(core: EngineCore, text: str) -> int:
+    """Of a first segment's prompt."""
+    return int(core._prompts.system(NO_VOICE).shape[1] + core._prompts.user(text).shape[1])
+
+
+@pytest.mark.parametrize(("room", "frames"), [(0, 0), (1, 0), (2, 3), (5, 6)])
+def test_a_model_is_used_to_its_last_position(core_of: MakeCore, room: int, frames: int) -> None:
+    driver = Driver(core := core_of())
+    core._runner.max_positions = positions_of(core, "Hello there.") + room  # whose reading takes two frames at least
+    heard = driver.open(Conversation("a"), "Hello there.", "More.", frames=50)
+    driver.run()
+    # The last frame needs no position: one is taken to draw the next.
+    assert len(heard.frames) == frames and [end.cut for end in heard.ends] == ["length"] * bool(frames)
+    assert heard.ended is not None and isinstance(heard.ended.error, SynthesisFailed)
+    assert heard.ended.error.code == "too_long"
+    assert_nothing_leaked(core)
+
+
+def test_a_stream_without_text_waits_without_work_and_ends_when_told(core_of: MakeCore) -> None:
+    driver = Driver(core := core_of())
+    heard = driver.open(Conversation("a", (spoken("Before.", 20, 1),)), finish=False)
+    driver.run()
+    assert not core.has_work() and heard.ended is None
+    core.handle(c.Finish(heard.key))
+    driver.run()
+    assert heard.ended == c.Ended() and heard.frames == []
+    assert_nothing_leaked(core)
+
+
+def test_a_stream_without_credit_waits_without_work(core_of: MakeCore) -> None:
+    driver = Driver(core := core_of())
+    heard = driver.open(Conversation("a"), "Hello.", frames=0)
+    driver.run()
+    assert not core.has_work() and heard.frames == []
+    core.handle(c.Allow(heard.key, 1))
+    driver.run()
+    assert len(heard.frames) == 1
+
+
+def test_a_stream_that_is_cancelled_before_the_first_step_leaves_nothing(core_of: MakeCore) -> None:
+    driver = Driver(core := core_of(max_streams=1))
+    for _ in range(3):
+        heard = driver.open(Conversation("a"), "Hello.")
+        driver.cancel(heard)
+    assert not core.has_work()
+    assert_nothing_leaked(core)
+
+
+def test_an_empty_segment_harms_nobody(core_of: MakeCore) -> None:
+    driver = Driver(core := core_of())
+    heard = driver.open(Conversation("a"), "", frames=3)
+    driver.run()
+    assert len(heard.frames) == 3
+    driver.cancel(heard)
+    assert_nothing_leaked(core)
+
+
+def test_prefill_in_small_pieces_beside_an_urgent_speaker_changes_nothing(
+    core_of: MakeCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_newcomer(driver: Driver) -> Heard:
+        return driver.open(Conversation("new", (spoken("Before.", 70, 2),)), "Hello.", voice=voice(), frames=3)
+
+    driver = Driver(core_of())
+    expected = open_newcomer(driver)
+    driver.run()
+    monkeypatch.setattr(scheduler, "BESIDE_SPEECH", 7)
+    for bound in ("URGENT_S", "COMFORTABLE_S"):
+        monkeypatch.setattr(scheduler, bound, 1e9)
+    driver = Driver(core_of())
+    driver.open(Conversation("old"), "B b b", frames=100)
+    for _ in range(2):
+        driver.step()
+    newcomer, steps = open_newcomer(driver), 0
+    while not newcomer.frames:
+        driver.step()
+        steps += 1
+    driver.run()
+    assert steps > 20 and (newcomer.codes == expected.codes).all()
+
+
 def test_control_tokens_typed_by_a_user_are_text(core_of: MakeCore) -> None:
     core = core_of()
     control = list(core._prompts._tokenizer._specials.values())
@@ -271,40 +233,97 @@ def test_control_tokens_typed_by_a_user_are_text(core_of: MakeCore) -> None:
     assert np.isin(typed, control).sum() == np.isin(empty, control).sum()
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["open", "push", "finish", "allow", "cancel", "step", "forget"]), st.integers(0, 5)),
-        min_size=5,
-        max_size=50,
-    )
-)
-def test_rows_and_pages_balance_under_any_commands(shared_core: EngineCore, operations: list[tuple[str, int]]) -> None:
-    core = shared_core
-    driver = Driver(core)
-    live: dict[int, int] = {}  # slot -> key
+# -- whatever happens ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_core(s2pro: Path) -> EngineCore:
+    """Three streams, and pages for two and a half."""
+    return tiny_core(s2pro, max_streams=3, kv_positions=640)
+
+
+OPERATIONS = ["open", "push", "finish", "allow", "cancel", "step", "forget", "prefetch", "encode", "abandon"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 5)), min_size=5, max_size=50))
+def test_rows_and_pages_balance_under_any_commands(small_core: EngineCore, operations: list[tuple[str, int]]) -> None:
+    core, driver = small_core, Driver(small_core)
+    live: dict[int, Heard] = {}
     for operation, n in operations:
-        key = live.get(n)
-        if operation == "open" and key is None and len(core._streams) < core.limits.max_streams:
-            live[n] = driver.open(Conversation(f"c{n}"), frames=2, finish=False).key
-        elif operation == "step":
-            driver.step()
-        elif operation == "forget" and key is None:
-            core.handle(c.Forget(f"c{n}"))
-        elif key is not None:
-            if operation == "push":
-                core.handle(c.Push(key, "Hi there."))
-            elif operation == "finish":
-                core.handle(c.Finish(key))
-            elif operation == "allow":
-                core.handle(c.Allow(key, 4 + n))
-            elif operation == "cancel":
-                core.handle(c.Cancel(live.pop(n)))
-    for key in list(live.values()):
-        core.handle(c.Cancel(key))
+        heard = live.get(n)
+        if heard is not None and heard.ended is not None:
+            del live[n]
+            heard = None
+        conversation = Conversation(f"c{n}", tuple(spoken("Said.", 40 * n, k) for k in range(n % 3)))
+        match operation:
+            case "open" if heard is None and len(core._streams) < core.limits.max_streams:
+                live[n] = driver.open(conversation, frames=2, voice=voice(n % 2), finish=False)
+            case "push" if heard is not None:
+                driver.push(heard, "Hi there.")
+            case "finish" if heard is not None:
+                core.handle(c.Finish(heard.key))
+            case "allow" if heard is not None:
+                core.handle(c.Allow(heard.key, 4 + n))
+            case "cancel" if heard is not None:
+                driver.cancel(live.pop(n))
+            case "step":
+                driver.step()
+            case "forget":
+                core.handle(c.Forget(f"c{n}"))
+            case "prefetch":
+                core.handle(c.Prefetch(conversation, voice(n % 2)))
+            case "encode":
+                core.handle(c.Encode(n, 44100, 5000))
+                core.handle(c.Recording(n, np.zeros(2500 * (1 + n % 2), np.float32)))
+            case "abandon":
+                core.handle(c.Abandon(n))
     driver.run()
-    assert sorted(core._free_rows) == list(range(core.limits.max_streams))
+    assert all([f.index for f in heard.frames] == list(range(len(heard.frames))) for heard in driver.streams.values())
+    for heard in live.values():
+        driver.cancel(heard)
+    for n in range(6):
+        core.handle(c.Abandon(n))
+    driver.run()
+    assert_nothing_leaked(core)
     for n in range(6):
         core.handle(c.Forget(f"c{n}"))
-    held = {page for sequence in core.cache._voices.values() for page in sequence.pages}
-    assert core.cache.pool.free == core.cache.pool.pages - len(held)
+    assert not core.cache._conversations
+
+
+def test_running_out_of_pages_anywhere_fails_who_needed_one_and_nobody_else(
+    core_of: MakeCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures, n = 0, 0
+    while True:
+        core = core_of()
+        left = n
+        take = core.cache.pool.take
+
+        def refuse(after: int | None) -> int:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise OutOfPages
+            return take(after)  # noqa: B023
+
+        monkeypatch.setattr(core.cache.pool, "take", refuse)
+        monkeypatch.setattr(core.cache, "_make_room", lambda: False)
+        driver = Driver(core)
+        core.handle(c.Prefetch(Conversation("hint"), voice()))
+        driver.step()
+        streams = [
+            driver.open(Conversation(str(i), (spoken("Said.", 20, i),)), "Hello.", "More.", voice=voice(), frames=3)
+            for i in range(3)
+        ]
+        driver.run()
+        failed = [heard for heard in streams if heard.ended is not None]
+        assert len(failed) <= 1 and all(len(heard.frames) == 3 for heard in streams if heard not in failed)
+        failures += len(failed)
+        for heard in streams:
+            driver.cancel(heard)
+        assert_nothing_leaked(core)
+        n += 1
+        if left >= 0:
+            break
+    assert failures > 5

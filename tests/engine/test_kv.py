@@ -157,3 +157,30 @@ def test_a_lone_growing_sequence_stays_contiguous() -> None:
         two.extend(np.zeros((3, 1), np.int64))
     for row in (one, two):
         assert row.pages == list(range(row.pages[0], row.pages[0] + len(row.pages)))
+
+
+def test_a_page_is_clean_whoever_had_it_before() -> None:
+    pool = PagePool(2, 1, 2, 3, torch.device("cpu"), torch.float32)
+    first = CachedSequence(pool, 2)
+    first.extend(np.zeros((3, 3 * PAGE), np.int64))
+    pool.keys.fill_(float("nan"))
+    pool.values.fill_(float("nan"))
+    first.truncate(PAGE)
+    second = CachedSequence(pool, 2)
+    second.extend(np.zeros((3, 5), np.int64))
+    page = second.pages[0]
+    assert not pool.keys[:, page].any() and not pool.values[:, page].any()
+    assert pool.keys[:, first.pages[0]].isnan().all(), "what is owned is left alone"
+
+
+def test_nan_in_one_rows_pages_stays_there(model: DualAR) -> None:
+    lengths = (70, 5, 33)
+    for victim in range(3):
+        pool = pool_for(model, pages=8)
+        rows = [CachedSequence(pool, model.config.num_codebooks) for _ in lengths]
+        for row, n in zip(rows, lengths, strict=True):
+            advance(model, pool, [row], [random_columns(model, n, n)])
+        pool.keys[:, rows[victim].pages] = float("nan")
+        pool.values[:, rows[victim].pages] = float("nan")
+        got = advance(model, pool, rows, [random_columns(model, 2, 9)] * 3)
+        assert [bool(h.isfinite().all()) for h in got] == [b != victim for b in range(3)]

@@ -1,14 +1,25 @@
 """Framing between the server and its engine process."""
 
 import socket
+import struct
+from collections.abc import Iterator
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import commands as c
 from engine.api import Conversation, SamplingParams, SpokenSegment, Voice
-from engine.wire import BlockingPeer, Unpacker, pack
+from engine.wire import MAX_MESSAGE_BYTES, BlockingPeer, PeerGone, Unpacker, pack
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, BlockingPeer]]:
+    """The server's socket and the engine's end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, BlockingPeer(theirs)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.lists(st.integers(1, 50), max_size=200))
@@ -32,12 +43,60 @@ def test_a_command_with_history_survives_the_crossing() -> None:
     assert (got.conversation.history[0].codes == codes).all()
 
 
-def test_a_peer_that_does_not_wait_returns_at_once_and_a_closed_one_says_so() -> None:
-    ours, theirs = socket.socketpair()
-    peer = BlockingPeer(theirs)
+def test_what_arrives_does_not_share_memory_with_what_comes_after() -> None:
+    unpacker = Unpacker()
+    first = unpacker.feed(pack(c.Recording(1, np.ones(50, np.float32))))[0]
+    unpacker.feed(pack(c.Recording(1, np.zeros(50, np.float32))))
+    assert isinstance(first, c.Recording) and (first.samples == 1).all()
+
+
+def test_a_message_beyond_the_cap_is_not_packed() -> None:
+    with pytest.raises(AssertionError, match="exceeds"):
+        pack(bytes(MAX_MESSAGE_BYTES))
+
+
+def test_a_length_that_no_message_has_is_not_waited_for() -> None:
+    with pytest.raises(AssertionError, match="exceeds"):
+        Unpacker().feed(struct.pack("<I", MAX_MESSAGE_BYTES + 1))
+
+
+def test_a_peer_that_does_not_wait_returns_at_once(pair: tuple[socket.socket, BlockingPeer]) -> None:
+    ours, peer = pair
     assert peer.receive(wait=False) == []
+    ours.sendall(pack(c.Finish(1))[:5])
+    assert peer.receive(wait=False) == []
+
+
+def test_a_peer_that_waits_has_a_whole_message(pair: tuple[socket.socket, BlockingPeer]) -> None:
+    ours, peer = pair
     ours.sendall(pack(c.Finish(1)) + pack(c.Cancel(1))[:5])
     assert peer.receive(wait=True) == [c.Finish(1)]
+    ours.sendall(pack(c.Cancel(1))[5:])
+    assert peer.receive(wait=True) == [c.Cancel(1)]
+
+
+def test_everything_that_has_arrived_is_received_at_once(pair: tuple[socket.socket, BlockingPeer]) -> None:
+    ours, peer = pair
+    commands = [c.Push(1, "x" * 10_000) for _ in range(10)]  # more than fits into one read of a small buffer
+    ours.sendall(b"".join(map(pack, commands)))
+    assert peer.receive(wait=False) == commands
+    assert peer.receive(wait=False) == []
+
+
+def test_a_server_that_went_away_is_noticed_by_reading_and_by_writing(pair: tuple[socket.socket, BlockingPeer]) -> None:
+    ours, peer = pair
     ours.close()
-    assert peer.receive(wait=True) is None
-    theirs.close()
+    with pytest.raises(PeerGone):
+        peer.receive(wait=True)
+    with pytest.raises(PeerGone):
+        peer.receive(wait=False)
+    with pytest.raises(PeerGone):
+        peer.send(c.Finish(1))
+
+
+def test_a_server_that_went_away_with_messages_unread_is_noticed(pair: tuple[socket.socket, BlockingPeer]) -> None:
+    ours, peer = pair
+    peer.send(c.Finish(1))
+    ours.close()  # which resets the connection
+    with pytest.raises(PeerGone):
+        peer.receive(wait=True)
