@@ -210,4 +210,4 @@ class EngineLimits:
 
     max_streams: int = 8  # rows of a step
     kv_positions: int = 32768  # positions of KV in the pool, over all conversations
-    threads: int | None = None  # CPU threads; None lets torch choose
+    threads: int | None = None  # CPU threads; None: half the machine, at most four

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +51,20 @@ def load_core(
     elsewhere; the codec stays float32. Raises ValueError for another dtype, SynthesisFailed where `limits` leave no room to speak, and
     ConfigError, CheckpointError or CodecWeightsError, which name the file at fault.
     """
-    if limits.threads is not None:
-        torch.set_num_threads(limits.threads)
+    torch.set_num_threads(limits.threads or default_threads())
     loaded = load_model(folder, name, device, dtype, attribution)
     core = core_of(loaded, limits, guarded=guarded)
     warm_up(core)
     return core
+
+
+def default_threads() -> int:
+    """CPU threads of the engine: half the machine, at most four.
+
+    The server and its encoders need the rest. Threads of one product wait for each other spinning: two of them beside another busy
+    process on two cores took 300 ms for a step that one takes 30 ms for; beyond four, steps of a few rows are too small to share out.
+    """
+    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 
 
 def load_model(folder: Path, name: str, device: str, dtype: str, attribution: str | None) -> Loaded:
@@ -68,7 +77,9 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
         raise ValueError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
     model = load_dual_ar(folder, device, DTYPES[dtype])
     codec = load_codec(folder, device)
-    model.prepare_serving(residual_entries=codec.config.codebook_size)
+    # Weights that came from 8 bits lose nothing by staying there, and a CPU's step is bound by reading them.
+    packed = model.device.type == "cpu" and dtype == "float32" and model.stored_8_bit
+    model.prepare_serving(residual_entries=codec.config.codebook_size, packed=packed)
     info = ModelInfo(
         name=name,
         sample_rate=codec.config.sample_rate,

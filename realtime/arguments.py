@@ -341,7 +341,7 @@ def _add_limits(parser: _Group) -> None:
         type=_at_least_one,
         default=limits.threads,
         metavar="N",
-        help="CPU threads (default: torch chooses)",
+        help="CPU threads of the engine (default: half the machine, at most four)",
     )
 
 
