@@ -80,6 +80,9 @@ class Jobs:
         except SynthesisFailed as error:
             self._queue.popleft()
             report.done[job] = error
+        except torch.OutOfMemoryError as error:  # speech has its memory from the start, so it need not suffer
+            self._queue.popleft()
+            report.done[job] = SynthesisFailed("out_of_memory", str(error))
         else:
             if piece is not None:
                 report.pieces.append((job, piece))

@@ -114,18 +114,6 @@ def test_a_voice_is_prefilled_once_for_all_its_conversations(core_of: MakeCore) 
     assert core.cache.counters.prefilled - before == core._prompts.user("Other words.").shape[1]
 
 
-def test_a_prefetched_conversation_starts_with_its_own_text(core_of: MakeCore) -> None:
-    core = core_of()
-    driver = Driver(core)
-    conversation = Conversation("a", (spoken("Before.", 30, 1),))
-    core.handle(c.Prefetch(conversation, voice()))
-    driver.run()
-    before = core.cache.counters.prefilled
-    driver.open(conversation, "Now.", voice=voice(), frames=2)
-    driver.run()
-    assert core.cache.counters.prefilled - before == core._prompts.user("Now.").shape[1]
-
-
 def test_an_evicted_conversation_is_rebuilt_with_the_same_codes(core_of: MakeCore) -> None:
     core = core_of(kv_positions=512)
     driver = Driver(core)

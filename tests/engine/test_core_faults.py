@@ -201,7 +201,7 @@ def test_nan_in_kv_is_noticed_before_it_is_heard_as_noise(s2pro: Path) -> None:
 @pytest.mark.usefixtures("endless")
 def test_a_segment_over_poisoned_kv_is_drawn_from_a_rebuilt_prompt(s2pro: Path) -> None:
     history = (spoken("Before.", 30, 1),)
-    codes = []
+    spoken_twice = []
     for poison in (False, True):
         driver = Driver(core := tiny_core(s2pro))
         core.handle(c.Prefetch(Conversation("a", history), voice()))
@@ -211,8 +211,10 @@ def test_a_segment_over_poisoned_kv_is_drawn_from_a_rebuilt_prompt(s2pro: Path) 
         heard = driver.open(Conversation("a", history), SENTENCE, voice=voice(), frames=3)
         driver.run()
         assert bool(heard.retries) is poison
-        codes.append(heard.codes)
-    assert (codes[0] == codes[1]).all(), "greedy draws from the same prompt"
+        spoken_twice.append(heard)
+    clean, retried = spoken_twice
+    assert (clean.codes == retried.codes).all(), "greedy draws from the same prompt"
+    assert (clean.samples == retried.samples).all(), "the codec has not heard of the first attempt"
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])

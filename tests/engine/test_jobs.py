@@ -147,6 +147,20 @@ def test_a_recording_with_nan_or_infinity_is_refused_and_the_next_job_done(s2pro
     assert results.of(2).shape == (10, 1)
 
 
+def test_a_device_without_memory_for_a_job_fails_the_job_alone(s2pro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    core = tiny_core(s2pro)
+    with monkeypatch.context() as patch:
+        patch.setattr(core._runner.streaming, "step", refuse)
+        core.handle(c.Decode(1, random_codes(3, 1)))
+        error = Results(core).run().done[1]
+    assert isinstance(error, SynthesisFailed) and error.code == "out_of_memory"
+    core.handle(c.Decode(2, random_codes(3, 1)))
+    assert Results(core).run().of(2).shape == (3 * FRAME,)
+
+
 def test_a_job_waits_for_a_newcomer_but_not_for_ever(s2pro: Path) -> None:
     core = tiny_core(s2pro)
     driver = Driver(core)

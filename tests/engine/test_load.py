@@ -1,0 +1,58 @@
+"""From a folder to a core that is warm."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.api import Conversation, EngineLimits, ModelInfo, SynthesisFailed
+from engine.load import DEFAULT_HISTORY_S, load_core, load_model
+from tests.engine.core_driver import Driver, assert_nothing_leaked, tiny_core, tiny_model
+
+
+def test_a_loaded_core_is_warm_and_as_new(s2pro: Path) -> None:
+    core = load_core(s2pro, "tiny", "cpu", "float32", EngineLimits(2, 512, threads=1), "A notice.", guarded=False)
+    assert core.info == ModelInfo("tiny", 44100, 2048, 10, DEFAULT_HISTORY_S, "A notice.", "cpu", "float32")
+    assert core.cache.counters.prefilled > 0 and not core.cache._conversations
+    assert_nothing_leaked(core)
+    warm, cold = (Driver(it) for it in (core, tiny_core(s2pro)))
+    heard = [driver.open(Conversation("a"), "Hello there.", frames=3) for driver in (warm, cold)]
+    warm.run()
+    cold.run()
+    assert (heard[0].codes == heard[1].codes).all()
+
+
+def test_auto_takes_what_a_cpu_is_good_at(s2pro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    loaded = load_model(s2pro, "tiny", "auto", "auto", None)
+    assert (loaded.info.device, loaded.info.dtype) == ("cpu", "float32")
+    assert loaded.model.dtype == torch.float32
+
+
+def test_a_dtype_that_does_not_exist_is_named(s2pro: Path) -> None:
+    with pytest.raises(ValueError, match="'float8' is not one of auto, float32"):
+        load_model(s2pro, "tiny", "cpu", "float8", None)
+
+
+def test_a_checkpoint_says_how_much_history_it_is_good_for(s2pro: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(s2pro, folder)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("{", '{"max_history_s": 60,', 1))
+    assert load_model(folder, "tiny", "cpu", "float32", None).info.max_history_s == 60.0
+
+
+def test_limits_that_leave_no_room_to_speak_are_an_error_at_the_start(s2pro: Path) -> None:
+    with pytest.raises(SynthesisFailed, match="no room"):
+        load_core(s2pro, "tiny", "cpu", "float32", EngineLimits(1, 32, threads=1), None)
+
+
+def test_cores_share_a_model_and_nothing_else(s2pro: Path) -> None:
+    loaded = tiny_model(s2pro)
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    first, second = Driver(tiny_core(s2pro)), Driver(tiny_core(s2pro))
+    first.open(Conversation("a"), "Hello there.", frames=4)
+    first.run()
+    assert not second.core.cache._conversations and not second.core.has_work()
+    assert all(torch.equal(before[name], tensor) for name, tensor in loaded.model.state_dict().items())
