@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -43,3 +46,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip(GPU_REASON)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    root = str(Path(__file__).parents[1])
+    subprocess.run([*build, "-w", str(folder), root], check=True, capture_output=True, text=True)
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's packages in a folder of their own; what they need is taken from this environment."""
+    folder = tmp_path_factory.mktemp("installed")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(folder)]
+    subprocess.run([*install, str(wheel.filename)], check=True, capture_output=True, text=True)
+    return folder

@@ -18,15 +18,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MB = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*build, "-w", str(folder), str(ROOT)], check=True, capture_output=True, text=True)
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
-
-
 def names(wheel: zipfile.ZipFile) -> set[str]:
     return {name for name in wheel.namelist() if not name.endswith("/")}
 
@@ -72,15 +63,6 @@ def test_the_wheel_has_nothing_foreign_and_nothing_large(wheel: zipfile.ZipFile)
     assert sum(info.file_size for info in wheel.infolist()) < 30 * MB
     weights = [info.file_size for info in wheel.infolist() if info.filename.startswith("engine/mini/")]
     assert sum(weights) <= 24 * MB
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's packages in a folder of their own; what they need is taken from this environment."""
-    folder = tmp_path_factory.mktemp("installed")
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(folder)]
-    subprocess.run([*install, str(wheel.filename)], check=True, capture_output=True, text=True)
-    return folder
 
 
 @pytest.mark.parametrize(
