@@ -184,6 +184,29 @@ def test_a_stream_without_credit_waits_without_work(core_of: MakeCore) -> None:
     assert len(heard.frames) == 1
 
 
+@pytest.mark.parametrize("pause", ["credit", "text"])
+def test_a_pause_in_credit_or_text_puts_nobody_in_debt(core_of: MakeCore, pause: str) -> None:
+    driver = Driver(core := core_of())
+    now = 100.0
+    core._clock = lambda: now
+    heard = driver.open(Conversation("a"), "Hello there.", frames=6, finish=False)
+    driver.run()
+    assert len(heard.frames) == 6
+    stream = core._streams[heard.key]
+    if pause == "text":
+        core._cut(stream, "length")  # as if the model had ended the segment
+        core.handle(c.Allow(heard.key, 12))
+    now += 60.0
+    if pause == "text":
+        driver.push(heard, "Hello there.")
+    else:
+        core.handle(c.Allow(heard.key, 12))
+    assert stream.lead_s(now, core.info.frame_s) == pytest.approx(0.0)
+    driver.run()
+    new = len(heard.frames) - 6
+    assert new > 1 and stream.lead_s(now, core.info.frame_s) == pytest.approx(new * core.info.frame_s)
+
+
 def test_a_stream_that_is_cancelled_before_the_first_step_leaves_nothing(core_of: MakeCore) -> None:
     driver = Driver(core := core_of(max_streams=1))
     for _ in range(3):
