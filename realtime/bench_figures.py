@@ -46,6 +46,7 @@ class Packet:
 
     at: float  # s
     start_ms: float  # within the turn's audio
+    end_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class TurnRecord:
     ended_at: float  # s, turn.end was sent
     packets: tuple[Packet, ...]
     audible_ms: float | None  # place of the first audible sample in the turn's audio; None: there is none
-    words: tuple[tuple[float, int], ...]  # (start_ms, char_start), ascending; empty: the server told none
+    words: tuple[tuple[float, int], ...]  # (end_ms, char_start), ascending; empty: the server told none
     latency: Latency  # the session's
     done: TurnDone
     cancelled_at: float | None = None  # s, turn.cancel was sent
@@ -90,7 +91,7 @@ def figures(record: TurnRecord) -> TurnFigures | None:
     begun = record.deltas[0].at
     texts = TextTimes.of(record.deltas, record.ended_at, record.latency)
     complete = texts.complete_at(0)
-    listener = _Listener(lambda start_ms: _text_at(texts, record.words, start_ms))
+    listener = _Listener(lambda end_ms: _text_at(texts, record.words, end_ms))
     audible_at = begun
     for packet in record.packets:
         listener.receive(packet)
@@ -152,11 +153,11 @@ class TextTimes:
         return self._times[min(bisect_right(self._ends, char), len(self._times) - 1)]
 
 
-def _text_at(texts: TextTimes, words: Sequence[tuple[float, int]], start_ms: float) -> float:
-    """When the text that is spoken at a place in the audio was there: that of the last word that began there or before."""
+def _text_at(texts: TextTimes, words: Sequence[tuple[float, int]], end_ms: float) -> float:
+    """When the text of a packet was there: of the word that is spoken at its end, or comes next, since a packet is sent when it is full."""
     if not words:
         return -math.inf
-    return texts.complete_at(words[max(0, bisect_right(words, start_ms, key=lambda word: word[0]) - 1)][1])
+    return texts.complete_at(words[min(bisect_right(words, end_ms, key=lambda word: word[0]), len(words) - 1)][1])
 
 
 class _Listener:
@@ -165,7 +166,7 @@ class _Listener:
     def __init__(self, text_at: Callable[[float], float]) -> None:
         self.short_s = 0.0  # how late the latest packet was
         self.text_short_s = 0.0  # how long there was no text to speak
-        self._text_at = text_at  # place in the audio in ms -> when its text was there
+        self._text_at = text_at  # end of a packet in ms -> when its text was there
         self._starts_at: float | None = None  # when the sample 0 was due, in s; grows with text_short_s
 
     def receive(self, packet: Packet) -> None:
@@ -175,7 +176,7 @@ class _Listener:
         late = packet.at - due
         if late <= 0:
             return
-        without_text = min(late, max(0.0, self._text_at(packet.start_ms) - due))
+        without_text = min(late, max(0.0, self._text_at(packet.end_ms) - due))
         self._starts_at += without_text
         self.text_short_s += without_text
         self.short_s = max(self.short_s, late - without_text)

@@ -5,6 +5,7 @@ Knows how a client behaves. Does not know what the records mean (`bench_figures`
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from realtime.opus import OPUS_RATE_HZ
 
 SPREAD_S: Final = 2.0  # conversations begin at random within; together they would all prefill in the same step, which no real load does
 CANCEL_AFTER_S: Final = (0.3, 1.5)  # of speech: early enough to be in the middle of every turn
+MAX_PACKET_MS: Final = 100.0  # protocol section 2
 PATIENCE_S: Final = 180.0  # for one turn; a turn is some eight seconds of speech
 HEARTBEAT_S: Final = 0.05
 
@@ -167,9 +169,11 @@ class _Client:
         self._decoder = TurnDecoder(options.fmt, pre_skip)
         self._deltas: list[Delta] = []
         self._ended_at = 0.0
-        self._packets: list[Packet] = []
+        self._arrivals: list[float] = []  # s, of each packet
+        self._starts_ms: list[float] = []  # within the turn's audio
+        self._starts_at = -math.inf  # s, when a listener began who had waited before instead of in the middle
         self._audible_ms: float | None = None
-        self._words: dict[int, float] = {}  # char_start -> start_ms
+        self._words: dict[int, float] = {}  # char_start -> end_ms
         self._cancelled_at: float | None = None
 
     async def turn(self, text: str, cancel_after_s: float | None) -> Outcome:
@@ -189,8 +193,8 @@ class _Client:
             return Failure(str(error))
         done_at = self._now()
         assert turn.done is not None, "an iteration that ends without raising ends with turn.done"
-        if turn.done.status is not Status.CANCELLED and self._packets:
-            await self._sleep_until(self._packets[0].at + turn.done.audio_ms / 1000)
+        if turn.done.status is not Status.CANCELLED and self._arrivals:
+            await self._sleep_until(self._starts_at + turn.done.audio_ms / 1000)
         return self._outcome(text, turn.done, done_at)
 
     async def _typed(self, text: str) -> AsyncIterator[str]:
@@ -211,11 +215,13 @@ class _Client:
                     self._hear(item, self._now())
                     first_packet.set()
                 case Alignment():
-                    self._words.update((word.char_start, float(word.start_ms)) for word in item.items)
+                    self._words.update((word.char_start, float(word.end_ms)) for word in item.items)
 
     def _hear(self, chunk: AudioChunk, now: float) -> None:
         start_ms = chunk.position * 1000 / self._rate
-        self._packets.append(Packet(now, start_ms))
+        self._arrivals.append(now)
+        self._starts_ms.append(start_ms)
+        self._starts_at = max(self._starts_at, now - start_ms / 1000)
         if self._audible_ms is None:
             samples = self._decoder.decode(chunk.payload, Flag.LAST in chunk.flags)
             if (index := first_audible(samples)) is not None:
@@ -226,21 +232,27 @@ class _Client:
         await anyio.sleep(after_s)
         if turn.done is None:
             self._cancelled_at = self._now()
-            await turn.cancel(played_ms=round(1000 * (self._cancelled_at - self._packets[0].at)), reason="barge_in")
+            played_ms = round(1000 * (self._cancelled_at - self._starts_at))
+            await turn.cancel(played_ms=max(0, played_ms), reason="barge_in")
 
     def _outcome(self, text: str, done: TurnDone, done_at: float) -> Outcome:
-        if done.heard.text + done.heard.remaining != text:
+        told = done.heard.text + done.heard.remaining
+        if told != text and not (
+            self._cancelled_at is not None and text.startswith(told)
+        ):  # interrupted while it was typed
             return Failure("heard and remaining text together are not the text")
         if done.status is Status.COMPLETED and done.heard.remaining.strip():
             return Failure("completed, but not all of the text was spoken")
         if self._audible_ms is None:
             return Failure("nothing audible came")
+        starts = self._starts_ms
+        ends = [*starts[1:], min(float(done.sent_ms), starts[-1] + MAX_PACKET_MS)]
         return TurnRecord(
             deltas=tuple(self._deltas),
             ended_at=self._ended_at,
-            packets=tuple(self._packets),
+            packets=tuple(map(Packet, self._arrivals, starts, ends)),
             audible_ms=self._audible_ms,
-            words=tuple(sorted((start_ms, char) for char, start_ms in self._words.items())),
+            words=tuple(sorted((end_ms, char) for char, end_ms in self._words.items())),
             latency=self._options.latency,
             done=done,
             cancelled_at=self._cancelled_at if done.status is Status.CANCELLED else None,

@@ -40,7 +40,8 @@ def done(sent_ms: int = 1000, rtf: float | None = 0.25) -> TurnDone:
 def packets(first_at: float, count: int = 50, ahead_ms: float = 0.0) -> tuple[Packet, ...]:
     """Packets that arrive in time: each as long before it is due as it can, at most `ahead_ms`."""
     return tuple(
-        Packet(first_at + max(0.0, index * PACKET_MS - ahead_ms) / 1000, index * PACKET_MS) for index in range(count)
+        Packet(first_at + max(0.0, index * PACKET_MS - ahead_ms) / 1000, index * PACKET_MS, (index + 1) * PACKET_MS)
+        for index in range(count)
     )
 
 
@@ -51,7 +52,7 @@ def record(**changes: object) -> TurnRecord:
         ended_at=10.0,
         packets=packets(10.2),
         audible_ms=0.0,
-        words=((0.0, 0), (500.0, 12)),
+        words=((500.0, 0), (1000.0, 12)),
         latency=Latency.LOW,
         done=done(),
     )
