@@ -61,7 +61,7 @@ class Floor:
     def add(self, turn: Turn) -> None:
         """Put a turn behind the others, and have the engine ready for it."""
         if not self.turns:
-            self._engine.prefetch(self.context.conversation(self._conversation_id), turn.options.voice)
+            self._prepare(turn)
         self.turns.append(turn)
 
     def speaking(self, now: float) -> Turn | None:
@@ -137,6 +137,10 @@ class Floor:
         self._silenced.clear()
         self._regenerate(0)
 
+    def _prepare(self, turn: Turn) -> None:
+        """Have voice and history computed while nobody waits for it: all of it again after old segments were dropped."""
+        self._engine.prefetch(self.context.conversation(self._conversation_id), turn.options.voice)
+
     def _admit(self, now: float) -> bool:
         """Find the next turn to be generated a place in the engine. True: it failed, and there may be another."""
         turn = next((turn for turn in self.turns if not turn.generated), None)
@@ -178,6 +182,8 @@ class Floor:
             still = [known for known in self._played if known.clock is not None and now < known.clock.ends_at]
             self._played = [*still, turn]
             self._silenced &= {known.n for known in self._played}
+        if not self.turns:
+            self._prepare(turn)
         if status is not Status.COMPLETED:
             self._regenerate(turn.n)
         self._ended(turn, status)
