@@ -93,14 +93,14 @@ def test_say_writes_speech(stranger: Stranger) -> None:
 def test_text_typed_by_the_character_is_spoken_like_text_given_at_once(stranger: Stranger) -> None:
     at_once, _ = stranger.say(TEXT)
     out = stranger.folder / "typed.wav"
-    typing = stranger.parley("say", "-o", str(out), "--seed", "7")
-    assert typing.stdin is not None
-    for character in TEXT:
-        typing.stdin.write(character.encode())
-        typing.stdin.flush()
-        wait_until(lambda: True, at_least_s=0.005)
-    typing.stdin.close()
-    assert typing.wait(PATIENCE_S) == 0
+    with stranger.parley("say", "-o", str(out), "--seed", "7") as typing:
+        assert typing.stdin is not None
+        for character in TEXT:
+            typing.stdin.write(character.encode())
+            typing.stdin.flush()
+            wait_until(lambda: True, at_least_s=0.005)
+        typing.stdin.close()
+        assert typing.wait(PATIENCE_S) == 0
     typed, _ = soundfile.read(out, dtype="float32")
     assert typed.size == at_once.size
     assert np.abs(typed - at_once).max() < 1e-3  # the same codes; the arithmetic may be batched otherwise
@@ -108,14 +108,14 @@ def test_text_typed_by_the_character_is_spoken_like_text_given_at_once(stranger:
 
 def test_sound_comes_before_the_text_ends(stranger: Stranger) -> None:
     out = stranger.folder / "early.wav"
-    speaking = stranger.parley("say", "-o", str(out))
-    assert speaking.stdin is not None
-    speaking.stdin.write(b"Hello there, my friend. And")
-    speaking.stdin.flush()
-    wait_until(lambda: out.exists() and out.stat().st_size > 10_000)
-    speaking.stdin.write(b" that was it.")
-    speaking.stdin.close()
-    assert speaking.wait(PATIENCE_S) == 0
+    with stranger.parley("say", "-o", str(out)) as speaking:
+        assert speaking.stdin is not None
+        speaking.stdin.write(b"Hello there, my friend. And")
+        speaking.stdin.flush()
+        wait_until(lambda: out.exists() and out.stat().st_size > 10_000)
+        speaking.stdin.write(b" that was it.")
+        speaking.stdin.close()
+        assert speaking.wait(PATIENCE_S) == 0
 
 
 def wait_until(condition: Callable[[], bool], at_least_s: float = 0.0) -> None:
