@@ -1,0 +1,113 @@
+"""What the codec is trained against: log-mel distances at many resolutions and a spectrogram discriminator.
+
+Knows signals only. Sources: multi-scale mel loss and multi-resolution spectrogram discriminator of DAC, arXiv 2306.06546.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.train.teacher import SAMPLE_RATE
+
+
+def mel_filters(bands: int, n_fft: int, rate: int = SAMPLE_RATE) -> Tensor:
+    """Triangular filters on the mel scale, float32 [bands, n_fft / 2 + 1], each of unit sum."""
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2) / 2595) - 1)
+    hz = torch.linspace(0, rate / 2, n_fft // 2 + 1)
+    rising = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
+    weight = torch.minimum(rising, falling).clamp(min=0)
+    return weight / weight.sum(1, keepdim=True).clamp(min=1e-5)  # a narrow band may hold no bin at small n_fft
+
+
+class LogMel(nn.Module):
+    """log10 of a mel spectrogram's magnitudes."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, n_fft: int, bands: int, hop: int | None = None) -> None:
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop or n_fft // 4
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("filters", mel_filters(bands, n_fft), persistent=False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """samples float32 [B, L] -> [B, bands, 1 + L / hop]."""
+        spectrum = torch.stft(samples, self.n_fft, self.hop, window=self.window, return_complex=True)
+        return (self.filters @ spectrum.abs()).clamp(min=1e-5).log10()
+
+
+class MelDistance(nn.Module):
+    """Mean absolute log-mel difference, summed over window lengths."""
+
+    def __init__(
+        self, sizes: tuple[tuple[int, int], ...] = ((64, 10), (128, 20), (256, 40), (512, 60), (1024, 80), (2048, 160))
+    ) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(LogMel(n_fft, bands) for n_fft, bands in sizes)
+
+    def forward(self, made: Tensor, real: Tensor) -> Tensor:
+        """made, real: float32 [B, L]. Returns a scalar."""
+        return torch.stack([(scale(made) - scale(real)).abs().mean() for scale in self.scales]).sum()
+
+
+class Discriminator(nn.Module):
+    """Convolutions over complex spectrograms at three resolutions."""
+
+    def __init__(self, channels: int = 32, sizes: tuple[int, ...] = (256, 512, 1024)) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.stacks = nn.ModuleList(self._stack(channels) for _ in sizes)
+        for size in sizes:
+            self.register_buffer(f"window{size}", torch.hann_window(size), persistent=False)
+
+    @staticmethod
+    def _stack(channels: int) -> nn.ModuleList:
+        weight_norm = nn.utils.parametrizations.weight_norm
+        layers = [weight_norm(nn.Conv2d(2, channels, (3, 9), padding=(1, 4)))]
+        layers += [weight_norm(nn.Conv2d(channels, channels, (3, 9), (1, 2), padding=(1, 4))) for _ in range(3)]
+        layers += [
+            weight_norm(nn.Conv2d(channels, channels, 3, padding=1)),
+            weight_norm(nn.Conv2d(channels, 1, 3, padding=1)),
+        ]
+        return nn.ModuleList(layers)
+
+    def forward(self, samples: Tensor) -> list[list[Tensor]]:
+        """samples float32 [B, L] -> activations of every layer, for each resolution; the last one is the verdict."""
+        out = []
+        for size, stack in zip(self.sizes, self.stacks, strict=True):
+            spectrum = torch.stft(samples, size, size // 4, window=getattr(self, f"window{size}"), return_complex=True)
+            x = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # [B, 2, time, bin]
+            activations: list[Tensor] = []
+            *layers, verdict = list(stack.children())
+            for layer in layers:
+                x = F.leaky_relu(layer(x), 0.1)
+                activations.append(x)
+            activations.append(verdict(x))
+            out.append(activations)
+        return out
+
+
+def discriminator_loss(made: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
+    """Least squares: real towards 1, made towards 0."""
+    losses = [
+        m[-1].float().square().mean() + (1 - r[-1].float()).square().mean() for m, r in zip(made, real, strict=True)
+    ]
+    return torch.stack(losses).sum()
+
+
+def generator_losses(made: list[list[Tensor]], real: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
+    """(adversarial, feature matching); `real` must carry no gradient."""
+    verdict = torch.stack([(1 - m[-1].float()).square().mean() for m in made]).sum()
+    matching = [
+        (a.float() - b.float()).abs().mean()
+        for m, r in zip(made, real, strict=True)
+        for a, b in zip(m[:-1], r[:-1], strict=True)
+    ]
+    return verdict, torch.stack(matching).sum()

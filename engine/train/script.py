@@ -1,0 +1,237 @@
+"""What is said: conversations of made-up text with voices, styles, tags and speakers, before any audio exists.
+
+Knows how the server will cut and prefix text (clauses first, styles and speakers restated at a segment's start) and
+writes training conversations of that shape. Does not know audio (render.py) or token ids (tokens.py).
+
+A style or speaker in force carries over to the next turn, as the model is meant to do from the codes it heard.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.train.styles import PAUSES_S, SPEAKERS, Speaker, Style, random_speaker, style_tag, unknown_tag
+from engine.train.text_de import German
+from engine.train.text_en import English
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A stretch of text in one delivery. Its visible form is `tags + text`."""
+
+    tags: str  # what stands before the words and is not spoken
+    text: str  # what is spoken, spaces at its ends included; may be empty
+    speaker: Speaker
+    style: Style
+    pause_s: float = 0.0  # silence before it, asked for by a tag
+    stressed: int | None = None  # index of the word that [emphasis] stands before
+
+    @property
+    def visible(self) -> str:
+        """What the engine gets for it."""
+        return self.tags + self.shown(self.text)
+
+    def shown(self, text: str) -> str:
+        """`text`, a beginning of the phrase's own, with the emphasis tag in its place."""
+        words = list(re.finditer(r"\S+", text))
+        if self.stressed is None or self.stressed >= len(words):
+            return text
+        at = words[self.stressed].start()
+        return f"{text[:at]}[emphasis] {text[at:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentScript:
+    """One user/assistant pair."""
+
+    phrases: tuple[Phrase, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnScript:
+    """Segments in one codec stream."""
+
+    segments: tuple[SegmentScript, ...]
+    cut: float | None = None  # barge-in: the share of the last phrase that was heard
+    mute: bool = False  # nothing of it was heard: codes of a frame or two, and the style has no effect later
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationScript:
+    """A whole training example."""
+
+    language: str  # a voice name of the teacher
+    references: tuple[SegmentScript, ...]
+    turns: tuple[TurnScript, ...]
+
+
+@dataclass(slots=True)
+class _Cast:
+    """Who may speak, and the state that carries over."""
+
+    voices: dict[int, Speaker]  # by index of the speaker token
+    likely: Sequence[int]  # indices that conversations mostly ask for
+    tokens: bool  # whether speaker tokens are used at all
+    index: int = 0
+    style: Style = Style.NORMAL
+    tagged: str = ""  # the tag that the turn has in force, restated by the server at segment starts
+    named: bool = False  # whether the turn has named its speaker
+
+    @property
+    def speaker(self) -> Speaker:
+        return self.voices[self.index]
+
+    def pick(self, rng: random.Random) -> int:
+        return rng.choice(self.likely if rng.random() < 0.85 else list(self.voices))
+
+
+@dataclass(slots=True)
+class ScriptWriter:
+    """Writes conversations; the same seed gives the same ones."""
+
+    rng: random.Random
+    held_out_voices: bool = False  # references speak only in voices kept for evaluation
+    _english: English = field(default_factory=English)
+    _german: German = field(default_factory=German)
+
+    def conversation(self) -> ConversationScript:
+        """The next one."""
+        rng = self.rng
+        language: English | German = self._german if rng.random() < 0.09 else self._english
+        cast, references = self._cast(language)
+        turns = []
+        for _ in range(rng.choices((1, 2, 3, 4), (0.38, 0.32, 0.2, 0.1))[0]):
+            before = cast.index, cast.style
+            turn = self._turn(cast, language)
+            turns.append(turn)
+            if turn.mute:
+                cast.index, cast.style = before
+        return ConversationScript(language.voice, references, tuple(turns))
+
+    def _cast(self, language: English | German) -> tuple[_Cast, tuple[SegmentScript, ...]]:
+        rng = self.rng
+        builtin = dict(enumerate(SPEAKERS))
+        draw = rng.random()
+        if draw < 0.36:
+            return _Cast(builtin, range(8), tokens=False), ()
+        if draw < 0.62:
+            return _Cast(builtin, range(8), tokens=True), ()
+        count = rng.choices((1, 2, 3), (0.8, 0.16, 0.04))[0]
+        known = {i: random_speaker(rng, held_out=self.held_out_voices) for i in range(count)}
+        if count > 1 and rng.random() < 0.6:  # one recording in which several speak
+            lines = [
+                Phrase(f"<|speaker:{i}|>", self._sentence(language, 60) + "\n", known[i], Style.NORMAL) for i in known
+            ]
+            references: tuple[SegmentScript, ...] = (SegmentScript(tuple(lines)),)
+        else:
+            references = tuple(self._reference(known[i], language) for i in known)
+        cast = _Cast({**builtin, **known}, range(count), tokens=count > 1 or rng.random() < 0.25)
+        return cast, references
+
+    def _reference(self, speaker: Speaker, language: English | German) -> SegmentScript:
+        text = " ".join(
+            self._sentence(language, 80) for _ in range(self.rng.choices((1, 2, 3, 4), (0.3, 0.3, 0.25, 0.15))[0])
+        )
+        return SegmentScript((Phrase("", text, speaker, Style.NORMAL),))
+
+    def _sentence(self, language: English | German, longest: int) -> str:
+        for _ in range(8):
+            text = language.sentence(self.rng)
+            if len(text) <= longest:
+                return text
+        return text[:longest].rsplit(" ", 1)[0] + "."
+
+    def _turn(self, cast: _Cast, language: English | German) -> TurnScript:
+        rng = self.rng
+        cast.tagged, cast.named = "", False
+        if cast.tokens and (rng.random() < 0.7 or cast.index == 0):
+            self._change_speaker(cast, cast.pick(rng))
+        if rng.random() < 0.4:
+            self._change_style(cast)
+        segments = tuple(self._segment(part, cast) for part in self._segment_texts(language))
+        if rng.random() < 0.15:
+            return self._barge_in(segments, cast)
+        return TurnScript(segments, mute=len(segments) == 1 and rng.random() < 0.05)
+
+    def _barge_in(self, segments: tuple[SegmentScript, ...], cast: _Cast) -> TurnScript:
+        """Drop whole segments and phrases from the end; what was said last decides what carries over."""
+        kept = segments[: self.rng.randint(1, len(segments))]
+        phrases = kept[-1].phrases[: self.rng.randint(1, len(kept[-1].phrases))]
+        last = phrases[-1]
+        cast.style = last.style
+        cast.index = next(i for i, voice in cast.voices.items() if voice == last.speaker)
+        return TurnScript((*kept[:-1], SegmentScript(phrases)), cut=self.rng.uniform(0.3, 0.95))
+
+    def _segment_texts(self, language: English | German) -> list[str]:
+        """Text of a turn cut as the server cuts it: often a clause first, then whole sentences."""
+        rng = self.rng
+        sentences = [self._sentence(language, 150) for _ in range(rng.choices((1, 2, 3), (0.6, 0.28, 0.12))[0])]
+        parts: list[str] = []
+        first = sentences[0].split(" ")
+        if len(first) > 3 and rng.random() < 0.45:
+            commas = [i for i, word in enumerate(first[:-1], 1) if word[-1:] in (",", ";", ":") and i >= 2]
+            at = commas[0] if commas and rng.random() < 0.6 else rng.randint(2, min(6, len(first) - 1))
+            parts, sentences[0] = [" ".join(first[:at])], " ".join(first[at:])
+        joined = rng.random() < 0.35
+        parts += [" ".join(sentences)] if joined else sentences
+        space = rng.choice(("before", "after", "none"))
+        last = len(parts) - 1
+        return [
+            (" " if space == "before" and i else "") + part + (" " if space == "after" and i < last else "")
+            for i, part in enumerate(parts)
+        ]
+
+    def _segment(self, text: str, cast: _Cast) -> SegmentScript:
+        """Lay tags and speaker changes into `text`; what is in force stands before it."""
+        rng = self.rng
+        lead = f"<|speaker:{cast.index}|>" if cast.named else ""
+        lead += cast.tagged + (" " if cast.tagged and not text.startswith(" ") and rng.random() < 0.6 else "")
+        phrases: list[Phrase] = []
+        for i, piece in enumerate(self._pieces(text)):
+            pause_s = 0.0
+            if i:
+                lead, pause_s = self._marker(cast)
+                piece = piece.lstrip(" ") if lead.endswith(" ") else piece
+            elif rng.random() < 0.04:
+                lead += self._unknown() + " "
+            words = piece.split()
+            stressed = rng.randrange(len(words)) if len(words) > 1 and rng.random() < 0.1 else None
+            phrases.append(Phrase(lead, piece, cast.speaker, cast.style, pause_s, stressed))
+        return SegmentScript(tuple(phrases))
+
+    def _pieces(self, text: str) -> list[str]:
+        """Cut `text` at zero to two word starts; every piece but the first begins with a space."""
+        starts = [i for i, char in enumerate(text) if char == " " and 0 < i < len(text) - 1]
+        count = min(len(starts), self.rng.choices((0, 1, 2), (0.72, 0.22, 0.06))[0])
+        at = sorted(self.rng.sample(starts, count))
+        return [text[i:j] for i, j in zip([0, *at], [*at, len(text)], strict=True)]
+
+    def _marker(self, cast: _Cast) -> tuple[str, float]:
+        """A tag or speaker token in the middle of a segment, with the silence it asks for."""
+        rng = self.rng
+        draw = rng.random()
+        if cast.tokens and draw < 0.3:
+            self._change_speaker(cast, cast.pick(rng))
+            return f" <|speaker:{cast.index}|>", 0.0
+        if draw < 0.6:
+            self._change_style(cast)
+            return f" {cast.tagged} ", 0.0
+        if draw < 0.85:
+            name = rng.choices(list(PAUSES_S), (8, 1, 1, 1, 1))[0]
+            return f" [{name}] ", PAUSES_S[name]
+        return f" {self._unknown()} ", 0.0
+
+    def _unknown(self) -> str:
+        return unknown_tag(self._english.vocabulary.flat(self.rng), self.rng)
+
+    def _change_speaker(self, cast: _Cast, index: int) -> None:
+        cast.index, cast.named, cast.tagged, cast.style = index, True, "", Style.NORMAL
+
+    def _change_style(self, cast: _Cast) -> None:
+        others: Sequence[Style] = [style for style in Style if style is not cast.style]
+        weights = [3.0 if style is Style.NORMAL and cast.style is not Style.NORMAL else 1.0 for style in others]
+        cast.style = self.rng.choices(others, weights)[0]
+        cast.tagged = style_tag(cast.style, self.rng)
