@@ -140,7 +140,8 @@ def stage_encode(run: Run) -> None:
     child.start()
     plan.folder.mkdir(parents=True, exist_ok=True)
     while child.is_alive():
-        encode(run.scale.design, run.encoding("ar", 1.0), run.device)
+        # Each return costs a compilation on a GPU, so wait longer there.
+        encode(run.scale.design, run.encoding("ar", 20.0 if run.compile else 1.0), run.device)
     child.join()
     encode(run.scale.design, run.encoding("ar", 0.0), run.device)
     if child.exitcode:
