@@ -16,7 +16,10 @@ def test_the_client_plays_a_turn() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     played: list[bytes] = []
     with running_server() as (url, _):
-        exec(code.replace("http://127.0.0.1:8300", url).replace("ws://127.0.0.1:8300", url.replace("http", "ws")), {"play": played.append})
+        exec(
+            code.replace("http://127.0.0.1:8300", url).replace("ws://127.0.0.1:8300", url.replace("http", "ws")),
+            {"play": played.append},
+        )
     assert sum(map(len, played)) > 24000  # at least half a second at 24 kHz, 16 bits
 
 

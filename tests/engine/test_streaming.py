@@ -387,7 +387,6 @@ def test_samples_that_are_not_whole_frames_are_refused(shape: tuple[int, ...], r
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_graph_of_a_step_gives_the_offline_wave() -> None:
     """Captured once for a batch of rows given as a tensor, replayed frame by frame with other rows."""
     codec = lively(small_config())
@@ -414,7 +413,6 @@ def test_a_cuda_graph_of_a_step_gives_the_offline_wave() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_references_wave_and_codes(expected: Arrays) -> None:
     codec = load_codec(FIXTURE, "cuda")
     streaming, encoder = StreamingCodec(codec, 2), StreamingEncoder(codec)
