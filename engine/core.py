@@ -40,6 +40,7 @@ from engine.runner import Drawn, FrameDrawn, Outcome, Runner
 from engine.scheduler import Plan, plan
 from engine.stream import OpenStream, Segment
 
+MEASURED_POSITIONS = 32  # a shorter prefill is mostly overhead and says nothing about a position
 MAX_ATTEMPTS = 2  # a segment that came out degenerate before any of it was sent is tried once more
 JOB_PATIENCE = 8  # steps that a job waits for a relaxed one before it gets a slice all the same
 
@@ -70,6 +71,7 @@ class EngineCore:
         self._prefetches = Prefetches(self.cache, runner)
         self._streams: dict[int, OpenStream] = {}
         self._free_rows = list(reversed(range(limits.max_streams)))
+        self._position_s = 0.0  # what a position of prefill has taken lately
         self._report = c.Report()
 
     # -- commands ---------------------------------------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ class EngineCore:
         """Prefill what is planned, generate one frame for every stream that is planned, and say what happened."""
         now = self._clock()
         views = [view for stream in self._streams.values() if (view := stream.view(now, self.info.frame_s))]
-        planned = plan(views)
+        planned = plan(views, self._position_s)
         if planned:
             self._execute(planned)
         elif self._prefetches:
@@ -250,7 +252,10 @@ class EngineCore:
         columns = target[:, sequence.length :][:, :positions]
         if not self._extend(stream, columns):
             return None
+        begun = self._clock()
         last = self._runner.prefill(sequence, columns.shape[1])
+        if columns.shape[1] >= MEASURED_POSITIONS:
+            self._position_s += 0.3 * ((self._clock() - begun) / columns.shape[1] - self._position_s)
         self.cache.counters.prefilled += columns.shape[1]
         if sequence.length >= stream.prefix:
             self.cache.share_voice(stream.voice, sequence, stream.prefix)

@@ -15,6 +15,10 @@ URGENT_S = 0.1  # two frames: less than this and the listener may hear the gap
 # Prefill positions a step while somebody speaks with little lead: about one decode step's worth of work.
 BESIDE_SPEECH = 128
 ALONE = 1024  # prefill positions a step otherwise; bounds how long a newcomer waits for the step in flight
+LEAST = 16  # prefill positions a step however slow the device: it must go on
+BESIDE_SPEECH_S = (
+    0.015  # prefill time a step beside a stream that is about to run dry: with its decode it stays below a frame
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +43,23 @@ class Plan:
         return bool(self.prefill or self.decode)
 
 
-def plan(views: Sequence[View]) -> Plan:
-    """The next step for these streams, at most one entry for each.
+def plan(views: Sequence[View], position_s: float = 0.0) -> Plan:
+    """The next step for these streams, at most one entry for each. position_s: how long one position of prefill takes; 0: not known.
 
     Every stream that can decode does, in one batch, unless somebody is about to run dry: then those with a comfortable lead sit out.
     Prefill goes to who is about to run dry, then to newcomers, oldest first. It shrinks beside a stream that is about to run dry, whose
-    next frame comes out at the end of the step.
+    next frame comes out at the end of the step, and never takes more than half of what the listener with the smallest lead has left.
     """
     ready = [view for view in views if not view.missing]
     urgent = any(_is_urgent(view) for view in ready)
     decoding = [view for view in ready if not urgent or view.lead_s is None or view.lead_s < COMFORTABLE_S]
-    left = BESIDE_SPEECH if urgent else ALONE
+    beside = _within(BESIDE_SPEECH_S, position_s, BESIDE_SPEECH)
+    spare_s = min((view.lead_s - URGENT_S for view in ready if view.lead_s is not None), default=float("inf"))
+    left = beside if urgent else max(beside, _within(spare_s / 2, position_s, ALONE))
     prefill: list[tuple[int, int]] = []
     for view in sorted((view for view in views if view.missing), key=_order):
         if prefill and urgent:
-            left = min(left, BESIDE_SPEECH)
+            left = min(left, beside)
         positions = min(view.missing, left)
         if not positions:
             break
@@ -62,6 +68,11 @@ def plan(views: Sequence[View]) -> Plan:
         urgent = urgent or _is_urgent(view)
     relaxed = all(view.lead_s is not None and view.lead_s > RELAXED_S for view in views)
     return Plan(tuple(prefill), tuple(view.key for view in decoding), relaxed)
+
+
+def _within(seconds: float, position_s: float, most: int) -> int:
+    """How many positions fit."""
+    return most if seconds >= most * position_s else max(LEAST, int(seconds / position_s))
 
 
 def _is_urgent(view: View) -> bool:

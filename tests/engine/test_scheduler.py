@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduler import ALONE, BESIDE_SPEECH, View, plan
+from engine.scheduler import ALONE, BESIDE_SPEECH, LEAST, URGENT_S, View, plan
 
 
 def view(key: int, missing: int = 0, lead_s: float | None = 0.5, since: float = 0.0) -> View:
@@ -69,3 +69,16 @@ def test_a_plan_keeps_its_budget_names_nobody_twice_and_is_empty_only_for_nobody
     assert len(keys) == len(set(keys)) and not set(keys) & set(planned.decode)
     if any(v.lead_s is not None and v.lead_s < 0.1 and not v.missing for v in views):
         assert sum(positions for _, positions in planned.prefill) <= BESIDE_SPEECH
+
+
+def test_prefill_takes_at_most_half_of_what_the_smallest_lead_leaves() -> None:
+    speaking, newcomer = view(1, lead_s=0.3), view(2, missing=3000, lead_s=None)
+    ((_, positions),) = plan([speaking, view(3, lead_s=2.0), newcomer], position_s=0.0002).prefill
+    assert positions == int((0.3 - URGENT_S) / 2 / 0.0002)
+    assert plan([newcomer], position_s=0.0002).prefill == ((2, ALONE),)
+
+
+def test_a_slow_device_prefills_little_beside_urgent_speech_but_goes_on() -> None:
+    streams = [view(1, lead_s=0.0), view(2, missing=700, lead_s=None)]
+    assert plan(streams, position_s=0.0003).prefill == ((2, 50),)
+    assert plan(streams, position_s=1.0).prefill == ((2, LEAST),)
