@@ -74,12 +74,13 @@ def test_typing_is_waited_for_and_counted_apart() -> None:
     assert result["conditions"]["rate"] == 48000
 
 
-def test_every_second_turn_can_be_interrupted() -> None:
+@pytest.mark.parametrize("text_rate", [0.0, 40.0])
+def test_a_turn_can_be_interrupted_also_while_it_is_being_typed(text_rate: float) -> None:
     with running_server(Script(frames_per_char=0.35)) as (
         url,
         _,
     ):  # more than the 1.5 s after which it comes at the latest
-        code, result, _ = run(url, turns=1, cancel_every=1)
+        code, result, _ = run(url, turns=1, cancel_every=1, text_rate=text_rate)
     assert code == 0
     assert result["turns"]["cancelled"] == 1
     assert 0 < result["cancel_ms"]["p50"] < 1000

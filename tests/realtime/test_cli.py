@@ -321,6 +321,21 @@ def test_a_recording_becomes_codes_and_codes_become_sound(
 
 
 @pytest.mark.torch
+def test_a_text_becomes_codes_in_the_voice_of_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "first.npy", tmp_path / "second.npy"
+    assert main(["generate", "Hello there.", "-o", str(first), "--device", "cpu", "--seed", "1"]) == 0
+    prompt = ("--prompt-text", "Hello there.", "--prompt-codes", str(first))
+    assert main(["generate", "Good bye.", "-o", str(second), "--device", "cpu", "--top-k", "1", *prompt]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for path, line in zip((first, second), out.splitlines(), strict=True):
+        codes = np.load(path)
+        assert codes.shape[0] == MINI_LIKE.codebooks
+        assert line.startswith(f"{path}: {codes.shape[0]} codebooks, {codes.shape[1]} frames, ")
+        assert 0.3 < codes.shape[1] * MINI_LIKE.frame_s < 3
+
+
+@pytest.mark.torch
 def test_a_model_that_cannot_be_loaded_is_told_in_one_line(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
