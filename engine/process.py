@@ -106,7 +106,7 @@ class _Link(asyncio.Protocol):
         """End it now. Blocks until it has."""
         self.ready.cancel()
         self.on_lost = None
-        if self._transport is not None:
+        if self._transport is not None and not self.lost:  # some Python versions fail when a lost one is aborted
             self._transport.abort()
         self.process.kill()
         self.process.wait()
