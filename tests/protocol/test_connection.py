@@ -154,7 +154,7 @@ def test_too_many_messages_a_second_are_refused_until_there_is_room() -> None:
 def test_messages_at_the_rate_of_the_limit_all_pass() -> None:
     connection = Connection(LIMITS)
     for index in range(1000):
-        connection.receive_text('{"type":"ping"}', index / 200)
+        assert connection.receive_text('{"type":"ping"}', index / 200).type == "ping"
 
 
 def test_a_pause_gives_no_more_than_one_second_of_burst() -> None:

@@ -90,7 +90,7 @@ def test_an_error_closes_with_the_code_in_its_row(row: list[str]) -> None:
 def test_what_a_client_says_in_an_example_is_taken(line: str) -> None:
     connection = Connection(Limits())
     for message in line.splitlines():
-        connection.receive_text(message, 0.0)
+        assert connection.receive_text(message, 0.0).type == json.loads(message)["type"]
 
 
 @pytest.mark.parametrize("line", re.findall(r"```json server\n(.*?)```", TEXT, re.DOTALL))
