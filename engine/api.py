@@ -82,6 +82,7 @@ class ModelInfo:
     attribution: str | None = None  # notice that must be shown with it, or None
     device: str = "cpu"  # what it runs on
     dtype: str = "float32"  # of the AR stacks
+    codec_id: str = "codec"  # equal where codes mean the same sound; letters, digits and - only
 
     @property
     def frame_s(self) -> float:

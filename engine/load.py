@@ -12,6 +12,7 @@ from engine import commands as c
 from engine.api import Conversation, EngineLimits, ModelInfo, SamplingParams, SynthesisFailed, Voice
 from engine.checkpoint import load_dual_ar
 from engine.codec import Codec
+from engine.codec_identity import codec_id
 from engine.codec_weights import load_codec
 from engine.config import read_json
 from engine.core import EngineCore
@@ -89,6 +90,7 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
         attribution=attribution,
         device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else device,
         dtype=dtype,
+        codec_id=codec_id(folder),
     )
     return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info)
 
