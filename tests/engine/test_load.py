@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from engine.api import Conversation, EngineLimits, ModelInfo, SynthesisFailed
+from engine.codec_identity import codec_id
 from engine.load import DEFAULT_HISTORY_S, load_core, load_model
 from tests.engine.core_driver import Driver, assert_nothing_leaked, tiny_core, tiny_model
 
 
 def test_a_loaded_core_is_warm_and_as_new(s2pro: Path) -> None:
     core = load_core(s2pro, "tiny", "cpu", "float32", EngineLimits(2, 512, threads=1), "A notice.", guarded=False)
-    assert core.info == ModelInfo("tiny", 44100, 2048, 10, DEFAULT_HISTORY_S, "A notice.", "cpu", "float32")
+    assert core.info == ModelInfo("tiny", 44100, 2048, 10, DEFAULT_HISTORY_S, "A notice.", "cpu", "float32", codec_id(s2pro))
     assert core.cache.counters.prefilled > 0 and not core.cache._conversations
     assert_nothing_leaked(core)
     warm, cold = (Driver(it) for it in (core, tiny_core(s2pro)))
