@@ -29,6 +29,7 @@ from engine.train.encode_stage import EncodePlan, encode
 from engine.train.export import export
 from engine.train.generate import Sampling
 from engine.train.recognizer import RecognizerPlan, load_recognizer, train_recognizer
+from engine.train.replicas import Replicas
 from engine.train.synthesize import SynthesisPlan, synthesize
 
 
@@ -68,6 +69,7 @@ class Run:
     out: Path
     scratch: Path  # audio and rows
     device: torch.device
+    replicas: Replicas
     workers: int
     seed: int
     data: Path | None
@@ -116,8 +118,9 @@ def stage_codec(run: Run) -> None:
         run.scale.codec_batch,
         compile=run.compile,
     )
-    train_codec(run.scale.design, plan, run.device)
-    draw_curves(run.out / "codec.jsonl", run.out / "codec.png")
+    train_codec(run.scale.design, plan, run.device, run.replicas)
+    if run.replicas.first:
+        draw_curves(run.out / "codec.jsonl", run.out / "codec.png")
 
 
 def stage_recognizer(run: Run) -> None:
@@ -249,9 +252,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_float32_matmul_precision("high")
     options.out.mkdir(parents=True, exist_ok=True)
+    replicas = Replicas.of_environment()
     device = torch.device(options.device)
     run = Run(
-        SCALES[options.scale], options.out, options.scratch or options.out / "scratch", device, options.workers, options.seed,
+        SCALES[options.scale], options.out, options.scratch or options.out / "scratch", device, replicas, options.workers,
+        options.seed,
         options.espeak_data, device.type == "cuda", options,
     )  # fmt: skip
     run_all(run) if options.stage == "all" else STAGES[options.stage](run)

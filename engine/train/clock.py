@@ -14,8 +14,9 @@ from pathlib import Path
 class Progress:
     """Prints and keeps figures; a stage that resumes appends to the same file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, quiet: bool = False) -> None:
+        """quiet: only the clock, for a process whose equal already keeps the figures."""
+        self._path, self._quiet = path, quiet
         self._start = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -26,6 +27,8 @@ class Progress:
 
     def note(self, step: int, figures: Mapping[str, float]) -> None:
         """Print one line and append it to the file."""
+        if self._quiet:
+            return
         row = {"step": step, "seconds": round(self.seconds, 1)} | {
             name: round(float(v), 5) for name, v in figures.items()
         }

@@ -1,13 +1,13 @@
 """Stage `codec`: train engine.codec.Codec on the teacher's speech.
 
-Knows the losses and their schedule: log-mel first, the discriminator later, and all along a phoneme target on codebook 0,
-which makes it *semantic*: what the language model must decide first is what is being said. Does not know text.
+Knows the losses and their schedule: spectra first, the discriminator later, and all along phoneme targets: on codebook 0, which makes
+it *semantic* (what the language model must decide first is what is being said), and on all of them. Does not know text.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +19,24 @@ from engine.codec import Codec, Quantized, ResidualUnit
 from engine.train.clock import Progress
 from engine.train.designs import Design
 from engine.train.export import save_codec
-from engine.train.losses import Discriminator, LogMel, MelDistance, discriminator_loss, generator_losses
+from engine.train.codebooks import MovingCodebooks
+from engine.train.losses import Discriminator, SpectralDistance, discriminator_loss, generator_losses
 from engine.train.phones import CLASSES
 from engine.train.render import FRAME_SAMPLES, PARTS
+from engine.train.replicas import Replicas
 from engine.train.synthesize import Shard
 
 _HOP = FRAME_SAMPLES // PARTS
 # An untrained encoder sends every frame to one entry, and entry and frames then hold each other there (so it happened: used
 # entries 0.1 % after 400 steps). So the latents are learned first, and the codebooks are laid where they lie.
-_CONTINUOUS_STEPS = 700
+_CONTINUOUS_STEPS = 1000
+_REVIVE_EVERY = 100  # steps
 _JUDGED = 12  # clips of a batch that the discriminator sees; it costs more a clip than the codec itself
-_MEL, _FEATURES, _CODEBOOK, _COMMITMENT, _PHONES = 10.0, 2.0, 1.0, 0.25, 6.0
+_MEL, _LINEAR, _FEATURES, _COMMITMENT, _PHONES = 12.0, 6.0, 2.0, 1.0, 4.0
+_SAVE_EVERY_S = 100.0
+_DROPPED = (
+    2  # stages that half of the clips do without: a codec with so many codebooks less is trained beside the whole one
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,7 @@ class CodecPlan:
     hours: float  # of audio held in the device's memory
     batch: int = 32
     frames: int = 24  # a crop's length
-    adversarial_from: float = 0.6  # share of the time after which the discriminator joins
+    adversarial_from: float = 0.5  # share of the time after which the discriminator joins
     rate: float = 1e-3
     compile: bool = True
 
@@ -98,56 +105,86 @@ Judge = Callable[[Tensor], list[list[Tensor]]]  # a Discriminator, or its compil
 class _Trainer:
     plan: CodecPlan
     codec: Codec
-    phones: PhoneHead
+    phones: PhoneHead  # reads codebook 0
+    all_phones: PhoneHead  # reads what all codebooks give
     discriminator: Discriminator
-    distance: MelDistance
+    distance: SpectralDistance
+    codebooks: MovingCodebooks
+    replicas: Replicas
     device: torch.device
     resumed: bool = False
 
     def cast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def rebuild(self, samples: Tensor, discrete: Tensor) -> tuple[Tensor, Quantized, Tensor]:
-        """The forward pass that is compiled: (made samples, quantised latents, phoneme logits).
+    def rebuild(self, samples: Tensor, discrete: Tensor, kept: Tensor) -> tuple[Tensor, Quantized, Tensor, Tensor]:
+        """The forward pass that is compiled: (made samples, quantised latents, phoneme logits of codebook 0 and of all).
 
-        discrete: scalar, 1 to decode what was quantised, 0 to pass latents on as they are.
+        discrete: scalar, 1 to decode what was quantised, 0 to pass latents on as they are. kept: [B, K], 0 for stages left out.
         """
         with self.cast():
             latents = self.codec.latents(samples)
             with torch.autocast(self.device.type, enabled=False):
                 latents = latents.float()
                 quantized: Quantized = self.codec.quantizer(latents)
-                passed = torch.lerp(latents, quantized.latents, discrete)
+                decoded = (quantized.stages * kept[:, :, None, None]).sum(1)
+                passed = torch.lerp(latents, decoded, discrete)
                 first = torch.lerp(latents, quantized.stages[:, 0], discrete)
-            logits = self.phones(first)
+            logits, all_logits = self.phones(first), self.all_phones(passed)
             upsampled = self.codec.quantizer.upsample(self.codec.quantizer.post_module(passed))
             *body, snake, last = self.codec.decoder.model
             for part in body:
                 upsampled = part(upsampled)
         # Samples themselves in full precision: bfloat16 would bury quiet consonants in its own rounding.
-        return torch.tanh(last(snake(upsampled.float()))).squeeze(1), quantized, logits.float()
+        return torch.tanh(last(snake(upsampled.float()))).squeeze(1), quantized, logits.float(), all_logits.float()
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the first optimiser moves; codebooks move by themselves."""
+        modules = (self.codec, self.phones, self.all_phones)
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def train_codec(design: Design, plan: CodecPlan, device: torch.device) -> None:
+def train_codec(design: Design, plan: CodecPlan, device: torch.device, replicas: Replicas) -> None:
     """Train and write codec.pt (to go on from) and the codec as it is shipped; a codec.pt already there is continued."""
     torch.manual_seed(0)
     crops = Crops(plan.shards, plan.hours, plan.frames, device)
-    progress = Progress(plan.out / "codec.jsonl")
-    print(f"[codec] {crops.hours:.1f} h of speech on {device}", flush=True)
     codec = Codec(design.codec_config()).to(device)
     _initialise(codec)
-    heads = PhoneHead(codec.config.latent_dim), Discriminator(32 if plan.compile else 4)
-    trainer = _Trainer(plan, codec, heads[0].to(device), heads[1].to(device), MelDistance().to(device), device)
+    dim = codec.config.latent_dim
+    trainer = _Trainer(
+        plan, codec, PhoneHead(dim).to(device), PhoneHead(dim).to(device), Discriminator(32 if plan.compile else 4).to(device),
+        SpectralDistance().to(device), MovingCodebooks(codec.quantizer, replicas), replicas, device,
+    )  # fmt: skip
     path = plan.out / "codec.pt"
     if path.is_file():
         stored = torch.load(path, map_location=device, weights_only=True)
         codec.load_state_dict(stored["codec"])
         trainer.phones.load_state_dict(stored["phones"])
+        trainer.all_phones.load_state_dict(stored["all_phones"])
+        trainer.codebooks.restart()
         trainer.resumed = True
+    replicas.from_first([*codec.state_dict().values(), *trainer.trained(), *trainer.discriminator.parameters()])
+    progress = Progress(plan.out / "codec.jsonl", quiet=not replicas.first)
+    if replicas.first:
+        print(f"[codec] {crops.hours:.1f} h of speech on {replicas.size} x {device}", flush=True)
     _loop(trainer, crops, progress)
-    half = {name: value.half() if value.is_floating_point() else value for name, value in codec.state_dict().items()}
-    torch.save({"codec": half, "phones": trainer.phones.state_dict()}, path)
-    save_codec(design, codec, plan.out / "checkpoint")
+    if replicas.first:
+        _save(trainer)
+        save_codec(design, codec, plan.out / "checkpoint")
+    replicas.wait()
+
+
+def _save(trainer: _Trainer) -> None:
+    """codec.pt, whole or not at all."""
+    kept = {"codec": trainer.codec, "phones": trainer.phones, "all_phones": trainer.all_phones}
+    half = {name: {n: _half(value) for n, value in module.state_dict().items()} for name, module in kept.items()}
+    partial = trainer.plan.out / "codec.partial"
+    torch.save(half, partial)
+    partial.replace(trainer.plan.out / "codec.pt")
+
+
+def _half(value: Tensor) -> Tensor:
+    return value.half() if value.is_floating_point() else value
 
 
 def _initialise(codec: Codec) -> None:
@@ -182,47 +219,70 @@ def _initialise(codec: Codec) -> None:
 
 
 def _loop(trainer: _Trainer, crops: Crops, progress: Progress) -> None:
-    plan, device = trainer.plan, trainer.device
-    generator = torch.Generator(device).manual_seed(int(time.time()))
+    plan, device, replicas = trainer.plan, trainer.device, trainer.replicas
+    generator = torch.Generator(device).manual_seed(int(time.time()) + 1000 * replicas.rank)
     rebuild = torch.compile(trainer.rebuild) if plan.compile else trainer.rebuild
     judge = torch.compile(trainer.discriminator) if plan.compile else trainer.discriminator
-    made_by = [*trainer.codec.parameters(), *trainer.phones.parameters()]
+    made_by, judges = trainer.trained(), list(trainer.discriminator.parameters())
     fused = device.type == "cuda"
     optimizer = torch.optim.AdamW(made_by, lr=plan.rate, betas=(0.8, 0.99), weight_decay=1e-3, fused=fused)
-    judging = torch.optim.AdamW(trainer.discriminator.parameters(), lr=plan.rate / 2, betas=(0.8, 0.99), fused=fused)
-    used = [torch.zeros(s.codebook.num_embeddings, device=device) for s in trainer.codec.quantizer.stages()]
+    judging = torch.optim.AdamW(judges, lr=plan.rate / 2, betas=(0.8, 0.99), fused=fused)
     discrete = torch.zeros((), device=device)
-    step, figures = 0, dict[str, Tensor]()
-    while (share := progress.seconds / plan.seconds) < 1:
+    step, saved, figures = 0, 0.0, dict[str, Tensor]()
+    while (share := replicas.agreed(progress.seconds / plan.seconds, device)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * min(1, (step + 1) / 100) * min(1.0, 0.02 + 2.5 * (1 - share))
         samples, classes = crops.draw(plan.batch, generator)
         if step == _CONTINUOUS_STEPS and not trainer.resumed:
-            _spread(trainer, torch.cat([crops.draw(plan.batch, generator)[0] for _ in range(8)]))
-        discrete.fill_(float(trainer.resumed or step >= _CONTINUOUS_STEPS))
-        made, quantized, logits = rebuild(samples, discrete)
+            trainer.codebooks.spread(_latents(trainer, crops, generator))
+        quantizing = trainer.resumed or step >= _CONTINUOUS_STEPS
+        discrete.fill_(float(quantizing))
+        made, quantized, *logits = rebuild(samples, discrete, _kept(trainer, plan.batch, generator))
         loss, figures = _reconstruction(trainer, samples, classes, made, quantized, logits, discrete)
         if share > plan.adversarial_from:
             _judge(trainer, judge, judging, made[:_JUDGED].detach(), samples[:_JUDGED])
             loss = loss + _persuade(trainer, judge, made[:_JUDGED], samples[:_JUDGED], figures)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(made_by, 50.0)
+        replicas.mean_gradients(made_by)
+        norm = nn.utils.clip_grad_norm_(made_by, 30.0)
         optimizer.step()
-        _count(used, quantized.codes)
+        if quantizing:
+            trainer.codebooks.follow(quantized)
+            if share < 0.8 and step % _REVIVE_EVERY == _REVIVE_EVERY - 1:
+                trainer.codebooks.revive(quantized)
         if step % 250 == 0:
             figures["norm"] = norm
-            figures |= {
-                f"used{k}": (table > 0).float().mean() for k, table in ((0, used[0]), (1, used[1]), (7, used[-1]))
-            }
+            used = trainer.codebooks.used()
+            figures |= {f"used{k}": used[k] for k in (0, 1, len(used) - 1)}
             progress.note(step, {name: value.item() for name, value in figures.items()})
-        if step % 250 == 249:
-            if share < 0.7 and step > _CONTINUOUS_STEPS:
-                _revive(trainer.codec, used, quantized)
-            for table in used:
-                table.zero_()
+            if replicas.first and progress.seconds - saved > _SAVE_EVERY_S:
+                saved = progress.seconds
+                _save(trainer)
         step += 1
     progress.note(step, {name: value.item() for name, value in figures.items()})
+
+
+def _kept(trainer: _Trainer, batch: int, generator: torch.Generator) -> Tensor:
+    """Which stages each clip of a batch is decoded from, float32 [B, K]."""
+    stages = len(trainer.codec.quantizer.stages())
+    kept = torch.ones(batch, stages, device=trainer.device)
+    short = torch.rand(batch, 1, generator=generator, device=trainer.device) < 0.5
+    kept[:, stages - _DROPPED :] = (~short).float()
+    return kept
+
+
+@torch.no_grad()
+def _latents(trainer: _Trainer, crops: Crops, generator: torch.Generator) -> Tensor:
+    """Float32 [N, latent_dim] of some batches, whatever one batch's size enough for every codebook."""
+    found: list[Tensor] = []
+    entries = trainer.codec.config.semantic_codebook_size
+    while sum(map(len, found)) < 6 * entries:
+        with trainer.cast():
+            found.append(
+                trainer.codec.latents(crops.draw(trainer.plan.batch, generator)[0]).transpose(1, 2).flatten(0, 1)
+            )
+    return torch.cat(found).float()
 
 
 def _reconstruction(
@@ -231,16 +291,18 @@ def _reconstruction(
     classes: Tensor,
     made: Tensor,
     quantized: Quantized,
-    logits: Tensor,
+    logits: Sequence[Tensor],
     discrete: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    mel = trainer.distance(made, samples)
-    codebook = (quantized.rows - quantized.projected.detach()).square().mean(dim=(0, 2, 3)).sum()
-    commitment = (quantized.projected - quantized.rows.detach()).square().mean(dim=(0, 2, 3)).sum()
-    phones = F.cross_entropy(logits.flatten(0, 2), classes.flatten())
-    loss = _MEL * mel + discrete * (_CODEBOOK * codebook + _COMMITMENT * commitment) + _PHONES * phones
-    right = (logits.argmax(-1) == classes).float().mean()
-    return loss, {"mel": mel, "codebook": codebook, "phones": phones, "phones_right": right}
+    mel, linear = trainer.distance(made, samples)
+    # As a share of what is quantised: an absolute distance would also fall by making the latents smaller.
+    missed = (quantized.projected - quantized.rows.detach()).square().mean(dim=(0, 2, 3))
+    commitment = (missed / quantized.projected.square().mean(dim=(0, 2, 3)).clamp(min=1e-6)).sum()
+    phones, all_phones = (F.cross_entropy(given.flatten(0, 2), classes.flatten()) for given in logits)
+    loss = _MEL * mel + _LINEAR * linear + discrete * _COMMITMENT * commitment + _PHONES * (phones + 0.5 * all_phones)
+    right = [(given.argmax(-1) == classes).float().mean() for given in logits]
+    figures = {"mel": mel, "linear": linear, "missed": commitment / quantized.codes.shape[1]}
+    return loss, figures | {"phones": phones, "phones_right": right[0], "all_phones_right": right[1]}
 
 
 def _judge(trainer: _Trainer, judge: Judge, judging: torch.optim.Optimizer, made: Tensor, real: Tensor) -> None:
@@ -248,6 +310,7 @@ def _judge(trainer: _Trainer, judge: Judge, judging: torch.optim.Optimizer, made
         loss = discriminator_loss(judge(made), judge(real))
     judging.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    trainer.replicas.mean_gradients(trainer.discriminator.parameters())
     judging.step()
 
 
@@ -262,50 +325,3 @@ def _persuade(trainer: _Trainer, judge: Judge, made: Tensor, real: Tensor, figur
         parameter.requires_grad_(True)
     figures |= {"adversarial": verdict, "features": matching}
     return verdict + _FEATURES * matching
-
-
-def _count(used: list[Tensor], codes: Tensor) -> None:
-    for k, table in enumerate(used):
-        table.index_add_(0, codes[:, k].flatten(), torch.ones_like(codes[:, k].flatten(), dtype=table.dtype))
-
-
-@torch.no_grad()
-def _spread(trainer: _Trainer, samples: Tensor) -> None:
-    """Lay every stage along the main directions of what the stages before it leave, its entries on frames at random."""
-    with trainer.cast():
-        residual = trainer.codec.latents(samples).float().transpose(1, 2).flatten(0, 1)  # [N, latent_dim]
-    for stage in trainer.codec.quantizer.stages():
-        mean = residual.mean(0)
-        _, _, directions = torch.linalg.svd(residual - mean, full_matrices=False)
-        axes = directions[: stage.codebook.embedding_dim]  # [codebook_dim, latent_dim]
-        stage.in_proj.weight.copy_(axes[..., None])
-        stage.in_proj.bias.copy_(-axes @ mean)  # type: ignore[union-attr]
-        stage.out_proj.weight.copy_(axes.t()[..., None])
-        stage.out_proj.bias.copy_(mean)  # type: ignore[union-attr]
-        projected = (residual - mean) @ axes.t()
-        entries = torch.randperm(len(projected), device=projected.device)[: stage.codebook.num_embeddings]
-        stage.codebook.weight.copy_(projected[entries])
-        chosen = stage.codebook.weight[stage.nearest(projected.t()[None])[0]]
-        residual = residual - (chosen @ axes + mean)
-
-
-@torch.no_grad()
-def _revive(codec: Codec, used: list[Tensor], quantized: Quantized) -> None:
-    """Move entries that no frame of the last steps chose onto projected inputs of this batch."""
-    for k, (stage, table) in enumerate(zip(codec.quantizer.stages(), used, strict=True)):
-        dead = (table == 0).nonzero().squeeze(1)
-        inputs = quantized.projected[:, k].transpose(1, 2).flatten(0, 1).float()
-        chosen = torch.randint(0, len(inputs), (len(dead),), device=inputs.device)
-        stage.codebook.weight[dead] = inputs[chosen]
-
-
-class MelError(nn.Module):
-    """Mean |log10 mel| difference, 80 bands, the figure that spec/mini.md gives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mel = LogMel(1024, 80, 256)
-
-    def forward(self, made: Tensor, real: Tensor) -> Tensor:
-        out: Tensor = (self.mel(made) - self.mel(real)).abs().mean()
-        return out

@@ -98,6 +98,7 @@ def _model(slow: dict[str, Any], fast: dict[str, Any], codebooks: int, entries: 
     return {
         "model_type": "fish_qwen3_omni",
         "max_history_s": 60.0,  # of ours: how much heard speech a prompt may hold
+        "scripts": ["Latin"],  # of ours: what it can read aloud, as Unicode names scripts; other text gets a warning instead of noise
         "semantic_start_token_id": SEMANTIC_BEGIN,
         "semantic_end_token_id": SEMANTIC_BEGIN + entries - 1,
         "eos_token_id": special_id("<|im_end|>"),
@@ -114,7 +115,8 @@ def _model(slow: dict[str, Any], fast: dict[str, Any], codebooks: int, entries: 
 
 
 MINI = Design(
-    codec=_codec(24, 256, 160, 8, 1024, _transformer(160, 2, 3, 64, 448, 48), pre=2, post=3),
+    # The window is shorter than the crops that the codec is trained on, so that serving asks for no distance it has never seen.
+    codec=_codec(24, 256, 160, 8, 1024, _transformer(160, 2, 3, 64, 448, 16), pre=2, post=3),
     model=_model(_stack(384, 8, 6, 2, 64, 832, True), _stack(256, 3, 4, 2, 64, 640, False), 8, 1024),
 )
 TINY = Design(

@@ -25,26 +25,46 @@ def mel_filters(bands: int, n_fft: int, rate: int = SAMPLE_RATE) -> Tensor:
     return weight / weight.sum(1, keepdim=True).clamp(min=1e-5)  # a narrow band may hold no bin at small n_fft
 
 
+# White noise of this rms, -70 dB of full scale, is what logarithms start from. The teacher's silence is digital zero and a fifth of
+# all mel values of its speech lie below 1e-5: without a floor those rule a logarithmic loss (its gradient there is 1 / magnitude) and
+# a recogniser's input, and nobody hears them.
+_FLOOR_RMS = 3e-4
+
+
+def floor_of(n_fft: int) -> float:
+    """Magnitude that noise of rms _FLOOR_RMS has in a Hann-windowed spectrum."""
+    return _FLOOR_RMS * math.sqrt(0.375 * n_fft)
+
+
 class LogMel(nn.Module):
-    """log10 of a mel spectrogram's magnitudes."""
+    """log10 of a mel spectrogram's magnitudes, over a floor."""
 
     window: Tensor
     filters: Tensor
 
     def __init__(self, n_fft: int, bands: int, hop: int | None = None) -> None:
         super().__init__()
-        self.n_fft, self.hop = n_fft, hop or n_fft // 4
+        self.n_fft, self.hop, self.floor = n_fft, hop or n_fft // 4, floor_of(n_fft)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("filters", mel_filters(bands, n_fft), persistent=False)
 
+    def magnitudes(self, samples: Tensor) -> Tensor:
+        """samples float32 [B, L] -> [B, n_fft / 2 + 1, 1 + L / hop]."""
+        return torch.stft(samples, self.n_fft, self.hop, window=self.window, return_complex=True).abs()
+
+    def mel(self, magnitudes: Tensor) -> Tensor:
+        """Band magnitudes over the floor, [B, bands, frames]."""
+        return self.filters @ magnitudes + self.floor
+
     def forward(self, samples: Tensor) -> Tensor:
         """samples float32 [B, L] -> [B, bands, 1 + L / hop]."""
-        spectrum = torch.stft(samples, self.n_fft, self.hop, window=self.window, return_complex=True)
-        return (self.filters @ spectrum.abs()).clamp(min=1e-5).log10()
+        return self.mel(self.magnitudes(samples)).log10()
 
 
-class MelDistance(nn.Module):
-    """Mean absolute log-mel difference, summed over window lengths."""
+class SpectralDistance(nn.Module):
+    """Mean absolute differences of log magnitudes: mel bands at six window lengths, single bins at the three that tell harmonics apart."""
+
+    LINEAR_FROM = 512
 
     def __init__(
         self, sizes: tuple[tuple[int, int], ...] = ((64, 10), (128, 20), (256, 40), (512, 60), (1024, 80), (2048, 160))
@@ -52,9 +72,22 @@ class MelDistance(nn.Module):
         super().__init__()
         self.scales = nn.ModuleList(LogMel(n_fft, bands) for n_fft, bands in sizes)
 
-    def forward(self, made: Tensor, real: Tensor) -> Tensor:
-        """made, real: float32 [B, L]. Returns a scalar."""
-        return torch.stack([(scale(made) - scale(real)).abs().mean() for scale in self.scales]).sum()
+    def forward(self, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """made, real: float32 [B, L]. Returns scalars: sum of the mel differences, sum of the others."""
+        mel, linear = [], []
+        for scale in self.scales:
+            assert isinstance(scale, LogMel)
+            magnitudes = scale.magnitudes(torch.cat((made, real)))
+            mel.append(_half_difference(scale.mel(magnitudes)))
+            if scale.n_fft >= self.LINEAR_FROM:
+                linear.append(_half_difference(magnitudes + scale.floor))
+        return torch.stack(mel).sum(), torch.stack(linear).sum()
+
+
+def _half_difference(magnitudes: Tensor) -> Tensor:
+    """Mean |log10| difference between the first and the second half of a batch."""
+    made, real = magnitudes.log10().chunk(2)
+    return (made - real).abs().mean()
 
 
 class Discriminator(nn.Module):
