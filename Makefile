@@ -23,7 +23,7 @@ $(error TORCH=$(TORCH) is neither cpu nor cuda)
 endif
 CONSTRAINTS := $(if $(filter cpu,$(TORCH)),-c constraints.txt)
 
-.PHONY: setup serve test test-fast lint setup-train FORCE
+.PHONY: setup serve test test-fast lint setup-train setup-evaluate FORCE
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -45,6 +45,9 @@ lint: $(VENV)/.setup-test
 
 # The training recipe's own requirements (it also wants espeak-ng and ffmpeg on the PATH).
 setup-train: $(VENV)/.setup-train
+
+# What `python -m engine.evaluate` needs to use recognisers and speaker models from outside.
+setup-evaluate: $(VENV)/.setup-evaluate
 
 # A stamp is written last, so an interrupted set-up is taken up again; it is older than what it depends on when that changed.
 $(VENV)/.setup: $(VENV)/.choice pyproject.toml constraints.txt

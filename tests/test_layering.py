@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "protocol/client/": "protocol pydantic pydantic_core anyio websockets",
     "engine/": "engine numpy torch safetensors tokenizers huggingface_hub httpx2 soundfile soxr",
     "engine/api.py": "numpy",
+    "engine/evaluate/external.py": "engine numpy torch transformers",
     "engine/train/": "engine numpy torch safetensors tokenizers soundfile soxr matplotlib tqdm wordfreq",
     "realtime/": "realtime protocol engine.api numpy pydantic anyio starlette uvicorn opuslib soxr soundfile websockets",
     # The composition root: the only place in the server that builds a real engine.
