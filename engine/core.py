@@ -7,6 +7,10 @@ Single-threaded: whoever owns it calls `handle` for each command and `step` whil
 One stream, one turn: every pushed segment becomes a user/assistant pair of the prompt (s2pro.md 3.2). A finished pair joins `past`, so
 the next segment's prompt continues it and the cache finds everything but the new text already computed.
 
+A frame is drawn in one step and delivered in that step, or, where a second core decodes it, in the next one, which draws the frame after
+it meanwhile. So at most one frame of a stream is ahead of what was judged and delivered. A frame is handed to the decoder only when the
+one before it was found sane; if it was not, the draw ahead is taken back, and everything is as it would be without the second core.
+
 What a caller may have got wrong (codes that no codebook has, text that is no Unicode, a prompt too long) ends its own stream with an
 error. Anything else that goes wrong is a bug and ends the core.
 """
@@ -17,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from engine import commands as c
 from engine.api import (
@@ -24,6 +29,7 @@ from engine.api import (
     EngineLimits,
     Frame,
     ModelInfo,
+    Samples,
     SegmentEnd,
     SegmentRetried,
     SynthesisFailed,
@@ -66,6 +72,8 @@ class EngineCore:
         self._prompts = prompts
         self._guarded = guarded
         self._clock = clock
+        self._decoder = runner.decoder
+        self._decoding: list[tuple[OpenStream, FrameDrawn]] = []  # what the decoder was given last
         self._jobs = Jobs(runner.codec, info, runner.streaming, runner.spare_row)
         self._jobs_waited = 0  # steps since the last slice of a job
         self._prefetches = Prefetches(self.cache, runner)
@@ -108,10 +116,15 @@ class EngineCore:
         now = self._clock()
         return bool(
             self._report
+            or self._decoding
             or self._jobs
             or self._prefetches
             or any(stream.view(now, self.info.frame_s) for stream in self._streams.values())
         )
+
+    def close(self) -> None:
+        """End what works beside this process. No other call follows."""
+        self._decoder.close()
 
     def _open(self, command: c.Open) -> None:
         assert self._free_rows, "the front admits no more streams than there are rows"
@@ -217,7 +230,9 @@ class EngineCore:
         now = self._clock()
         views = [view for stream in self._streams.values() if (view := stream.view(now, self.info.frame_s))]
         planned = plan(views, self._position_s)
-        if planned:
+        if self._decoding and (not planned.decode or self._impatient(planned)):
+            self._deliver()  # and whatever is planned in the next step
+        elif planned:
             self._execute(planned)
         elif self._prefetches:
             self._prefetches.step()
@@ -241,9 +256,16 @@ class EngineCore:
         if decoding:
             speaking = [*decoding, *speaking]
             hidden = [self._runner.decode([stream.extendable for stream in decoding]), *hidden]
-        if speaking:
-            drawn = self._runner.frames(hidden, [stream.row for stream in speaking])
-            self._settle(speaking, drawn)
+        segments = [stream.current for stream in speaking]
+        drawn = self._runner.draw(hidden, [stream.row for stream in speaking]) if speaking else []
+        self._deliver()
+        self._settle(speaking, segments, drawn)
+        if not self._decoder.beside:
+            self._deliver()
+
+    def _impatient(self, planned: Plan) -> bool:
+        """Frames that are being decoded should not wait for this step: it takes long, or one of them is the first of its turn."""
+        return bool(planned.prefill) or any(not stream.frames for stream, _ in self._decoding)
 
     def _prefill(self, stream: OpenStream, positions: int) -> Hidden | None:
         """Compute some of the prompt. Returns the hidden state to draw from once it is complete and a segment waits for it."""
@@ -267,7 +289,8 @@ class EngineCore:
     def _can_extend(self, stream: OpenStream) -> bool:
         assert stream.column is not None, "a stream decodes from its last frame"
         if stream.extendable.length >= self._runner.max_positions:
-            self._cut(stream, "length")
+            if not stream.ahead:  # else it is delivered first
+                self._cut(stream, "length")
             return False
         return self._extend(stream, stream.column)
 
@@ -275,6 +298,8 @@ class EngineCore:
         try:
             self.cache.extend(stream.extendable, columns)
         except OutOfPages:
+            if stream.ahead:  # is delivered first; then this is tried again
+                return False
             detail = f"no room for {columns.shape[1]} more positions: every page of KV is in use by a speaking stream"
             self._fail(stream, SynthesisFailed("out_of_memory", detail))
             return False
@@ -282,28 +307,50 @@ class EngineCore:
 
     # -- what came out ----------------------------------------------------------------------------------------------------------------
 
-    def _settle(self, speaking: Sequence[OpenStream], drawn: Sequence[Drawn]) -> None:
-        now = self._clock()
-        for stream, out in zip(speaking, drawn, strict=True):
-            segment = stream.segment
-            assert segment is not None, "only a segment's stream draws frames"
-            if isinstance(out, FrameDrawn):
-                self._take_frame(stream, segment, out, now)
+    def _settle(self, speaking: Sequence[OpenStream], segments: Sequence[Segment], drawn: Sequence[Drawn]) -> None:
+        """Take what was drawn for these segments of these streams, but not what a segment drew that has been ended meanwhile."""
+        wanted: list[tuple[OpenStream, FrameDrawn]] = []
+        for stream, segment, out in zip(speaking, segments, drawn, strict=True):
+            if not self._is_open(stream):
+                continue
+            if stream.segment is not segment:
+                self._runner.take_back(stream.row)
+            elif isinstance(out, FrameDrawn):
+                stream.draw(out.column)
+                wanted.append((stream, out))
             elif out is Outcome.NAN:
                 self.cache.poison(stream.conversation, stream.voice)
                 self._degenerate(stream, segment, Fault.NAN)
             else:
                 self._ended_by_model(stream, segment)
+        if wanted:
+            self._decoder.start(np.stack([out.codes for _, out in wanted]), [stream.row for stream, _ in wanted])
+            self._decoding = wanted
 
-    def _take_frame(self, stream: OpenStream, segment: Segment, out: FrameDrawn, now: float) -> None:
-        fault = segment.guard.frame(out.samples) if self._guarded else None
+    def _deliver(self) -> None:
+        """Wait for the frames that are being decoded, judge them and say what they sound like."""
+        if not self._decoding:
+            return
+        decoded, self._decoding = self._decoding, []
+        samples, now = self._decoder.finish(), self._clock()
+        for (stream, out), wave in zip(decoded, samples, strict=True):
+            if self._is_open(stream):  # nobody has cancelled it
+                stream.ahead -= 1
+                self._take_frame(stream, out.codes, wave, now)
+
+    def _is_open(self, stream: OpenStream) -> bool:
+        return self._streams.get(stream.key) is stream
+
+    def _take_frame(self, stream: OpenStream, codes: npt.NDArray[np.int16], samples: Samples, now: float) -> None:
+        segment = stream.current
+        fault = segment.guard.frame(samples) if self._guarded else None
         if fault is Fault.NAN:
-            self._runner.reset_codec(stream.row)  # it is the codec's: what the frame was drawn from was finite
+            self._decoder.reset(stream.row)  # it is the codec's: what the frame was drawn from was finite
         if fault is not None:
             self._degenerate(stream, segment, fault)
             return
-        self._report.events.append((stream.key, Frame(segment.index, stream.frames, out.codes, out.samples)))
-        stream.deliver(out.codes, out.column, now, self.info.frame_s)
+        self._report.events.append((stream.key, Frame(segment.index, stream.frames, codes, samples)))
+        stream.deliver(codes, now, self.info.frame_s)
         if stream.frames >= stream.params.max_frames:
             stream.texts.clear()
             stream.finished = True
@@ -323,9 +370,9 @@ class EngineCore:
         """
         if not segment.frames and segment.attempt + 1 < MAX_ATTEMPTS:
             self._report.events.append((stream.key, SegmentRetried(segment.index, fault.value)))
-            segment.attempt += 1
-            segment.guard = SegmentGuard.of(segment.text, self.info.frame_s)
-            self._prompt_segment(stream, segment)
+            guard = SegmentGuard.of(segment.text, self.info.frame_s)
+            stream.segment = Segment(segment.index, segment.text, guard, segment.attempt + 1)
+            self._prompt_segment(stream, stream.segment)
         elif (self._sane(segment) and fault is not Fault.SHORT) or stream.sane or not segment.guard.wanted:
             self._cut(stream, fault.value)
         else:
@@ -336,8 +383,7 @@ class EngineCore:
         return segment.guard.sane_frames if self._guarded else len(segment.frames)
 
     def _cut(self, stream: OpenStream, why: str) -> None:
-        segment = stream.segment
-        assert segment is not None, "only a segment can be cut"
+        segment = stream.current
         self._complete(stream, segment, self._sane(segment), why)
 
     def _complete(self, stream: OpenStream, segment: Segment, sane: int, cut: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from engine.api import Conversation, EngineLimits, ModelInfo, SamplingParams, Sy
 from engine.checkpoint import load_dual_ar
 from engine.codec import Codec
 from engine.codec_identity import codec_id
+from engine.codec_process import CodecProcess
 from engine.codec_weights import load_codec
 from engine.config import read_json
 from engine.core import EngineCore
+from engine.decoding import FrameDecoder
 from engine.model import DualAR
 from engine.prompt import PromptBuilder
 from engine.runner import Runner
@@ -46,17 +49,32 @@ def load_core(
     *,
     guarded: bool = True,
 ) -> EngineCore:
-    """Load a checkpoint folder and speak a few frames with it.
+    """Load a checkpoint folder and speak a few frames with it. Close the core.
 
     device: of torch, or "auto": a GPU where there is one. dtype: of the AR stacks, a key of DTYPES, or "auto": bfloat16 on a GPU, float32
     elsewhere; the codec stays float32. Raises ValueError for another dtype, SynthesisFailed where `limits` leave no room to speak, and
     ConfigError, CheckpointError or CodecWeightsError, which name the file at fault.
     """
-    torch.set_num_threads(limits.threads or default_threads())
-    loaded = load_model(folder, name, device, dtype, attribution)
-    core = core_of(loaded, limits, guarded=guarded)
-    warm_up(core)
+    device, threads = _device(device), limits.threads or default_threads()
+    torch.set_num_threads(threads)
+    beside = threads_beside(cores(), threads) if device == "cpu" else 0
+    with contextlib.ExitStack() as on_failure:
+        decoder: CodecProcess | None = None
+        if beside:
+            decoder = CodecProcess(folder, limits.max_streams, beside)
+            on_failure.callback(decoder.close)
+        loaded = load_model(folder, name, device, dtype, attribution)
+        if decoder is not None:
+            decoder.wait()
+        core = core_of(loaded, limits, guarded=guarded, decoder=decoder)
+        warm_up(core)
+        on_failure.pop_all()
     return core
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def default_threads() -> int:
@@ -65,13 +83,26 @@ def default_threads() -> int:
     The server and its encoders need the rest. Threads of one product wait for each other spinning: two of them beside another busy
     process on two cores took 300 ms for a step that one takes 30 ms for; beyond four, steps of a few rows are too small to share out.
     """
-    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+    return max(1, min(4, cores() // 2))
+
+
+def threads_beside(cores: int, threads: int) -> int:
+    """How many threads a codec's own process has beside an engine with `threads`; 0: it decodes inline. One core is left to the server.
+
+    On two cores there is none to leave: the codec works only while a frame is computed, a third of the time at one stream.
+    """
+    return max(min(threads, cores - threads - 1), 1 if cores > threads else 0)
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_model(folder: Path, name: str, device: str, dtype: str, attribution: str | None) -> Loaded:
     """The part of `load_core` that reads files."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(device)
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     if dtype not in DTYPES:
@@ -95,9 +126,12 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
     return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info)
 
 
-def core_of(loaded: Loaded, limits: EngineLimits, *, guarded: bool = True) -> EngineCore:
-    """A core with caches and rows of its own, not warm."""
-    return EngineCore(Runner(loaded.model, loaded.codec, limits), loaded.prompts, loaded.info, limits, guarded=guarded)
+def core_of(
+    loaded: Loaded, limits: EngineLimits, *, guarded: bool = True, decoder: FrameDecoder | None = None
+) -> EngineCore:
+    """A core with caches and rows of its own, not warm. decoder: instead of one inside it."""
+    runner = Runner(loaded.model, loaded.codec, limits, decoder)
+    return EngineCore(runner, loaded.prompts, loaded.info, limits, guarded=guarded)
 
 
 def warm_up(core: EngineCore) -> None:

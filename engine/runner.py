@@ -1,7 +1,7 @@
 """The tensors of a step: prefill, decode, and one frame for every row that has a hidden state.
 
-Knows the model, the codec and their per-row state. Does not know streams, text or why a row is asked for. The slow step, the fast loop
-and the codec frame each run once for all rows; CPU and CUDA take the same path.
+Knows the model, its per-row state, and where frames become samples. Does not know streams, text or why a row is asked for. The slow step,
+the fast loop and the codec frame each run once for all rows; CPU and CUDA take the same path.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engine.api import EngineLimits, Samples, SamplingParams
+from engine.api import EngineLimits, SamplingParams
 from engine.attention import FrameKV
 from engine.codec import Codec
+from engine.decoding import FrameDecoder, InlineDecoder
 from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool
 from engine.model import DualAR, Hidden
 from engine.sampling import Sampler
@@ -30,7 +31,6 @@ class FrameDrawn:
 
     codes: npt.NDArray[np.int16]  # [K]
     column: Columns  # [K + 1, 1], what the next decode step feeds
-    samples: Samples  # [frame]
 
 
 class Outcome(Enum):
@@ -46,8 +46,11 @@ Drawn = FrameDrawn | Outcome
 class Runner:
     """Owns weights, KV pages, sampling state and codec rows of one device."""
 
-    def __init__(self, model: DualAR, codec: Codec, limits: EngineLimits) -> None:
-        """model: prepared for serving. Memory for every row and page is taken now."""
+    def __init__(self, model: DualAR, codec: Codec, limits: EngineLimits, decoder: FrameDecoder | None = None) -> None:
+        """model: prepared for serving. decoder: of `codec` and as many rows as `limits` has streams; None: one on the model's device.
+
+        Memory for every row and page is taken now.
+        """
         config, rows = model.config, limits.max_streams
         slow, fast = config.slow, config.fast
         self.codec = codec
@@ -57,24 +60,26 @@ class Runner:
         self._model = model
         self._sampler = Sampler(rows, config.num_codebooks, model.device)
         self._frame_kv = FrameKV(fast, rows, config.num_codebooks, model.device, model.dtype)
-        # One row more than streams: for jobs, which never take one from speech.
-        self.streaming, self.spare_row = StreamingCodec(codec, rows + 1), rows
+        # For jobs, which never take a row from speech: one row more than streams, or one here if speech is decoded elsewhere.
+        self.spare_row = rows if decoder is None else 0
+        self.streaming = StreamingCodec(codec, self.spare_row + 1)
+        self.decoder = InlineDecoder(self.streaming, model.device) if decoder is None else decoder
 
     def open_row(self, row: int, params: SamplingParams, turn: int) -> None:
         """Start a turn in a row: fresh codec state, noise that follows from seed and turn alone."""
         self._sampler.open(row, params, turn)
-        self.streaming.reset(row)
+        self.decoder.reset(row)
 
     def begin_segment(self, row: int) -> None:
         """Nothing drawn before counts as repeated. The noise goes on, so a second attempt at a segment draws anew."""
         self._sampler.begin(row)
 
+    def take_back(self, row: int) -> None:
+        """The row's last draw was in vain: the next one has its noise. Only between segments: what counts as repeated stays as it is."""
+        self._sampler.take_back(row)
+
     def close_row(self, row: int) -> None:
         self._sampler.close(row)
-
-    def reset_codec(self, row: int) -> None:
-        """Forget a row's codec state: after a NaN nothing that was computed from it can be trusted."""
-        self.streaming.reset(row)
 
     @torch.inference_mode()
     def prefill(self, sequence: CachedSequence, new: int) -> Hidden:
@@ -92,10 +97,10 @@ class Runner:
         return self._model.slow(x, attend.positions, attend)
 
     @torch.inference_mode()
-    def frames(self, hidden: Sequence[Hidden], rows: Sequence[int]) -> list[Drawn]:
-        """Draw one frame for each row from its hidden state and decode it.
+    def draw(self, hidden: Sequence[Hidden], rows: Sequence[int]) -> list[Drawn]:
+        """Draw one frame for each row from its hidden state; `decoder` makes samples of those that are wanted.
 
-        hidden: parts whose rows, one after the other, belong to `rows`. A row that draws no frame leaves its codec state as it is.
+        hidden: parts whose rows, one after the other, belong to `rows`.
         """
         model = self._model
         parts = Hidden(torch.cat([part.head for part in hidden]), torch.cat([part.fast for part in hidden]))
@@ -115,15 +120,12 @@ class Runner:
         # The one copy to the host before the codec: which rows ended or broke decides who has a frame.
         sound = mass.isfinite()[:, None].long()
         host = torch.cat((sound, model.token_of(column)[:, None], codes), 1).cpu().numpy()
-        drawn: list[Drawn] = [Outcome.END if host[b, 0] else Outcome.NAN for b in range(len(rows))]
-        speaking = [b for b in range(len(rows)) if host[b, 0] and host[b, 1] != model.config.im_end]
-        if speaking:
-            samples = self._decode(codes, rows, speaking)
-            for b, wave in zip(speaking, samples, strict=True):
-                drawn[b] = FrameDrawn(host[b, 2:].astype(np.int16), host[b, 1:, None], wave)
-        return drawn
+        return [self._drawn(row) for row in host]
 
-    def _decode(self, codes: Tensor, rows: Sequence[int], speaking: Sequence[int]) -> Samples:
-        chosen = codes if len(speaking) == len(rows) else codes[torch.tensor(speaking, device=codes.device)]
-        wave = self.streaming.step(chosen[:, :, None], [rows[b] for b in speaking])
-        return wave.float().cpu().numpy()
+    def _drawn(self, row: npt.NDArray[np.int64]) -> Drawn:
+        """row: [K + 2]: whether it is sound, its token, its codes."""
+        if not row[0]:
+            return Outcome.NAN
+        if row[1] == self._model.config.im_end:
+            return Outcome.END
+        return FrameDrawn(row[2:].astype(np.int16), row[1:, None])

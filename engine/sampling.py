@@ -197,6 +197,10 @@ class Sampler:
         self._age[row] = 0
         self._history[row] = _NOTHING
 
+    def take_back(self, row: int) -> None:
+        """A frame that was drawn is not used: the next one gets its noise. Its token still counts as drawn until `begin`."""
+        self._frame[row] -= 1
+
     def close(self, row: int) -> None:
         """End a turn. Harmless for a row that is not open."""
         self._params.pop(row, None)

@@ -20,7 +20,7 @@ from engine.scheduler import View
 
 @dataclass(slots=True)
 class Segment:
-    """The segment that is being generated."""
+    """One attempt at the segment that is being generated."""
 
     index: int
     text: str
@@ -52,6 +52,7 @@ class OpenStream:
     sequence: CachedSequence | None = None  # the cache's, and the stream's own to extend
     column: Columns | None = None  # [K + 1, 1]: the last frame, fed by the next decode step
     frames: int = 0  # delivered in the turn
+    ahead: int = 0  # drawn and not delivered yet: being decoded
     allowed: int = 0  # credit: frames below this index may be generated
     sane: bool = False  # something worth hearing was delivered
     waiting_since_s: float = 0.0  # when its current work became possible
@@ -69,9 +70,15 @@ class OpenStream:
         return self.sequence
 
     @property
+    def current(self) -> Segment:
+        """The segment of a stream that is generating one."""
+        assert self.segment is not None, "frames are drawn for a segment"
+        return self.segment
+
+    @property
     def has_credit(self) -> bool:
         """It may generate another frame."""
-        return self.frames < self.allowed
+        return self.frames + self.ahead < min(self.allowed, self.params.max_frames)
 
     def view(self, now: float, frame_s: float) -> View | None:
         """What the scheduler should know, or None while there is nothing to do: no text, or no credit, and history is prefilled."""
@@ -88,12 +95,15 @@ class OpenStream:
         if self.heard_since_s is not None:
             self.heard_since_s = max(self.heard_since_s, now - self.frames * frame_s)
 
-    def deliver(self, codes: npt.NDArray[np.int16], column: Columns, now: float, frame_s: float) -> None:
-        """Count a frame of the current segment that is on its way."""
-        assert self.segment is not None, "a frame belongs to a segment"
-        self.forgive(now, frame_s)
-        self.segment.frames.append(codes)
-        self.frames += 1
+    def draw(self, column: Columns) -> None:
+        """Count a frame of the current segment that was drawn; the next one may be computed from it."""
+        self.ahead += 1
         self.column = column
+
+    def deliver(self, codes: npt.NDArray[np.int16], now: float, frame_s: float) -> None:
+        """Count a frame of the current segment that is on its way to the listener."""
+        self.forgive(now, frame_s)
+        self.current.frames.append(codes)
+        self.frames += 1
         if self.heard_since_s is None:
             self.heard_since_s = now

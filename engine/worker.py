@@ -45,8 +45,9 @@ def serve(peer: BlockingPeer) -> None:
     except Exception as error:  # supervisor: whatever it is, the server tells a person
         peer.send(c.LoadFailed(f"{type(error).__name__}: {error}"))
         return
-    peer.send(c.Ready(core.info))
-    run(core, peer, commands)
+    with contextlib.closing(core):
+        peer.send(c.Ready(core.info))
+        run(core, peer, commands)
 
 
 def run(core: EngineCore, peer: BlockingPeer, commands: list[object]) -> None:

@@ -29,13 +29,13 @@ def core_of(s2pro: Path) -> MakeCore:
 def record_hidden(core: EngineCore, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Every hidden state that frames are drawn from, [B, D] a step."""
     seen: list[torch.Tensor] = []
-    frames = core._runner.frames
+    draw = core._runner.draw
 
     def recording(hidden, rows):  # type: ignore[no-untyped-def]
         seen.append(torch.cat([h.head for h in hidden]).clone())
-        return frames(hidden, rows)
+        return draw(hidden, rows)
 
-    monkeypatch.setattr(core._runner, "frames", recording)
+    monkeypatch.setattr(core._runner, "draw", recording)
     return seen
 
 

@@ -31,32 +31,64 @@ from tests.engine.core_driver import (
 
 SENTENCE = "This sentence takes a good while to say."
 END, NAN, LOUD, QUIET, NAN_SAMPLES = Outcome.END, Outcome.NAN, 0.3, 0.0, float("nan")
+LEVELS = (LOUD, QUIET, NAN_SAMPLES)  # a scripted frame's codes are its place in this list
 MakeScripted = Callable[..., EngineCore]
 
 
-@pytest.fixture
-def scripted(s2pro: Path) -> MakeScripted:
-    """A guarded core whose row i draws what the i-th script says, and then nothing but ends."""
+@pytest.fixture(params=[False, True], ids=["inline", "beside"])
+def scripted(s2pro: Path, request: pytest.FixtureRequest) -> MakeScripted:
+    """A guarded core whose row i draws what the i-th script says, and then nothing but ends; with either kind of decoder."""
 
     def make(*scripts: Iterable[Outcome | float]) -> EngineCore:
         core = tiny_core(s2pro, guarded=True)
-        endless = [chain(script, repeat(END)) for script in scripts]
-
-        def frames(hidden: object, rows: Sequence[int]) -> list[Drawn]:
-            return [drawn(core, next(endless[row])) for row in rows]
-
-        core._runner.frames = frames  # type: ignore[method-assign]
+        script = Script(core, scripts, request.param)
+        core._runner.draw = script.draw  # type: ignore[method-assign]
+        core._runner.take_back = script.take_back  # type: ignore[method-assign]
+        core._decoder = script
         return core
 
     return make
 
 
-def drawn(core: EngineCore, wanted: Outcome | float) -> Drawn:
-    if isinstance(wanted, Outcome):
-        return wanted
-    codes = np.zeros(core.info.codebooks, np.int16)
-    samples = np.full(core.info.frame_samples, wanted, np.float32)
-    return FrameDrawn(codes, core._prompts.frames(codes[:, None]), samples)
+class Script:
+    """Draws what it was told for each row, and decodes that to a level. The n-th draw that was not taken back has the n-th entry."""
+
+    def __init__(self, core: EngineCore, scripts: Iterable[Iterable[Outcome | float]], beside: bool) -> None:
+        self.beside = beside
+        self._core = core
+        self._ahead = [chain(script, repeat(END)) for script in scripts]
+        self._last: dict[int, Outcome | float] = {}  # what each row drew last
+        self._decoding: list[float] | None = None
+
+    def draw(self, hidden: object, rows: Sequence[int]) -> list[Drawn]:
+        for row in rows:
+            self._last[row] = next(self._ahead[row])
+        return [self._drawn(self._last[row]) for row in rows]
+
+    def take_back(self, row: int) -> None:
+        self._ahead[row] = chain([self._last.pop(row)], self._ahead[row])
+
+    def start(self, codes: np.ndarray, rows: Sequence[int]) -> None:
+        assert self._decoding is None, "what was started is finished first"
+        self._decoding = [LEVELS[frame[0]] for frame in codes]
+
+    def finish(self) -> np.ndarray:
+        assert self._decoding is not None, "something was started"
+        levels, self._decoding = self._decoding, None
+        return np.stack([np.full(self._core.info.frame_samples, level, np.float32) for level in levels])
+
+    def reset(self, row: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def _drawn(self, wanted: Outcome | float) -> Drawn:
+        if isinstance(wanted, Outcome):
+            return wanted
+        level = next(i for i, level in enumerate(LEVELS) if level is wanted)
+        codes = np.full(self._core.info.codebooks, level, np.int16)
+        return FrameDrawn(codes, self._core._prompts.frames(codes[:, None]))
 
 
 def run(core: EngineCore, *texts: str) -> Heard:
@@ -150,13 +182,13 @@ def test_frame_numbers_have_no_gap_across_a_retry_and_a_cut(scripted: MakeScript
 
 def test_a_retry_draws_other_frames(s2pro: Path) -> None:
     core = tiny_core(s2pro, guarded=True)
-    real, calls = core._runner.frames, []
+    real, calls = core._runner.draw, []
 
-    def frames(hidden: Sequence[object], rows: Sequence[int]) -> list[Drawn]:
+    def draw(hidden: Sequence[object], rows: Sequence[int]) -> list[Drawn]:
         calls.append(real(hidden, rows))  # type: ignore[arg-type]
         return [Outcome.END] if len(calls) == 1 else calls[-1]
 
-    core._runner.frames = frames  # type: ignore[method-assign,assignment]
+    core._runner.draw = draw  # type: ignore[method-assign,assignment]
     driver = Driver(core)
     heard = driver.open(Conversation("a"), SENTENCE, frames=3, params=SamplingParams())
     driver.run()

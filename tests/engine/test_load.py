@@ -14,7 +14,9 @@ from tests.engine.core_driver import Driver, assert_nothing_leaked, tiny_core, t
 
 def test_a_loaded_core_is_warm_and_as_new(s2pro: Path) -> None:
     core = load_core(s2pro, "tiny", "cpu", "float32", EngineLimits(2, 512, threads=1), "A notice.", guarded=False)
-    assert core.info == ModelInfo("tiny", 44100, 2048, 10, DEFAULT_HISTORY_S, "A notice.", "cpu", "float32", codec_id(s2pro))
+    assert core.info == ModelInfo(
+        "tiny", 44100, 2048, 10, DEFAULT_HISTORY_S, "A notice.", "cpu", "float32", codec_id(s2pro)
+    )
     assert core.cache.counters.prefilled > 0 and not core.cache._conversations
     assert_nothing_leaked(core)
     warm, cold = (Driver(it) for it in (core, tiny_core(s2pro)))
@@ -22,6 +24,7 @@ def test_a_loaded_core_is_warm_and_as_new(s2pro: Path) -> None:
     warm.run()
     cold.run()
     assert (heard[0].codes == heard[1].codes).all()
+    core.close()
 
 
 def test_auto_takes_what_a_cpu_is_good_at(s2pro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
