@@ -129,9 +129,11 @@ class OutsideRecognizer:
             options = {"language": languages, "task": "transcribe"}
         if max(map(len, clips)) <= window:
             return self._generated(self._input(clips, padding="max_length", return_attention_mask=True), options)
-        # Beyond its window of 30 s the model listens piece by piece, which needs its time marks.
+        # Beyond its window (30 s in every published one) the model listens piece by piece, which needs its time marks.
         if not hasattr(self._model.generation_config, "no_timestamps_token_id"):
-            raise OutsideModelError(f"{self.name} has no time marks, so it cannot hear more than 30 s at once")
+            raise OutsideModelError(
+                f"{self.name} has no time marks, so it cannot hear more than {self._front.chunk_length} s at once"
+            )
         whole = self._input(clips, padding="longest", truncation=False, return_attention_mask=True)
         return self._generated(whole, {**options, "return_timestamps": True})
 
