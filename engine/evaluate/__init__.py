@@ -1,0 +1,1 @@
+"""What a checkpoint says, measured: `python -m engine.evaluate CHECKPOINT`."""
