@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from engine.api import Samples
+from engine.evaluate.report import Row
 from engine.evaluate.wording import Errors, language_of, word_errors
 from engine.resample import resample
 
@@ -58,6 +59,21 @@ def word_error_rate(
     languages = [language or language_of(text) for text in texts]
     heard = hears.transcribe(clips, sample_rate, languages)
     return sum(map(word_errors, texts, heard, languages), Errors(0, 0))
+
+
+def rows(
+    hears: Hears,
+    texts: Sequence[str],
+    spoken: Sequence[Samples],
+    taught: Sequence[Samples] | None,
+    sample_rate: int,
+    language: str | None = None,
+) -> list[Row]:
+    """The word error rate of what was spoken and, beside it, of what the teacher made of the same texts."""
+    errors = word_error_rate(hears, texts, spoken, sample_rate, language)
+    teacher = word_error_rate(hears, texts, taught, sample_rate, language).rate if taught is not None else None
+    title = f"word error rate, heard by {Path(hears.name).name}"
+    return [Row("word_error_rate", title, errors.rate, teacher=teacher, count=len(texts))]
 
 
 def load_recognizer(source: str, device: str) -> OutsideRecognizer:

@@ -23,6 +23,7 @@ from engine.evaluate.external import (
     OutsideSpeakers,
     load_recognizer,
     load_speaker_model,
+    rows,
     word_error_rate,
 )
 from engine.evaluate.wording import Errors
@@ -175,6 +176,13 @@ def test_word_errors_are_counted_over_all_clips_together() -> None:
     texts = ["It costs $9.", "Nobody came."]
     errors = word_error_rate(Listener(["it cost nine dollars", "nobody came"]), texts, [noise(0.1, 0)] * 2, RATE)
     assert errors == Errors(1, 6)
+
+
+def test_the_row_holds_the_models_rate_and_the_teachers() -> None:
+    texts, clips = ["one two"], [noise(0.1, 0)]
+    (row,) = rows(Listener(["one too"]), texts, clips, clips, RATE)
+    assert (row.key, row.value, row.teacher, row.count) == ("word_error_rate", 0.5, 0.5, 1)
+    assert rows(Listener(["one two"]), texts, clips, None, RATE)[0].teacher is None
 
 
 def test_the_language_is_the_scripts_unless_given() -> None:
