@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 
 from engine.api import Samples
 from engine.evaluate.report import Row
@@ -79,7 +80,7 @@ def rows(
 def load_recognizer(source: str, device: str) -> OutsideRecognizer:
     """A recogniser by folder or repository id. Raises OutsideModelError."""
     transformers = _transformers()
-    config = _loading(source, lambda: transformers.AutoConfig.from_pretrained(source))
+    config = _loading("configuration", source, lambda: transformers.AutoConfig.from_pretrained(source))
     named = [str(name) for name in config.architectures or ()]
     ctc = any(name.endswith("ForCTC") for name in named)
     if not ctc and type(config) not in transformers.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
@@ -89,14 +90,14 @@ def load_recognizer(source: str, device: str) -> OutsideRecognizer:
         )
     auto = transformers.AutoModelForCTC if ctc else transformers.AutoModelForSpeechSeq2Seq
     model = _load_model(auto, source, device)
-    tokenizer = _loading(source, lambda: transformers.AutoTokenizer.from_pretrained(source))
+    tokenizer = _loading("tokenizer", source, lambda: transformers.AutoTokenizer.from_pretrained(source))
     return OutsideRecognizer(source, model, _load_front(source), tokenizer, ctc)
 
 
 def load_speaker_model(source: str, device: str) -> OutsideSpeakers:
     """An x-vector model by folder or repository id. Raises OutsideModelError."""
     transformers = _transformers()
-    config = _loading(source, lambda: transformers.AutoConfig.from_pretrained(source))
+    config = _loading("configuration", source, lambda: transformers.AutoConfig.from_pretrained(source))
     if type(config) not in transformers.MODEL_FOR_AUDIO_XVECTOR_MAPPING:
         raise OutsideModelError(f"{source} is a model of type {config.model_type}, which has no x-vectors")
     model = _load_model(transformers.AutoModelForAudioXVector, source, device)
@@ -192,20 +193,23 @@ def _transformers() -> Any:
     return transformers
 
 
-def _loading(source: str, load: Callable[[], Any]) -> Any:
+def _loading(what: str, source: str, load: Callable[[], Any]) -> Any:
     """What `load` gives; what it raises for a wrong source or an unsuitable folder becomes OutsideModelError."""
+    if (
+        source.startswith(("/", "./", "../")) and not Path(source).is_dir()
+    ):  # transformers would take it for a repository's name
+        raise OutsideModelError(f"there is no folder {source}")
     try:
         return load()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        kind = "folder" if Path(source).is_dir() else "name"
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise OutsideModelError(f"cannot load a model from the {kind} {source}: {first}") from error
+        raise OutsideModelError(f"cannot load the {what} of {source}: {first}") from error
 
 
 def _load_model(auto: Any, source: str, device: str) -> Any:
     """The model on its device. One whose file lacks weights is refused: it would hear, and be reported, at random."""
     model, report = _loading(
-        source, lambda: auto.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
+        "weights", source, lambda: auto.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
     )
     lacking = [key for key in report["missing_keys"] if not key.endswith(_ONLY_TRAINED)]
     lacking += [str(key) for key in report["mismatched_keys"]]
@@ -219,7 +223,7 @@ def _load_model(auto: Any, source: str, device: str) -> Any:
 
 def _load_front(source: str) -> Any:
     transformers = _transformers()
-    return _loading(source, lambda: transformers.AutoFeatureExtractor.from_pretrained(source))
+    return _loading("feature extractor", source, lambda: transformers.AutoFeatureExtractor.from_pretrained(source))
 
 
 def _ready(clip: Samples, sample_rate: int, wanted_hz: int) -> Samples:

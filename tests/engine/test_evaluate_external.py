@@ -226,13 +226,40 @@ def test_a_folder_without_a_model_is_refused_in_one_line(load: object, tmp_path:
     assert callable(load)
     with pytest.raises(OutsideModelError) as refused:
         load(str(tmp_path), "cpu")
-    assert str(refused.value).startswith(f"cannot load a model from the folder {tmp_path}: ")
+    assert str(refused.value).startswith(f"cannot load the configuration of {tmp_path}: ")
     assert "\n" not in str(refused.value)
 
 
 def test_a_config_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such thing"}))
-    with pytest.raises(OutsideModelError, match="cannot load a model from the folder"):
+    with pytest.raises(OutsideModelError, match="cannot load the configuration of"):
+        load_recognizer(str(tmp_path), "cpu")
+
+
+def test_a_path_that_leads_nowhere_is_not_looked_up_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(OutsideModelError, match=r"there is no folder .*gone"):
+        load_recognizer(str(tmp_path / "gone"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "what"),
+    [
+        ("model.safetensors", b"", "weights"),
+        ("model.safetensors", b"no tensors at all", "weights"),
+        ("vocab.json", None, "tokenizer"),
+        ("processor_config.json", None, "feature extractor"),
+        ("config.json", b"{", "configuration"),
+    ],
+)
+def test_a_broken_folder_is_refused_by_its_broken_part(
+    tmp_path: Path, file: str, content: bytes | None, what: str
+) -> None:
+    path = save_ctc(tmp_path) / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(OutsideModelError, match=f"cannot load the {what} of {tmp_path}: "):
         load_recognizer(str(tmp_path), "cpu")
 
 
