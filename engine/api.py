@@ -83,6 +83,7 @@ class ModelInfo:
     device: str = "cpu"  # what it runs on
     dtype: str = "float32"  # of the AR stacks
     codec_id: str = "codec"  # equal where codes mean the same sound; letters, digits and - only
+    scripts: tuple[str, ...] | None = None  # that it can read aloud, as Unicode names them; None: it takes every text
 
     @property
     def frame_s(self) -> float:

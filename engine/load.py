@@ -16,7 +16,7 @@ from engine.codec import Codec
 from engine.codec_identity import codec_id
 from engine.codec_process import CodecProcess
 from engine.codec_weights import load_codec
-from engine.config import read_json
+from engine.config import declared_scripts, read_json
 from engine.core import EngineCore
 from engine.decoding import FrameDecoder
 from engine.model import DualAR
@@ -122,6 +122,7 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
         device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else device,
         dtype=dtype,
         codec_id=codec_id(folder),
+        scripts=declared_scripts(folder),
     )
     return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info)
 

@@ -41,6 +41,7 @@ class WarningCode(StrEnum):
     LATE_TEXT = "late_text"  # text for a turn that the server ended; dropped, told once a turn
     TURN_IDLE_CLOSED = "turn_idle_closed"  # an open turn got no text for turn_idle_ms and was ended
     UNDERRUN = "underrun"  # the listener ran out of audio while text was there
+    UNSUPPORTED_SCRIPT = "unsupported_script"  # text that the model cannot read; left out, told once a script and turn
     SPEECH_CUT = "speech_cut"  # degenerate speech was ended at its last sane frame
     SPEECH_RETRIED = "speech_retried"  # degenerate speech was thrown away unsent and drawn again
 

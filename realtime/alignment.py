@@ -15,6 +15,7 @@ from protocol.config import Snap, TagMode
 from realtime.borders import BorderScanner, Level
 from realtime.characters import facts
 from realtime.durations import END_MS, PAUSE_MS, sound_ms, spoken_ms
+from realtime.repertoire import EVERYTHING, Repertoire
 from realtime.segmenter import Segment
 from realtime.tags import SpeakerToken, Tag, TagKind, Text, engine_text, lex
 
@@ -92,7 +93,7 @@ class _Piece:
     sounds: list[Tag]  # between the piece before and this one
 
 
-def _pieces(segment: Segment, tags: TagMode) -> Iterator[_Piece]:
+def _pieces(segment: Segment, tags: TagMode, repertoire: Repertoire) -> Iterator[_Piece]:
     """A segment's words, its lone punctuation, and at the end what sounds stand there (as a piece without text)."""
     scanner = BorderScanner(sounds=tags is TagMode.PERFORM, pos=segment.start)
     piece: _Piece | None = None
@@ -116,24 +117,25 @@ def _pieces(segment: Segment, tags: TagMode) -> Iterator[_Piece]:
         level = max(level, borders[0].level)
         if isinstance(token, SpeakerToken):
             speaker = token.speaker
-        elif tags is TagMode.PERFORM and token.kind is TagKind.SOUND:
+        elif tags is TagMode.PERFORM and token.kind is TagKind.SOUND and repertoire.reads_all(token.name):
             sounds.append(token)
     if piece:
         yield piece
     yield _Piece(segment.end, "", speaker, level, sounds)
 
 
-def units(segment: Segment, tags: TagMode) -> list[Unit]:
-    """What of a segment is heard, in order, with its time at a rate of 1."""
+def units(segment: Segment, tags: TagMode, repertoire: Repertoire = EVERYTHING) -> list[Unit]:
+    """What of a segment is heard, in order, with its time at a rate of 1. Words that are not read take none, and are none."""
     found: list[Unit] = []
     pause_ms = 0.0
     sounds: list[Tag] = []  # since the last word
-    for piece in _pieces(segment, tags):
+    for piece in _pieces(segment, tags, repertoire):
         pause_ms = max(pause_ms, PAUSE_MS.get(piece.level, 0.0)) if found else 0.0
         sounds += piece.sounds
-        if any(facts(char).speakable for char in piece.text):
+        if repertoire.sounds(piece.text):
             before_ms = pause_ms + sum(sound_ms(tag.name) for tag in sounds)
-            found.append(Unit(piece.text, piece.start, piece.speaker, True, before_ms, spoken_ms(piece.text)))
+            ms = spoken_ms(repertoire.kept(piece.text))
+            found.append(Unit(piece.text, piece.start, piece.speaker, True, before_ms, ms))
             pause_ms, sounds = 0.0, []
     for tag in sounds:
         found.append(Unit(tag.raw, tag.start, None, False, pause_ms, sound_ms(tag.name)))
@@ -174,10 +176,11 @@ class Timeline:
     `update` and `finish_segment` speak of the first one that is not complete.
     """
 
-    def __init__(self, tags: TagMode, frame_ms: float, rate: float = 1.0) -> None:
+    def __init__(self, tags: TagMode, frame_ms: float, rate: float = 1.0, repertoire: Repertoire = EVERYTHING) -> None:
         """frame_ms: duration of a codec frame. rate: audio to expect over nominal time; `rate` of the conversation's last turn."""
         self.rate = rate
         self._tags = tags
+        self._repertoire = repertoire
         self._frame_ms = frame_ms
         self._spoken: list[_Spoken] = []
         self._current = 0  # first segment that is not finished
@@ -201,7 +204,7 @@ class Timeline:
 
     def add_segment(self, segment: Segment) -> None:
         """The next segment, in the order of the text."""
-        found = units(segment, self._tags) if segment.speakable else []
+        found = units(segment, self._tags, self._repertoire) if segment.speakable else []
         nominal_ms = sum(unit.before_ms + unit.ms for unit in found) + END_MS
         self._spoken.append(_Spoken(segment, found, nominal_ms, self.audio_ms))
         self._skip_mute()
@@ -297,7 +300,7 @@ class Timeline:
             heard_end_ms = max(heard_end_ms, ms)  # in the pause after its last word
         frames = floor((heard_end_ms - spoken.start_ms + _SLACK_MS) / self._frame_ms)
         part = spoken.segment.raw[: last.end - spoken.segment.start]
-        text = engine_text(spoken.segment.prefix, lex(part, self._tags), self._tags)
+        text = engine_text(spoken.segment.prefix, lex(part, self._tags), self._tags, self._repertoire)
         return HeardSegment(spoken.segment, text, min(max(frames, 1), sane_frames), False), last.end
 
     def _words(self, spoken: _Spoken) -> list[Word]:

@@ -22,6 +22,7 @@ from realtime.characters import (
     facts,
     leads_syllable,
 )
+from realtime.repertoire import EVERYTHING, Repertoire
 from realtime.tags import SpeakerToken, Tag, TagKind, Text, Token
 
 SOUND_WEIGHT: Final = 8  # a laugh or a pause takes about as long as eight letters
@@ -65,15 +66,16 @@ class Border(NamedTuple):
     level: Level
     weight: int  # time it takes to say, in Latin letters
     words: int  # in quarters (UNITS_PER_WORD)
-    speakable: int  # letters, digits and sounds
+    speakable: int  # letters, digits and sounds that will be heard
 
 
 class BorderScanner:
     """Reads tokens and gives a border for every code point of text and every tag or speaker token."""
 
-    def __init__(self, sounds: bool, pos: int = 0) -> None:
-        """`sounds`: whether tags that are sounds will be heard (they are not where tags are stripped)."""
+    def __init__(self, sounds: bool, pos: int = 0, repertoire: Repertoire = EVERYTHING) -> None:
+        """`sounds`: whether tags that are sounds will be heard (they are not where tags are stripped). `repertoire`: which text will be."""
         self._sounds = sounds
+        self._repertoire = repertoire
         self.dangling: Border | None = (
             None  # before the tags and speaker tokens at the end of the input that no text follows yet
         )
@@ -149,6 +151,8 @@ class BorderScanner:
         self._gap, self._lines = Gap.NONE, 0
         self._held, self.dangling = False, None
         self._last, self._last_facts = char, found
+        if not self._repertoire.reads(char):
+            return
         self._weight += found.weight
         if found.speakable:
             self._speakable += 1
@@ -243,7 +247,12 @@ class BorderScanner:
         border = self.here(self._token_level(token))
         if isinstance(token, SpeakerToken):
             self._speaker = token.speaker
-        if isinstance(token, Tag) and token.kind is TagKind.SOUND and self._sounds:
+        if (
+            isinstance(token, Tag)
+            and token.kind is TagKind.SOUND
+            and self._sounds
+            and self._repertoire.reads_all(token.name)
+        ):
             self._speakable += 1
             self._weight += SOUND_WEIGHT
             self.dangling = None

@@ -28,6 +28,7 @@ from engine.api import (
 from protocol.config import Latency, TagMode
 from realtime.audio import to_int16
 from realtime.failure import CommandFailed
+from realtime.repertoire import Repertoire
 from realtime.segmenter import Segmenter
 from realtime.wavefile import WaveWriter
 
@@ -90,7 +91,10 @@ async def generate(
 
     Raises EngineError; CommandFailed for a text that cannot be spoken.
     """
-    segmenter = Segmenter(Latency.QUALITY, TagMode.PERFORM)
+    try:
+        segmenter = Segmenter(Latency.QUALITY, TagMode.PERFORM, repertoire=Repertoire.of(engine.info.scripts))
+    except ValueError as error:
+        raise CommandFailed(f"the checkpoint's config.json: {error}") from error
     segmenter.push(text, 0.0)
     segmenter.end()
     segments = [segment.text for segment in segmenter.take(0.0, 0.0) if segment.speakable]

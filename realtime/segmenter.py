@@ -17,8 +17,9 @@ from typing import Final
 
 from protocol.config import Latency, TagMode
 from realtime.borders import Border, BorderScanner, Level
-from realtime.characters import UNITS_PER_WORD, facts
-from realtime.tags import Delivery, Lexer, Tag, TagKind, Text, Token, engine_text, lex
+from realtime.characters import UNITS_PER_WORD
+from realtime.repertoire import EVERYTHING, Repertoire, Unread
+from realtime.tags import Delivery, Lexer, Tag, TagKind, Text, Token, engine_text, lex, understood
 
 IDLE_S: Final = (
     0.35  # a hosted model's tokens come in bursts up to 200 ms apart; a listener notices a pause above some 400 ms
@@ -43,7 +44,10 @@ class Segment:
     start: int  # code point range of `raw` in the turn
     end: int
     speaker: int | None  # in force at its start
-    speakable: bool  # it has a letter, a digit or a sound; others are not given to the engine
+    speakable: bool  # it has a letter, a digit or a sound that is heard; others are not given to the engine
+    unread: tuple[
+        Unread, ...
+    ] = ()  # what of `raw` the engine does not get because its checkpoint cannot read it; positions in the turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +87,22 @@ _SCHEDULE: Final = {
 class Segmenter:
     """The text of one turn."""
 
-    def __init__(self, latency: Latency, tags: TagMode, max_segment_chars: int = MAX_SEGMENT_CHARS) -> None:
+    def __init__(
+        self,
+        latency: Latency,
+        tags: TagMode,
+        max_segment_chars: int = MAX_SEGMENT_CHARS,
+        repertoire: Repertoire = EVERYTHING,
+    ) -> None:
         """Raises ValueError for a bound that a single tag could exceed."""
         if max_segment_chars < MIN_SEGMENT_CHARS:
             raise ValueError(f"max_segment_chars={max_segment_chars} is below {MIN_SEGMENT_CHARS}")
         self._stages = _SCHEDULE[latency]
         self._tags = tags
+        self._repertoire = repertoire
         self._max_chars = max_segment_chars
         self._lexer = Lexer(tags)
-        self._scanner = BorderScanner(sounds=tags is TagMode.PERFORM)
+        self._scanner = BorderScanner(sounds=tags is TagMode.PERFORM, repertoire=repertoire)
         self._delivery = Delivery()  # in force where the open segment starts
         self._start = self._scanner.here(Level.INSIDE)  # of the open segment
         self._tail = ""  # raw text from there on
@@ -257,15 +268,18 @@ class Segmenter:
         length = border.pos - self._start.pos
         raw, self._tail = self._tail[:length], self._tail[length:]
         tokens = lex(raw, self._tags, self._start.pos)
-        speakable = any(self._sounds(token) for token in tokens)
-        prefix = self._delivery.prefix(tokens, self._tags) if speakable else ""
-        text = engine_text(prefix, tokens, self._tags) if speakable else ""
+        known = understood(tokens, self._repertoire)
+        speakable = any(self._sounds(token) for token in known)
+        prefix = self._delivery.prefix(known, self._tags) if speakable else ""
+        text = engine_text(prefix, tokens, self._tags, self._repertoire) if speakable else ""
+        unread = tuple(stretch for token in tokens for stretch in self._unread(token))
+        speaker = self._delivery.speaker
         self._ready.append(
-            Segment(self._count, text, prefix, raw, self._start.pos, border.pos, self._delivery.speaker, speakable)
+            Segment(self._count, text, prefix, raw, self._start.pos, border.pos, speaker, speakable, unread)
         )
         self._count += 1
         self._spoken += speakable
-        self._delivery = self._delivery.after(tokens)
+        self._delivery = self._delivery.after(known)
         self._past.append(raw)
         del self._borders[: bisect_right(self._borders, border.pos, key=lambda b: b.pos)]
         self._examined, self._best, self._word_border = 0, {}, None
@@ -274,5 +288,13 @@ class Segmenter:
     def _sounds(self, token: Token) -> bool:
         """Whether a token is heard."""
         if isinstance(token, Text):
-            return any(facts(char).speakable for char in token.raw)
+            return self._repertoire.sounds(token.raw)
         return isinstance(token, Tag) and token.kind is TagKind.SOUND and self._tags is TagMode.PERFORM
+
+    def _unread(self, token: Token) -> list[Unread]:
+        """What of a token is left out because it cannot be read; where tags are removed anyway, they are not."""
+        if isinstance(token, Text):
+            return self._repertoire.unread(token.raw, token.start)
+        if isinstance(token, Tag) and self._tags is TagMode.PERFORM:
+            return self._repertoire.unread(token.raw, token.start)
+        return []

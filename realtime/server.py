@@ -21,8 +21,9 @@ from starlette.routing import WebSocketRoute
 from engine.api import Engine
 from realtime.http import GuardedHttp, routes
 from realtime.live import live
+from realtime.repertoire import Repertoire
 from realtime.service import Service
-from realtime.settings import Settings, check_binding
+from realtime.settings import Settings, SettingsError, check_binding
 from realtime.transport import LiveWebSocket
 
 PING_S: Final = 15.0  # protocol 7; a peer that leaves a ping unanswered for as long again is gone
@@ -31,7 +32,14 @@ BACKLOG: Final = 2048
 
 
 def create_app(settings: Settings, engine: Engine) -> Starlette:
-    """The ASGI application; `app.state.service` is its Service. Run it inside the event loop that the engine belongs to."""
+    """The ASGI application; `app.state.service` is its Service. Run it inside the event loop that the engine belongs to.
+
+    Raises SettingsError for a checkpoint that names a script which does not exist: everything would be left out.
+    """
+    try:
+        Repertoire.of(engine.info.scripts)
+    except ValueError as error:
+        raise SettingsError(f"the checkpoint {engine.info.name}: {error}") from error
     service = Service(settings, engine, asyncio.get_running_loop().time)
 
     @asynccontextmanager

@@ -15,6 +15,7 @@ from engine.api import Frame, ModelInfo, Samples, SegmentEnd, Stream
 from protocol.config import TagMode
 from protocol.events import Alignment, AlignmentItem
 from realtime.audio import AudioOutput, AudioPacket, OutputFormat
+from realtime.repertoire import Repertoire
 from realtime.segmenter import Segment
 from realtime.utterance import Utterance
 
@@ -35,7 +36,7 @@ class Speech:
     ) -> None:
         """`rate`: how fast the turn before was spoken. `aligned_for`: the turn's id where word times are wanted."""
         self.stream = stream
-        self.utterance = Utterance(tags, model.frame_s * 1000, rate)
+        self.utterance = Utterance(tags, model.frame_s * 1000, rate, Repertoire.of(model.scripts))
         self.finished = False  # everything was generated
         self.begun_chars = 0  # code points of raw text up to the end of the segment that the engine is at
         self.busy_s = 0.0  # how long the engine could have worked for this turn

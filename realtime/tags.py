@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final
 
 from protocol.config import TagMode
+from realtime.repertoire import EVERYTHING, Repertoire
 
 MAX_TAG_CHARS: Final = (
     80  # S2-Pro's descriptions stay below 40; a `[` that is not closed delays what follows it by this much
@@ -227,24 +228,31 @@ def _speaker_token(speaker: int) -> str:
     return f"<|speaker:{speaker}|>"
 
 
-def engine_text(prefix: str, tokens: list[Token], mode: TagMode) -> str:
+def understood(tokens: list[Token], repertoire: Repertoire) -> list[Token]:
+    """The tokens without the tags that are written in a script which the checkpoint does not know: they do nothing."""
+    return [token for token in tokens if not isinstance(token, Tag) or repertoire.reads_all(token.name)]
+
+
+def engine_text(prefix: str, tokens: list[Token], mode: TagMode, repertoire: Repertoire = EVERYTHING) -> str:
     """What the engine gets for these tokens: the prefix, then their text without white space around it.
 
     The engine takes `[...]` for a tag wherever it stands, so brackets that are text become parentheses. Stripped tags leave one space
-    where there would be two, and a speaker token that the prefix gave already is not given again.
+    where there would be two, and a speaker token that the prefix gave already is not given again. Text and tags that the checkpoint cannot
+    read are left out.
     """
     body = ""
     stripped = False
     for token in tokens:
         if isinstance(token, Tag):
-            stripped = stripped or mode is TagMode.STRIP
-            body += "" if mode is TagMode.STRIP else token.raw
+            left_out = mode is TagMode.STRIP or not repertoire.reads_all(token.name)
+            stripped = stripped or left_out
+            body += "" if left_out else token.raw
             continue
         if isinstance(token, SpeakerToken):
             raw = _speaker_token(token.speaker)
             raw = "" if not body.strip() and prefix.startswith(raw) else raw
         else:
-            raw = token.raw.translate(_AS_PARENTHESES)
+            raw = repertoire.spoken(token.raw).translate(_AS_PARENTHESES)
             raw = raw.lstrip() if stripped and (not body or body[-1].isspace()) else raw
         body += raw
         stripped = False

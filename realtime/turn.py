@@ -7,6 +7,7 @@ No method waits; an interruption takes the turn out of the session and calls `cl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.api import (
@@ -40,6 +41,7 @@ from realtime.context import HeardTurn
 from realtime.intake import Intake
 from realtime.outbox import Outbox
 from realtime.playout import Pace, PlayClock
+from realtime.repertoire import Repertoire, Unread
 from realtime.segmenter import Segment
 from realtime.speech import Speech
 from realtime.utterance import NOTHING, Cut
@@ -84,7 +86,7 @@ class Turn:
         self.touched_at = now  # last text
         self.speech: Speech | None = None
         self.clock: PlayClock | None = None  # from when its audio may leave
-        self.text = Intake(options.config.latency, options.config.tags)
+        self.text = Intake(options.config.latency, options.config.tags, Repertoire.of(engine.info.scripts))
         self.wanted_at: float | None = None  # since when there is something to speak
         self.retry_at = 0.0  # when to ask a busy engine again
         self.refused_since: float | None = None  # the engine has been full since then
@@ -98,6 +100,7 @@ class Turn:
         self._audible_at: float | None = None  # the first packet existed
         self._first_audio_ms: int | None = None  # from the first text to turn.started
         self._queue_ms = 0
+        self._unread_scripts: set[str] = set()  # which the client was told of
         self._unwritten = 0  # packets in the outbox
         self._ran_short_at_ms: list[float] = []  # where the listener had to wait for the engine
         self._min_lead_ms: float | None = None
@@ -151,6 +154,7 @@ class Turn:
         """Move what the segmenter gives up towards the engine, and give the engine credit."""
         for segment in self.text.take(now, self._lead_s(now)):
             self._segments.append(segment)
+            self._warn_of_scripts(segment.unread)
             if segment.speakable and self.wanted_at is None:
                 self.wanted_at = now
         if self.speech is not None:
@@ -392,6 +396,15 @@ class Turn:
     @property
     def _generated_ms(self) -> float:
         return self.speech.utterance.generated_ms if self.speech is not None else 0.0
+
+    def _warn_of_scripts(self, unread: Sequence[Unread]) -> None:
+        """Tell the client what is left out, each script once."""
+        for stretch in unread:
+            if stretch.script not in self._unread_scripts:
+                self._unread_scripts.add(stretch.script)
+                where = f"characters {stretch.start} to {stretch.end} are {stretch.script} script"
+                text = f"{where}, which this model cannot speak: such text is left out; told once a turn"
+                self._warn(WarningCode.UNSUPPORTED_SCRIPT, text)
 
     def _warn(self, code: WarningCode, message: str) -> None:
         self._emit(WarningEvent(code=code, turn=self.id, message=message))

@@ -15,6 +15,7 @@ from engine.api import SpokenSegment
 from protocol.config import CutConfig, TagMode
 from realtime.alignment import Timeline
 from realtime.context import HeardSegment
+from realtime.repertoire import EVERYTHING, Repertoire
 from realtime.segmenter import Segment
 
 
@@ -33,9 +34,9 @@ NOTHING = Cut(0, 0.0, ())
 class Utterance:
     """The generated part of one turn. It only grows."""
 
-    def __init__(self, tags: TagMode, frame_ms: float, rate: float) -> None:
+    def __init__(self, tags: TagMode, frame_ms: float, rate: float, repertoire: Repertoire = EVERYTHING) -> None:
         """`rate`: `timeline.rate` of the turn before; 1 for the first."""
-        self.timeline = Timeline(tags, frame_ms, rate)
+        self.timeline = Timeline(tags, frame_ms, rate, repertoire)
         self.frames = 0  # of the turn
         self._frame_ms = frame_ms
         self._codes: dict[int, list[npt.NDArray[np.int16]]] = {}  # segment index -> [K] a frame
