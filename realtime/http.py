@@ -114,6 +114,8 @@ async def _models(request: Request) -> JSONResponse:
         "dtype": info.dtype,
         "voices": service.voices.names(),
     }
+    if info.scripts is not None:
+        model["scripts"] = info.scripts
     if info.attribution is not None:
         model["attribution"] = info.attribution
     return JSONResponse({"object": "list", "data": [model]})

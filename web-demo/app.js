@@ -12,11 +12,16 @@ const form = $("speak");
 
 let player = null;
 let session = null;
-let turn = null; // {id, n, text, words}: the one that speaks or spoke last
+let turn = null; // {id, n, text, words, warnings}: the one that speaks or spoke last
 let sounding = false;
 
 function say(status) {
   $("status").textContent = status;
+}
+
+/** What happened in the turn, and what was wrong with it: a warning may come just before the first audio, and stays. */
+function sayOfTurn(status) {
+  say([status, ...turn.warnings].join(" "));
 }
 
 function show(heard, remaining) {
@@ -47,7 +52,7 @@ function listen(made) {
     if (detail.turn !== turn?.id) return;
     turn.n = detail.n;
     setSounding(true);
-    say(`First audio after ${detail.first_audio_ms} ms.`);
+    sayOfTurn(`First audio after ${detail.first_audio_ms} ms.`);
   });
   made.addEventListener("audio", ({ detail }) => {
     if (detail.n === turn?.n) player.play(detail.n, detail.payload);
@@ -65,7 +70,11 @@ function listen(made) {
     if (detail.turn === turn?.id && detail.heard) onCut(detail.heard, "cancelled");
   });
   made.addEventListener("error", ({ detail }) => say(detail.message));
-  made.addEventListener("warning", ({ detail }) => say(detail.message));
+  made.addEventListener("warning", ({ detail }) => {
+    if (detail.turn !== turn?.id) return say(detail.message);
+    turn.warnings.push(`Warning: ${detail.message}.`);
+    sayOfTurn("");
+  });
   made.addEventListener("closed", ({ detail }) => {
     if (session === made) session = null;
     setSounding(false);
@@ -76,7 +85,7 @@ function listen(made) {
 function onCut(heard, status) {
   setSounding(false);
   show(heard.text, heard.remaining);
-  if (status === "cancelled") say(`Stopped after ${(heard.ms / 1000).toFixed(1)} s. The conversation keeps what you heard.`);
+  if (status === "cancelled") sayOfTurn(`Stopped after ${(heard.ms / 1000).toFixed(1)} s. The conversation keeps what you heard.`);
 }
 
 async function connect() {
@@ -87,7 +96,7 @@ async function connect() {
       if (detail.turn !== turn?.n) return;
       setSounding(false);
       show(turn.text, "");
-      say("Heard to the end.");
+      sayOfTurn("Heard to the end.");
     });
     return made;
   });
@@ -112,7 +121,7 @@ async function speak() {
     session = await connect();
     $("key-row").hidden = true;
   }
-  turn = { id: crypto.randomUUID(), n: null, text, words: new Map() };
+  turn = { id: crypto.randomUUID(), n: null, text, words: new Map(), warnings: [] };
   show("", text);
   say("…");
   const voice = $("voice").value;

@@ -11,21 +11,22 @@ from contextlib import asynccontextmanager, contextmanager
 import anyio.abc
 from anyio.from_thread import start_blocking_portal
 
-from realtime.scripted import Script, ScriptedEngine
+from engine.api import ModelInfo
+from realtime.scripted import MINI_LIKE, Script, ScriptedEngine
 from realtime.server import serve
 from realtime.settings import Settings
 
 
 @contextmanager
 def running_server(
-    script: Script | None = None, settings: Settings | None = None
+    script: Script | None = None, settings: Settings | None = None, info: ModelInfo = MINI_LIKE
 ) -> Iterator[tuple[str, ScriptedEngine]]:
     """The server's web address, and its engine (look at it only while nothing speaks)."""
     engines: list[ScriptedEngine] = []
 
     @asynccontextmanager
     async def engine() -> AsyncIterator[ScriptedEngine]:
-        engines.append(ScriptedEngine(script))
+        engines.append(ScriptedEngine(script, info))
         yield engines[0]
 
     async def run(*, task_status: anyio.abc.TaskStatus[str]) -> None:

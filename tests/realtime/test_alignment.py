@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.config import Latency, Snap, TagMode
 from realtime.alignment import Alignment, Heard, Timeline, Word, units
+from realtime.repertoire import EVERYTHING, Repertoire
 from realtime.segmenter import Segment, Segmenter
 from tests.realtime.texts import texts
 
@@ -21,8 +22,8 @@ snaps = st.sampled_from(Snap)
 shares = st.floats(0, 1)
 
 
-def segments_of(text: str, tags: TagMode = PERFORM) -> list[Segment]:
-    segmenter = Segmenter(Latency.LOW, tags)
+def segments_of(text: str, tags: TagMode = PERFORM, repertoire: Repertoire = EVERYTHING) -> list[Segment]:
+    segmenter = Segmenter(Latency.LOW, tags, repertoire=repertoire)
     segmenter.push(text, 0.0)
     segmenter.end()
     return segmenter.take(0.0, 0.0)
@@ -390,3 +391,68 @@ def test_a_segment_that_cannot_be_spoken_completes_itself() -> None:
     timeline.finish_segment(1000.0)
     timeline.finish()
     assert heard(timeline, segmenter.raw, 1000.0).text == "Hello there. ..."
+
+
+# Text that the checkpoint cannot read
+
+
+LATIN = Repertoire(["Latin"])
+
+
+def latin(text: str, frames: int = 20, finish: bool = True) -> Timeline:
+    """A turn of a checkpoint that reads Latin alone."""
+    timeline = Timeline(PERFORM, FRAME_MS, repertoire=LATIN)
+    for segment in segments_of(text, repertoire=LATIN):
+        timeline.add_segment(segment)
+        if segment.speakable:
+            timeline.finish_segment(frames * FRAME_MS)
+    if finish:
+        timeline.finish()
+    return timeline
+
+
+def test_a_word_that_is_not_read_is_no_word_of_the_alignment() -> None:
+    text = "Hello Привет world, Москва-City."
+    words = latin(text).words()
+    assert [word.text for word in words] == ["Hello", "world,", "Москва-City."]
+    assert all(text[word.char_start : word.char_end] == word.text for word in words)
+
+
+def test_half_a_word_takes_the_time_of_that_half() -> None:
+    (half,) = units(segments_of("Москва-City", repertoire=LATIN)[0], PERFORM, LATIN)
+    (whole,) = units(segments_of("Москва-City")[0], PERFORM)
+    assert half.ms < whole.ms
+
+
+def test_a_word_that_is_not_read_is_passed_with_the_next_one_that_is_heard() -> None:
+    text = "Hello Привет world"
+    timeline = latin(text, finish=False)
+    hello, world = timeline.words()
+    before = heard(timeline, text, hello.end_ms)
+    assert (before.text, before.remaining) == ("Hello", " Привет world")
+    assert before.segments[0].text == "Hello"
+    after = heard(timeline, text, world.end_ms)
+    assert (after.text, after.remaining) == (text, "")
+
+
+def test_a_cut_history_has_no_letter_that_is_not_read() -> None:
+    text = "Hello Привет my world and friends."
+    timeline = latin(text)
+    world = timeline.words()[2]
+    cut = heard(timeline, text, world.end_ms)
+    assert cut.text == "Hello Привет my world"
+    assert [part.text for part in cut.segments] == ["Hello my world"]
+
+
+def test_text_that_is_not_read_at_the_end_is_passed_when_all_is_heard() -> None:
+    text = "Hello world. Привет, мир."
+    whole = heard(latin(text), text, 20 * FRAME_MS)
+    assert (whole.text, whole.remaining) == (text, "")
+
+
+@given(texts, snaps, shares)
+def test_heard_and_remaining_are_the_input_where_some_is_not_read(text: str, snap: Snap, share: float) -> None:
+    timeline = latin(text)
+    result = heard(timeline, text, share * timeline.audio_ms, snap)
+    assert result.text + result.remaining == text
+    assert all(LATIN.reads_all(part.text) for part in result.segments)

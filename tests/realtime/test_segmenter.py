@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from protocol.config import Latency, TagMode
 from realtime.characters import facts
+from realtime.repertoire import Repertoire, Unread
 from realtime.segmenter import IDLE_S, LONG_IDLE_S, LOW_LEAD_S, MAX_SEGMENT_CHARS, MIN_SEGMENT_CHARS, Segment, Segmenter
 from tests.realtime.texts import Atom, atoms, cut_lists, random_text, single_units, spans, texts, utf16_pieces
 
@@ -449,3 +450,96 @@ def test_end_speaks_the_rest_at_once_and_only_once() -> None:
 def test_a_bound_that_a_tag_could_exceed_is_refused() -> None:
     with pytest.raises(ValueError, match=f"max_segment_chars=50 is below {MIN_SEGMENT_CHARS}"):
         Segmenter(LOW, PERFORM, max_segment_chars=50)
+
+
+# Text that the checkpoint cannot read
+
+
+LATIN = Repertoire(["Latin"])
+
+
+def speak_latin(text: str, tags: TagMode = PERFORM, latency: Latency = LOW) -> list[Segment]:
+    segmenter = Segmenter(latency, tags, repertoire=LATIN)
+    segmenter.push(text, 0.0)
+    segmenter.end()
+    taken = segmenter.take(0.0, NO_LEAD)
+    assert "".join(segment.raw for segment in taken) == text
+    return taken
+
+
+def test_words_in_another_script_are_in_the_raw_text_and_not_in_the_engines() -> None:
+    (segment,) = speak_latin("I said Привет to you.", latency=QUALITY)
+    assert segment.raw == "I said Привет to you."
+    assert segment.text == "I said to you."
+    assert segment.unread == (Unread("Cyrillic", 7, 13),)
+
+
+def test_unread_stretches_are_placed_in_the_turn() -> None:
+    segments = speak_latin("Here is one sentence. And here Привет, another one.")
+    text = "".join(segment.raw for segment in segments)
+    places = [stretch for segment in segments for stretch in segment.unread]
+    assert [text[place.start : place.end] for place in places] == ["Привет"]
+
+
+def test_a_segment_of_another_script_alone_cannot_be_spoken() -> None:
+    (segment,) = speak_latin("Привет, мир!")
+    assert (segment.speakable, segment.text, segment.prefix) == (False, "", "")
+    assert segment.unread == (Unread("Cyrillic", 0, 11),)
+
+
+def test_a_tag_before_words_that_are_not_read_acts_on_what_follows() -> None:
+    segments = speak_latin("<|speaker:1|>[whisper] Привет, мир. And now to you, my friend.")
+    spoken = [segment.text for segment in segments if segment.speakable]
+    assert spoken[0].startswith("<|speaker:1|>[whisper] And now")
+
+
+def test_a_tag_in_another_script_does_nothing() -> None:
+    segments = speak_latin("[whisper] Come here, you. [шёпот] Go away, you. [笑] Bye now.")
+    assert all(LATIN.reads_all(segment.text) for segment in segments)
+    assert [s.text for s in segments][-1].startswith("[whisper] ")
+    assert {place.script for segment in segments for place in segment.unread} == {"Cyrillic", "Han"}
+
+
+def test_a_sound_in_another_script_alone_cannot_be_spoken() -> None:
+    assert [segment.speakable for segment in speak_latin("[笑]")] == [False]
+    assert [segment.speakable for segment in speak(["[笑]"])] == [True]
+
+
+def test_nothing_is_told_of_tags_that_are_stripped() -> None:
+    (segment,) = speak_latin("Come [шёпот] here.", STRIP)
+    assert (segment.text, segment.unread) == ("Come here.", ())
+
+
+def test_words_that_are_not_read_do_not_count_for_the_first_segment() -> None:
+    """A listener would get two letters of speech and then wait for the next segment."""
+    first = speak_latin("Раз, два, три, OK, let us go on, and so on and so forth.")[0]
+    assert first.text == "OK, let us go on,"
+
+
+def test_flush_speaks_nothing_where_all_that_came_cannot_be_read() -> None:
+    segmenter = Segmenter(LOW, PERFORM, repertoire=LATIN)
+    segmenter.push("Привет, мир. ", 0.0)
+    segmenter.flush()
+    assert segmenter.take(10.0, NO_LEAD) == []
+
+
+def test_without_declared_scripts_all_of_them_are_given() -> None:
+    (segment,) = speak(["I said Привет to you."], QUALITY)
+    assert (segment.text, segment.unread) == ("I said Привет to you.", ())
+
+
+@given(texts, st.sampled_from(Latency), st.sampled_from(TagMode))
+def test_nothing_is_lost_and_no_other_letter_is_given_of_any_text(text: str, latency: Latency, tags: TagMode) -> None:
+    for segment in speak_latin(text, tags, latency):
+        assert LATIN.reads_all(segment.text)
+        assert bool(segment.text) == segment.speakable
+
+
+@given(texts, st.sampled_from(Latency))
+def test_how_a_text_in_many_scripts_is_cut_into_deltas_changes_nothing(text: str, latency: Latency) -> None:
+    whole = speak_latin(text, PERFORM, latency)
+    segmenter = Segmenter(latency, PERFORM, repertoire=LATIN)
+    for char in text:
+        segmenter.push(char, 0.0)
+    segmenter.end()
+    assert segmenter.take(0.0, MUCH_LEAD) == whole

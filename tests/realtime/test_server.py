@@ -525,6 +525,7 @@ def test_the_model_is_listed_with_what_must_be_said_of_it(tmp_path: Path) -> Non
     assert listed["object"] == "list" and model["id"] == "fishaudio/s2-pro" and model["voices"] == ["default"]
     assert model["attribution"] == "This model is licensed."
     assert (model["sample_rate"], model["device"], model["dtype"]) == (44100, "cpu", "float32")
+    assert "scripts" not in model, "it takes every text"
 
 
 def test_the_page_is_served_with_a_strict_policy_and_asks_nobody_else(url: str) -> None:
