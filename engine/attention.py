@@ -78,16 +78,40 @@ class FrameKV:
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.rows = rows
+        # Views by (start, stop, rows): to make them anew in every pass would cost half as much as attending.
+        self._passes: dict[tuple[int, int, int], list[tuple[Tensor, ...]]] = {}
 
     def at(self, start: int, stop: int, rows: int) -> Attend:
         """Attend for the pass over positions start..stop-1 of the first `rows` rows; `start` is 0 or the pass is one position."""
         assert start == 0 or stop == start + 1, "a pass after the first has one position, or it would need a mask"
+        views = self._passes.get((start, stop, rows))
+        if views is None:
+            views = self._passes[start, stop, rows] = self._views(start, stop, rows)
+        if start == 0 and stop > 1:
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.k[layer, :rows], self.v[layer, :rows]  # [B, Hkv, K, hd]
-            keys[:, :, start:stop] = k.transpose(1, 2)
-            values[:, :, start:stop] = v.transpose(1, 2)
-            seen_k, seen_v = keys[:, :, :stop].transpose(1, 2), values[:, :, :stop].transpose(1, 2)
-            return grouped_attention(q, seen_k, seen_v, causal=start == 0 and stop > 1)
+            def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                into_k, into_v, keys, values = views[layer]
+                into_k.copy_(k)
+                into_v.copy_(v)
+                return grouped_attention(q, keys.transpose(1, 2), values.transpose(1, 2), causal=True)
+        else:
+
+            def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                into_k, into_v, keys, values = views[layer]
+                into_k.copy_(k)
+                into_v.copy_(v)
+                # As in grouped_attention: the heads of a group are its queries.
+                grouped = q.view(rows, keys.shape[1], -1, q.shape[3])  # [B, Hkv, H / Hkv, hd]
+                return F.scaled_dot_product_attention(grouped, keys, values).view(q.shape)
 
         return attend
+
+    def _views(self, start: int, stop: int, rows: int) -> list[tuple[Tensor, ...]]:
+        """For each layer: where a pass writes keys and values, [B, T, Hkv, hd], and what it reads, [B, Hkv, stop, hd]."""
+        return [
+            (
+                *(cache[:rows, :, start:stop].transpose(1, 2) for cache in caches),
+                *(cache[:rows, :, :stop] for cache in caches),
+            )
+            for caches in zip(self.k, self.v, strict=True)
+        ]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention import grouped_attention
@@ -41,6 +42,8 @@ class PagePool:
         shape = (layers, pages, PAGE, kv_heads, head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        # Of each layer: keys and values by slot, [pages * PAGE, Hkv, hd]; views.
+        self.slots = list(zip(self.keys.flatten(1, 2), self.values.flatten(1, 2), strict=True))
         self._references = [0] * pages
 
     @property
@@ -163,6 +166,53 @@ class CachedSequence:
         twin._columns = self._columns[:, : max(length, 256)].copy()
         twin.length = length
         return twin
+
+
+class StepAttention:
+    """`attend` for rows whose last position is being computed, on a CPU: each row by itself, over views of its keys and values.
+
+    There a batch would first have to be made, by copying every row's pages to the length of the longest, which takes as long as
+    attending does. Valid for one forward pass.
+    """
+
+    def __init__(self, pool: PagePool, rows: Sequence[CachedSequence]) -> None:
+        """rows: sequences already extended by their new column."""
+        last = [row.length - 1 for row in rows]
+        self.positions = torch.tensor(last)[:, None]  # [B, 1]
+        self._slots = torch.tensor(
+            [row.pages[at // PAGE] * PAGE + at % PAGE for row, at in zip(rows, last, strict=True)]
+        )
+        self._pool = pool
+        self._seen = [self._read(pool, row) for row in rows]
+
+    @staticmethod
+    def _read(pool: PagePool, row: CachedSequence) -> list[tuple[Tensor, Tensor, bool]]:
+        """Of each layer: keys and values, [1, Hkv, length, hd], and whether they are copies, which the new position is missing from."""
+        pages = row.pages[: -(-row.length // PAGE)]
+        run = pages == list(range(pages[0], pages[0] + len(pages)))
+        table = None if run else torch.tensor(pages)
+        both = []
+        for cache in (pool.keys, pool.values):
+            own = cache[:, pages[0] : pages[0] + len(pages)] if table is None else cache.index_select(1, table)
+            both.append(own.flatten(1, 2)[:, None, : row.length].transpose(2, 3).unbind(0))
+        return [(keys, values, not run) for keys, values in zip(*both, strict=True)]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q: [B, 1, H, hd]; k, v: [B, 1, Hkv, hd], roped. Returns [B, 1, H, hd]."""
+        keys, values = self._pool.slots[layer]
+        keys.index_copy_(0, self._slots, k[:, 0])
+        values.index_copy_(0, self._slots, v[:, 0])
+        # As in grouped_attention: the heads of a group are its queries.
+        grouped = q.view(q.shape[0], k.shape[2], -1, q.shape[3])  # [B, Hkv, H / Hkv, hd]
+        heard = [self._attend(layer, b, own, k, v) for b, own in enumerate(torch.split(grouped, 1))]
+        return (heard[0] if len(heard) == 1 else torch.cat(heard)).reshape(q.shape)
+
+    def _attend(self, layer: int, b: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values, copied = self._seen[b][layer]
+        if copied:
+            keys[0, :, -1] = k[b, 0]
+            values[0, :, -1] = v[b, 0]
+        return F.scaled_dot_product_attention(q, keys, values)
 
 
 class PagedAttention:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from engine.attention import Attend, FrameKV, causal
 from engine.config import ModelConfig, StackConfig
 from engine.packed import Packed
+from engine.step import StepBlock, turns
 
 # (codebook 1.., logits [B, V]) -> codes int64 [B]
 Draw = Callable[[int, Tensor], Tensor]
@@ -129,9 +130,9 @@ class Attention(nn.Module):
         if self.short_norm is not None:
             return self.short_norm(qk)
         normed = F.rms_norm(qk.float(), (self.stack.head_dim,), None, self.stack.norm_eps)
-        return (normed * self._head_weights()).to(qk.dtype)
+        return (normed * self.head_weights()).to(qk.dtype)
 
-    def _head_weights(self) -> Tensor:
+    def head_weights(self) -> Tensor:
         """The norm weight of every query and key head, float32 [H + Hkv, hd]."""
         q = self.q_norm.weight.float().expand(self.stack.n_head, -1)
         k = self.k_norm.weight.float().expand(self.stack.n_kv_head, -1)
@@ -140,7 +141,7 @@ class Attention(nn.Module):
     def prepare_serving(self, packed: bool) -> None:
         """See DualAR.prepare_serving."""
         if self.stack.qk_norm and self.q_norm.weight.dtype == torch.float32:
-            self.short_norm = ShortNorm.of(self._head_weights(), self.stack.norm_eps)
+            self.short_norm = ShortNorm.of(self.head_weights(), self.stack.norm_eps)
         if packed:
             for projection in (self.wqkv, self.wo):
                 projection.packed = Packed(projection.weight)
@@ -224,8 +225,10 @@ class DualAR(nn.Module):
         self.stored_8_bit = (
             False  # set by engine.checkpoint: then `packed` serving changes nothing but activations' rounding
         )
-        self.head_rows: Tensor | None = None  # [n_semantic + 1, D], set by prepare_serving
-        self.residual_rows: Tensor | None = None  # [<= codebook_size, Df], set by prepare_serving
+        self.head_rows: Rows | None = None  # of [n_semantic + 1, D], set by prepare_serving
+        self.residual_rows: Rows | None = None  # of [<= codebook_size, Df], set by prepare_serving
+        self.slow_steps: Steps | None = None  # what a step runs instead of the blocks, set by prepare_serving
+        self.fast_steps: Steps | None = None
 
     @property
     def device(self) -> torch.device:
@@ -249,8 +252,10 @@ class DualAR(nn.Module):
             block.prepare_serving(packed)
         for norm in (self.norm, self.fast_norm):
             norm.prepare_serving()
-        self.head_rows = self._allowed_rows().detach()
-        self.residual_rows = self.fast_output.weight.detach()[:residual_entries]
+        if packed:
+            self.slow_steps, self.fast_steps = Steps(self.layers, self.rope), Steps(self.fast_layers, self.fast_rope)
+        self.head_rows = Rows(self._allowed_rows(), packed)
+        self.residual_rows = Rows(self.fast_output.weight[:residual_entries], packed)
 
     # The slow stack
 
@@ -270,9 +275,12 @@ class DualAR(nn.Module):
 
     def slow(self, x: Tensor, positions: Tensor, attend: Attend) -> Hidden:
         """Run the slow stack. x: [B, T, D]. positions: int64 [B, T], absolute within the conversation's prompt."""
-        rope = rope_rows(self.rope[positions])
-        for block in self.layers:
-            x = block(x, rope, attend)
+        if self.slow_steps is not None and x.shape[1] == 1:
+            x = self.slow_steps.run(x, self.slow_steps.turns[positions], attend)
+        else:
+            rope = rope_rows(self.rope[positions])
+            for block in self.layers:
+                x = block(x, rope, attend)
         normed = self.norm(x)
         return Hidden(normed, normed if self.config.norm_fastlayer_input else x)
 
@@ -281,7 +289,7 @@ class DualAR(nn.Module):
 
         Column i is `<|semantic:i|>`, the last one `<|im_end|>`: see `token_of`.
         """
-        return F.linear(h, self.head_rows if self.head_rows is not None else self._allowed_rows())
+        return F.linear(h, self._allowed_rows()) if self.head_rows is None else self.head_rows(h)
 
     def full_logits(self, h: Tensor) -> Tensor:
         """Logits over the whole (padded) vocabulary, [..., vocab_size]."""
@@ -322,14 +330,19 @@ class DualAR(nn.Module):
         `draw` is asked once a codebook, 1 to K - 1. Nothing waits for the device; shapes follow from B alone.
         """
         rows = hidden.shape[0]
-        head = self.residual_rows if self.residual_rows is not None else self.fast_output.weight
+        head = self.residual_rows or self.fast_output
         # Hidden state and code 0 are both known, so positions 0 and 1 are one pass; the logits of position 0 are not used.
         x = torch.stack((self.fast_project_in(hidden), self.fast_embeddings(code0)), 1)  # [B, 2, Df]
         codes = [code0]
         for codebook in range(1, self.config.num_codebooks):
             start = 0 if codebook == 1 else codebook
-            x = self._fast_blocks(x, self.fast_rope[start : codebook + 1], kv.at(start, codebook + 1, rows))
-            codes.append(draw(codebook, F.linear(x[:, -1], head)))
+            attend = kv.at(start, codebook + 1, rows)
+            if self.fast_steps is not None:
+                x = self.fast_steps.run(x, self.fast_steps.turns[start : codebook + 1], attend)
+                x = self.fast_norm(x[:, -1:])
+            else:
+                x = self._fast_blocks(x, self.fast_rope[start : codebook + 1], attend)
+            codes.append(draw(codebook, head(x[:, -1])))
             x = self.fast_embeddings(codes[-1])[:, None]
         return torch.stack(codes, 1)
 
@@ -338,6 +351,36 @@ class DualAR(nn.Module):
         for block in self.fast_layers:
             x = block(x, rope, attend)
         return self.fast_norm(x)  # type: ignore[no-any-return]
+
+
+class Rows:
+    """Rows of an output matrix, for serving: a frame reads them once a codebook."""
+
+    def __init__(self, matrix: Tensor, packed: bool) -> None:
+        self._matrix = matrix.detach()
+        self._packed = Packed(self._matrix) if packed else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [B, D]. Returns logits [B, rows] of x's dtype."""
+        if self._packed is None:
+            return F.linear(x, self._matrix)
+        return self._packed.few(x.bfloat16()).to(x.dtype)
+
+
+class Steps:
+    """The blocks of a stack as a CPU's steps run them; see engine.step."""
+
+    def __init__(self, blocks: nn.ModuleList, rope: Tensor) -> None:
+        """blocks: prepared for serving. rope: the stack's table."""
+        self._blocks = [StepBlock(block) for block in blocks if isinstance(block, Block)]
+        self.turns = turns(rope)  # of every position
+
+    def run(self, x: Tensor, turn: Tensor, attend: Attend) -> Tensor:
+        """x: [B, T, D], overwritten. turn: `turns` of the positions, [B, T, 1, hd / 2] or without B. Returns [B, T, D]."""
+        flat = x.view(-1, x.shape[-1])
+        for block in self._blocks:
+            block(flat, turn, attend, x.shape[1])
+        return x
 
 
 def rope_table(stack: StackConfig, positions: int) -> Tensor:

@@ -29,8 +29,11 @@ class Packed:
         """x: [B, T, K] of any float dtype. Returns [B, T, N] of the same."""
         if x.shape[-2] > _STEP:
             return F.linear(x.to(self._wide.dtype), self._wide).to(x.dtype)
-        flat = x.reshape(-1, x.shape[-1]).bfloat16()
-        return torch._weight_int8pack_mm(flat, self._rows, self._scale).to(x.dtype).view(*x.shape[:-1], -1)
+        return self.few(x.reshape(-1, x.shape[-1]).bfloat16()).to(x.dtype).view(*x.shape[:-1], -1)
+
+    def few(self, x: Tensor) -> Tensor:
+        """A step's product as it is computed. x: bfloat16 [R, K]. Returns bfloat16 [R, N]."""
+        return torch._weight_int8pack_mm(x, self._rows, self._scale)
 
 
 def eight_bit(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from engine.api import EngineLimits, SamplingParams
 from engine.attention import FrameKV
 from engine.codec import Codec
 from engine.decoding import FrameDecoder, InlineDecoder
-from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool
+from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool, StepAttention
 from engine.model import DualAR, Hidden
 from engine.sampling import Sampler
 from engine.streaming import StreamingCodec
@@ -84,17 +84,22 @@ class Runner:
     @torch.inference_mode()
     def prefill(self, sequence: CachedSequence, new: int) -> Hidden:
         """Compute the last `new` positions of a sequence. Returns the last one's hidden state, [1, D]."""
-        return self._slow([sequence], sequence.columns[None, :, -new:]).at(-1)
+        attend = PagedAttention(self.pool, [sequence], [new])
+        return self._slow(sequence.columns[None, :, -new:], attend)
 
     @torch.inference_mode()
     def decode(self, sequences: Sequence[CachedSequence]) -> Hidden:
         """Compute the last position of every sequence in one pass. Returns [B, D]."""
-        return self._slow(sequences, np.stack([sequence.columns[:, -1:] for sequence in sequences])).at(-1)
+        attend: PagedAttention | StepAttention
+        if self._model.device.type == "cpu":
+            attend = StepAttention(self.pool, sequences)
+        else:
+            attend = PagedAttention(self.pool, sequences, [1] * len(sequences))
+        return self._slow(np.stack([sequence.columns[:, -1:] for sequence in sequences]), attend)
 
-    def _slow(self, sequences: Sequence[CachedSequence], matrix: npt.NDArray[np.int64]) -> Hidden:
-        attend = PagedAttention(self.pool, sequences, [matrix.shape[2]] * len(sequences))
+    def _slow(self, matrix: npt.NDArray[np.int64], attend: PagedAttention | StepAttention) -> Hidden:
         x = self._model.embed(torch.from_numpy(matrix).to(self._model.device))
-        return self._model.slow(x, attend.positions, attend)
+        return self._model.slow(x, attend.positions, attend).at(-1)
 
     @torch.inference_mode()
     def draw(self, hidden: Sequence[Hidden], rows: Sequence[int]) -> list[Drawn]:
