@@ -18,6 +18,7 @@ from engine.api import (
     Conversation,
     Engine,
     Frame,
+    ModelInfo,
     Reference,
     Samples,
     SamplingParams,
@@ -91,15 +92,7 @@ async def generate(
 
     Raises EngineError; CommandFailed for a text that cannot be spoken.
     """
-    try:
-        segmenter = Segmenter(Latency.QUALITY, TagMode.PERFORM, repertoire=Repertoire.of(engine.info.scripts))
-    except ValueError as error:
-        raise CommandFailed(f"the checkpoint's config.json: {error}") from error
-    segmenter.push(text, 0.0)
-    segmenter.end()
-    segments = [segment.text for segment in segmenter.take(0.0, 0.0) if segment.speakable]
-    if not segments:
-        raise CommandFailed("nothing in that text can be spoken")
+    segments = _segments(text, engine.info, note)
     stream = engine.open(Conversation("generate"), voice, params, FIRST_TURN)
     for segment in segments:
         stream.push(segment)
@@ -121,3 +114,20 @@ async def generate(
         raise CommandFailed("the model said nothing")
     stacked: Codes = np.stack(frames, axis=1)
     return stacked
+
+
+def _segments(text: str, info: ModelInfo, note: Callable[[str], None]) -> list[str]:
+    """What the engine is given for a text. Raises CommandFailed where that is nothing."""
+    try:
+        segmenter = Segmenter(Latency.QUALITY, TagMode.PERFORM, repertoire=Repertoire.of(info.scripts))
+    except ValueError as error:
+        raise CommandFailed(f"the checkpoint's config.json: {error}") from error
+    segmenter.push(text, 0.0)
+    segmenter.end()
+    segments = segmenter.take(0.0, 0.0)
+    for stretch in (stretch for segment in segments for stretch in segment.unread):
+        note(str(stretch))
+    texts = [segment.text for segment in segments if segment.speakable]
+    if not texts:
+        raise CommandFailed("nothing in that text can be spoken")
+    return texts

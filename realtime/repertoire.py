@@ -34,6 +34,10 @@ class Unread:
     start: int  # code points
     end: int
 
+    def __str__(self) -> str:
+        where = f"characters {self.start} to {self.end} are {self.script} script"
+        return f"{where}, which this model cannot speak: such text is left out"
+
 
 class Repertoire:
     """The scripts of one checkpoint. Immutable."""

@@ -402,9 +402,7 @@ class Turn:
         for stretch in unread:
             if stretch.script not in self._unread_scripts:
                 self._unread_scripts.add(stretch.script)
-                where = f"characters {stretch.start} to {stretch.end} are {stretch.script} script"
-                text = f"{where}, which this model cannot speak: such text is left out; told once a turn"
-                self._warn(WarningCode.UNSUPPORTED_SCRIPT, text)
+                self._warn(WarningCode.UNSUPPORTED_SCRIPT, f"{stretch}; told once a turn")
 
     def _warn(self, code: WarningCode, message: str) -> None:
         self._emit(WarningEvent(code=code, turn=self.id, message=message))

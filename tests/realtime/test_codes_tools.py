@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -12,7 +13,7 @@ import soundfile
 from engine.api import Codes, Conversation, SamplingParams, SegmentEnd, StreamEvent, SynthesisFailed, Voice
 from realtime.codes_tools import generate, read_codes, read_recording, voice_of, write_codes, write_sound
 from realtime.failure import CommandFailed
-from realtime.scripted import Cut, Script, ScriptedEngine, ScriptedStream
+from realtime.scripted import MINI_LIKE, Cut, Script, ScriptedEngine, ScriptedStream
 
 TEXT = "The old gardener found a lantern near the station, and nobody complained. " * 6
 CODES: Codes = (np.arange(24, dtype=np.int16) * 37 % 1024).reshape(8, 3)
@@ -190,3 +191,12 @@ def test_voices_are_the_same_exactly_when_text_and_codes_are() -> None:
     }
     assert len(ids) == 5
     assert voice_of(["a"], [CODES.copy()]).id in ids
+
+
+def test_text_that_the_model_cannot_read_is_told_and_left_out() -> None:
+    engine = ScriptedEngine(info=replace(MINI_LIKE, scripts=("Latin",)))
+    codes, notes = generated(engine, "I said Привет to you.")
+    assert codes.shape[1] == len("I said to you.")
+    assert notes == ["characters 7 to 13 are Cyrillic script, which this model cannot speak: such text is left out"]
+    with pytest.raises(CommandFailed, match="nothing in that text"):
+        generated(engine, "Привет.")

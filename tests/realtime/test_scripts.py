@@ -22,17 +22,20 @@ _NAMED = {
     "Canadian Aboriginal": ("CANADIAN SYLLABICS",),
 }
 # Letters without a script, by how their names begin: mathematics, phonetic modifiers, one Cyrillic tilde.
-_SHARED = ("MATHEMATICAL", "MODIFIER LETTER", "DOUBLE STRUCK", "SCRIPT", "BLACK LETTER", "PLANCK", "EULER", "MICRO")
-_SHARED += (
-    "ALEF SYMBOL",
-    "BET SYMBOL",
-    "GIMEL SYMBOL",
-    "DALET SYMBOL",
-    "INFORMATION SOURCE",
-    "VERTICAL TILDE",
-    "CARON",
+_SHARED = (
+    *(
+        "MATHEMATICAL",
+        "MODIFIER LETTER",
+        "DOUBLE STRUCK",
+        "SCRIPT",
+        "BLACK LETTER",
+        "PLANCK",
+        "EULER",
+        "MICRO",
+        "CARON",
+    ),
+    *("ALEF SYMBOL", "BET SYMBOL", "GIMEL SYMBOL", "DALET SYMBOL", "INFORMATION SOURCE", "VERTICAL TILDE"),
 )
-_SHARED += ("GREEK NUMERAL",)
 
 
 def test_every_letter_has_the_script_that_its_name_says() -> None:
