@@ -74,7 +74,7 @@ class EngineCore:
         self._clock = clock
         self._decoder = runner.decoder
         self._decoding: list[tuple[OpenStream, FrameDrawn]] = []  # what the decoder was given last
-        self._jobs = Jobs(runner.codec, info, runner.streaming, runner.spare_row)
+        self._jobs = Jobs(runner.codec, runner.streaming, runner.spare_row)
         self._jobs_waited = 0  # steps since the last slice of a job
         self._prefetches = Prefetches(self.cache, runner)
         self._streams: dict[int, OpenStream] = {}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.api import Codes, ModelInfo, Samples, SynthesisFailed
+from engine.api import Codes, Samples, SynthesisFailed
 from engine.codec import Codec
 from engine.commands import Abandon, Decode, Encode, Recording, Report
 from engine.resample import ZERO_CROSSINGS, resample
@@ -39,10 +39,9 @@ class _Arriving:
 class Jobs:
     """A queue of encode and decode jobs. Falsy while there is nothing to do."""
 
-    def __init__(self, codec: Codec, info: ModelInfo, decoder: StreamingCodec, row: int) -> None:
+    def __init__(self, codec: Codec, decoder: StreamingCodec, row: int) -> None:
         """decoder, row: where to decode; the row is ours alone."""
         self._codec = codec
-        self._info = info
         self._device = next(codec.parameters()).device
         self._decoder = decoder
         self._row = row
@@ -104,8 +103,8 @@ class Jobs:
             yield None
         encoder = self._encoder
         encoder.reset(0)
-        slice_samples = SLICE_FRAMES * self._info.frame_samples
-        for block in resampled(recording.samples, recording.sample_rate, self._info.sample_rate, slice_samples):
+        slice_samples = SLICE_FRAMES * self._codec.frame_samples
+        for block in resampled(recording.samples, recording.sample_rate, self._codec.sample_rate, slice_samples):
             yield None
             for start in range(0, len(block), slice_samples):
                 yield _codes(encoder.push(torch.from_numpy(block[start : start + slice_samples])))
