@@ -124,9 +124,13 @@ def places(heard: Heard, phones: Sequence[int]) -> list[tuple[float, float]]:
     return [(start * STEP_S, end * STEP_S) for start, end in spans]
 
 
-def border(heard: Heard, reading: Reading, char: int) -> tuple[float, float]:
-    """(end of the sound before, start of the sound after) a place in the text, in seconds in the clip."""
+def border(heard: Heard, reading: Reading, char: int, margin: int = 0) -> tuple[float, float]:
+    """(end of the sound before, start of the sound after) a place in the text, in seconds in the clip.
+
+    margin: so many sounds further away on either side, since the recogniser may be sure of a sound a little early or late.
+    """
     found, before = places(heard, reading.phones), reading.before(char)
-    end = found[before - 1][1] if before else 0.0
-    start = found[before][0] if before < len(found) else len(heard.scores) * STEP_S
+    last, first = before - 1 - margin, before + margin
+    end = found[last][1] if last >= 0 else 0.0
+    start = found[first][0] if first < len(found) else len(heard.scores) * STEP_S
     return end, max(start, end)

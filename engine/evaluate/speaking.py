@@ -196,7 +196,8 @@ class Mouth:
         digests = [request.digest(self._setting.params) for request in requests]
         left = {digest: request for digest, request in zip(digests, requests, strict=True) if not self._known(digest)}
         keys = list(left)
-        self._show(f"{what}: {len(requests)} turns, {len(requests) - len(keys)} of them known")
+        if keys:
+            self._show(f"{what}: {len(keys)} turns")
         # Long ones first: what is left over at the end is then short.
         order = sorted(range(len(keys)), key=lambda i: -sum(map(len, left[keys[i]].segments)))
         for count, (number, spoken) in enumerate(self._new([(i, left[keys[i]]) for i in order]), 1):

@@ -20,7 +20,7 @@ from engine.train.styles import PAUSES_S, SPEAKERS, Style, free_form_tags
 TAG_TARGET = 0.95
 NEIGHBOUR_TARGET = 0.80
 _LONGER_S = 0.25  # of silence where [pause] stands; the teacher makes 0.6 s
-_NEAR_S = 0.2  # the recogniser places sounds to some 50 ms, and a word may trail off
+_MARGIN = 2  # sounds on either side of the tag within which the silence must lie
 _PROMINENT = (
     3.0,
     3.0,
@@ -101,11 +101,11 @@ class _Split:
         cut, whole = (end + start) / 2, self._trial.sound(samples)
         return whole.part(0.0, cut), whole.part(cut, whole.seconds)
 
-    def border(self, samples: Samples) -> tuple[float, float]:
-        """Seconds: the end of the last sound before, and the start of the first one after."""
+    def border(self, samples: Samples, margin: int = 0) -> tuple[float, float]:
+        """Seconds: the end of the last sound before, and the start of the first one after; see listening.border."""
         if not len(samples):
             return 0.0, 0.0
-        return border(self._trial.hear([samples])[0], self._trial.teacher.read(self.text), self._at)
+        return border(self._trial.hear([samples])[0], self._trial.teacher.read(self.text), self._at, margin)
 
     def moves(self, style: Style, samples: Samples, plain: Samples) -> tuple[float, float]:
         """How far each part is from the plain rendering's, as `styles.move` has it."""
@@ -173,7 +173,7 @@ def _pause(trial: Trial) -> Row:
     takes = trial.say([split.tagged("[pause]") for split in splits], "[pause]")
 
     def longer(split: _Split, paused: Samples, plain: Samples) -> bool:
-        here = [silence_near(trial.sound(s), split.border(s)) for s in (paused, plain)]
+        here = [silence_near(trial.sound(s), split.border(s, _MARGIN)) for s in (paused, plain)]
         return here[0] - here[1] >= _LONGER_S
 
     acted, taught = [], []
@@ -185,9 +185,9 @@ def _pause(trial: Trial) -> Row:
 
 
 def silence_near(heard: Sound, place: tuple[float, float]) -> float:
-    """Seconds of the longest silence if its middle lies about `place` (seconds), else 0."""
+    """Seconds of the longest silence if its middle lies within `place` (seconds), else 0."""
     seconds, at = measure.longest_pause(heard)
-    return seconds if place[0] - _NEAR_S <= at <= place[1] + _NEAR_S else 0.0
+    return seconds if place[0] <= at <= place[1] else 0.0
 
 
 def _emphasis(trial: Trial) -> Row:
@@ -210,7 +210,11 @@ def _emphasis(trial: Trial) -> Row:
 def _word(reading: Reading) -> int | None:
     """Which word to stress: a plain, longish one, not at an end."""
     words = list(re.finditer(r"\S+", reading.text))
-    fit = [i for i in range(1, len(words) - 1) if re.fullmatch(r"[a-z]{4,}", words[i][0]) and words[i].start() in reading.at]
+    fit = [
+        i
+        for i in range(1, len(words) - 1)
+        if re.fullmatch(r"[a-z]{4,}", words[i][0]) and words[i].start() in reading.at
+    ]
     return max(fit, key=lambda i: len(words[i][0]), default=None)
 
 

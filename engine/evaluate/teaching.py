@@ -34,6 +34,7 @@ class Reading:
     text: str
     phones: tuple[int, ...]  # classes, in order, without silence
     at: tuple[int, ...]  # of each sound, the code point at which its word begins
+    borders: frozenset[int] = frozenset()  # code points where a word begins with a sound of its own
 
     def before(self, char: int) -> int:
         """How many sounds belong to words that begin before a code point."""
@@ -81,14 +82,17 @@ class Yardstick:
         track = phone_track(spoken.phones, len(spoken.samples), _HOP)
         shift = len(text) - len(text.lstrip())
         starts = [sample for _, sample in spoken.words]
-        phones, places = [], []
+        phones, places, begins = [], [], []
         for hop, value in enumerate(track.tolist()):
             if value == SILENCE or (hop and track[hop - 1] == value):
                 continue
             word = int(np.searchsorted(starts, hop * _HOP + _HOP // 2, side="right")) - 1
             phones.append(value)
             places.append(spoken.words[max(0, word)][0] + shift if spoken.words else 0)
-        return Reading(text, tuple(phones), tuple(places))
+            begins.append(hop)
+        # "that tea" has one long t: nothing begins where its second word does.
+        own = {at + shift for at, sample in spoken.words if any(abs(hop - sample / _HOP) <= 1.5 for hop in begins)}
+        return Reading(text, tuple(phones), tuple(places), frozenset(own & set(places)))
 
 
 def plain(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +45,7 @@ class Sizes:
 
 
 FULL = Sizes(200, 60, 50, 10, 10, 60, 160, 30, 60, 24, 16)
-QUICK = Sizes(24, 6, 6, 1, 2, 8, 16, 4, 8, 3, 2)
+QUICK = Sizes(24, 6, 6, 1, 2, 8, 16, 4, 8, 3, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +62,15 @@ class Take:
         return self.samples[round(start * measure.RATE) : round(self.ends_s[segment] * measure.RATE)]
 
 
+def _silent(segments: int) -> Take:
+    """What a rehearsal gives for a turn."""
+    spoken = Spoken(_SILENCE, np.zeros((1, 0), np.int16), (0,) * segments)
+    return Take(spoken, _SILENCE, (0.0,) * segments)
+
+
+_SILENCE: Samples = np.zeros(0, np.float32)
+
+
 @dataclass(slots=True)
 class Trial:
     """See the module."""
@@ -74,6 +83,7 @@ class Trial:
     german: Sequence[str]
     sizes: Sizes
     seed: int = 0
+    _planned: list[Request] | None = None  # while figures are rehearsed
     _sounds: dict[int, tuple[Samples, Sound]] = field(default_factory=dict)
     _heard: dict[int, tuple[Samples, Heard]] = field(default_factory=dict)
 
@@ -103,7 +113,22 @@ class Trial:
 
     def turns(self, requests: Sequence[Request], what: str) -> list[Take]:
         """Speak all of them at once."""
-        return [self._take(spoken) for spoken in self.mouth.speak(requests, what)]
+        if self._planned is None:
+            return [self._take(spoken) for spoken in self.mouth.speak(requests, what)]
+        self._planned += [request for request in requests if not request.history]
+        return [_silent(len(request.segments)) for request in requests]
+
+    def rehearse(self, groups: Iterable[Callable[[Trial], object]]) -> None:
+        """Speak at once what some groups of figures will ask for, so that few rows of a step stay empty.
+
+        The groups are run on silence to see what they ask for; what they learn about the teacher thereby is kept. First turns of
+        a history must be spoken before second ones can be asked for, so these have to wait.
+        """
+        self._planned = []
+        for group in groups:
+            group(self)
+        planned, self._planned = self._planned, None
+        self.mouth.speak(planned, "everything that needs no history")
 
     def _take(self, spoken: Spoken) -> Take:
         info = self.mouth.info
@@ -136,6 +161,5 @@ def middle(reading: Reading) -> int | None:
     """
     text = reading.text
     starts = [match.end() for match in _WORD_BORDER.finditer(text)]
-    inside = [at for at in starts if at in reading.at and 8 <= at <= len(text) - 8]
-    heard = [at for at in inside if reading.phones[reading.before(at) - 1] != reading.phones[reading.before(at)]]
-    return min(heard, key=lambda at: abs(at - len(text) / 2), default=None)
+    inside = [at for at in starts if at in reading.borders and 8 <= at <= len(text) - 8]
+    return min(inside, key=lambda at: abs(at - len(text) / 2), default=None)

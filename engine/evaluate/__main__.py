@@ -1,0 +1,170 @@
+"""`python -m engine.evaluate CHECKPOINT`: measure what a checkpoint says; a table, and one line of JSON as the last line.
+
+CHECKPOINT is `mini`, a folder or a repository. Progress goes to standard error. Needs espeak-ng, the teacher that everything is measured
+against, and the optional extra `train`. With --work DIR what was spoken is kept, and a run that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from engine.api import SamplingParams
+from engine.evaluate import carry, clarity, external, measure, seed_tts, tags, voices
+from engine.evaluate.listening import Ear
+from engine.evaluate.report import Row, json_line, table
+from engine.evaluate.speaking import Mouth, Setting
+from engine.evaluate.teaching import Yardstick
+from engine.evaluate.trial import FULL, QUICK, Trial
+from engine.hub import HubError, resolve
+from engine.train.speaker_net import load_speaker_net
+from engine.train.teacher import TeacherError
+
+_HERE = Path(__file__).parent
+Groups = dict[str, list[Row]]
+GROUPS: dict[str, Callable[[Trial], Groups]] = {
+    "clarity": clarity.rows,
+    "tags": tags.rows,
+    "voices": voices.rows,
+    "carry": carry.rows,
+}
+_CPU_ROWS, _GPU_ROWS = 24, 96  # turns at once: beyond that a step gets longer as fast as it says more
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit status: 0 also where targets are missed, 2 for what cannot be measured."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.seed_tts and not options.recognizer:
+            raise UsageError("--seed-tts needs --recognizer")
+        if options.speaker_model and not options.seed_tts:
+            raise UsageError("--speaker-model needs --seed-tts")
+        groups, conditions = _run(options)
+    except (HubError, TeacherError, UsageError, external.OutsideModelError, seed_tts.SeedTtsError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    line = json_line(groups, conditions)
+    print(table(groups))
+    print(line, flush=True)
+    if options.json_out is not None:
+        options.json_out.write_text(line + "\n")
+    return 0
+
+
+class UsageError(Exception):
+    """Options or files that do not fit; the text is one line."""
+
+
+def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | float | bool]]:
+    start = time.monotonic()
+
+    def show(line: str) -> None:
+        print(f"[{time.monotonic() - start:5.0f} s] {line}", file=sys.stderr, flush=True)
+
+    listed = (
+        seed_tts.read_list(options.seed_tts) if options.seed_tts else []
+    )  # its mistakes are known before anything is loaded
+    english = _sentences(options.sentences or _HERE / "sentences_en.txt")
+    teacher = Yardstick(options.espeak_data)
+    folder = resolve(options.checkpoint).folder
+    setting = _setting(options, folder)
+    device = torch.device("cuda" if setting.device.startswith("cuda") else "cpu")
+    torch.set_num_threads(1 if device.type == "cpu" else torch.get_num_threads())
+    ear, net = Ear(options.recognizer_weights, device), load_speaker_net(options.speaker_weights, device)
+    show(f"{folder} on {setting.device}, {max(1, setting.workers)} x {setting.rows} turns at once")
+    with Mouth(setting, options.work, show) as mouth:
+        german = _sentences(_HERE / "sentences_de.txt")
+        sizes = QUICK if options.quick else FULL
+        trial = Trial(mouth, ear, net, teacher, english, german, sizes, options.seed)
+        groups: Groups = {}
+        chosen = [GROUPS[name] for name in options.only or GROUPS]
+        trial.rehearse(chosen)
+        for group in chosen:
+            groups |= group(trial)
+        groups |= _outside(options, trial, listed, setting)
+        info = mouth.info
+    show("done")
+    conditions = {
+        "checkpoint": options.checkpoint, "device": info.device, "dtype": info.dtype, "quick": options.quick,
+        "sentences": len(english), "seed": options.seed, "temperature": options.temperature, "top_p": options.top_p,
+        "top_k": setting.params.top_k, "seconds": round(time.monotonic() - start),
+    }  # fmt: skip
+    return groups, conditions
+
+
+def _outside(options: argparse.Namespace, trial: Trial, listed: list[seed_tts.Utterance], setting: Setting) -> Groups:
+    """What recognisers that somebody else has trained say."""
+    if not options.recognizer:
+        return {}
+    device = "cuda" if setting.device.startswith("cuda") else "cpu"
+    hears = external.load_recognizer(options.recognizer, device)
+    texts = trial.some(trial.sizes.plain)
+    spoken = [take.samples for take in trial.say(texts, "plain sentences")]
+    taught = [trial.teacher.say(text) for text in texts]
+    groups = {"Words, by a recogniser from outside": external.rows(hears, texts, spoken, taught, measure.RATE)}
+    if listed:
+        embeds = external.load_speaker_model(options.speaker_model, device) if options.speaker_model else None
+        if embeds is None:
+            print("no --speaker-model: speaker similarity is left out", file=sys.stderr)
+        run = {"checkpoint": options.checkpoint, "sampling": repr(setting.params)}
+        results = seed_tts.measure(listed, trial.mouth, hears, embeds, run=run, work=options.work, progress=sys.stderr)
+        groups["Seed-TTS"] = seed_tts.rows(results)
+    return groups
+
+
+def _setting(options: argparse.Namespace, folder: Path) -> Setting:
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    cpu = device == "cpu"
+    workers = options.workers if options.workers is not None else len(os.sched_getaffinity(0))
+    params = replace(SamplingParams(), temperature=options.temperature, top_p=options.top_p)
+    rows = options.rows or (_CPU_ROWS if cpu else _GPU_ROWS)
+    return Setting(folder, options.checkpoint, device, params, workers if cpu else 0, rows)
+
+
+def _sentences(path: Path) -> list[str]:
+    """One a line. Raises UsageError for a file without any."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the sentences in {path}: {error}") from error
+    found = list(dict.fromkeys(line for line in lines if line))
+    if len(found) < 2:
+        raise UsageError(f"{path} holds {len(found)} different sentences; at least 2 are needed")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine.evaluate", description=__doc__)
+    add, sampling = parser.add_argument, SamplingParams()
+    add("checkpoint", help="`mini`, a folder or a repository id")
+    add("--quick", action="store_true", help="an eighth of the sentences: three minutes on two cores instead of thirty")
+    add("--sentences", type=Path, metavar="FILE", help="English text to speak, one sentence a line")
+    add("--only", nargs="+", choices=tuple(GROUPS), help="some of the groups (default: all)")
+    add("--device", default="auto", help="of torch (default: a GPU where there is one)")
+    add("--workers", type=int, help="processes on a CPU (default: its cores); 0 or 1 speaks in this one")
+    add("--rows", type=int, help=f"turns at once in each process (default: {_CPU_ROWS}, on a GPU {_GPU_ROWS})")
+    add("--seed", type=int, default=0, help="of the sampling and of what is picked at random")
+    add("--temperature", type=float, default=sampling.temperature)
+    add("--top-p", type=float, default=sampling.top_p)
+    add("--work", type=Path, metavar="DIR", help="keep what is spoken there, and go on from what lies there")
+    add("--json-out", type=Path, metavar="FILE", help="write the line of JSON there too")
+    add("--recognizer", metavar="FOLDER_OR_ID", help="a CTC or Whisper model for transformers: adds word error rates")
+    add("--seed-tts", type=Path, metavar="LIST", help="a list of that benchmark; needs --recognizer")
+    add("--speaker-model", metavar="FOLDER_OR_ID", help="an x-vector model for transformers; needs --seed-tts")
+    add("--recognizer-weights", type=Path, default=_HERE / "recognizer.pt", help="of the phoneme recogniser")
+    add("--speaker-weights", type=Path, default=_HERE / "speaker.pt", help="of the speaker network")
+    add("--espeak-data", type=Path, metavar="DIR", help="folder that holds espeak-ng-data, where the system has none")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
