@@ -30,6 +30,7 @@ from engine.train.export import export
 from engine.train.generate import Sampling
 from engine.train.recognizer import RecognizerPlan, load_recognizer, train_recognizer
 from engine.train.replicas import Replicas
+from engine.train.speaker_net import SpeakerPlan, train_speaker_net
 from engine.train.synthesize import SynthesisPlan, synthesize
 
 
@@ -41,6 +42,7 @@ class Scale:
     codec_hours: float
     codec_seconds: float
     recognizer_seconds: float
+    speaker_seconds: float
     ar_hours: float
     ar_seconds: float
     held_out_hours: float
@@ -56,8 +58,8 @@ class Scale:
 
 
 SCALES = {
-    "mini": Scale(MINI, 40.0, 385.0, 62.0, 450.0, 1000.0, 0.8, 0.4, 32, 224, 5, 24, 10240, None, 280, 18432),
-    "tiny": Scale(TINY, 0.01, 3.0, 2.0, 0.01, 3.0, 0.01, 0.005, 4, 32, 1, 1, 128, 2, 8, 192),
+    "mini": Scale(MINI, 40.0, 560.0, 100.0, 70.0, 450.0, 1000.0, 0.8, 0.4, 32, 224, 5, 24, 10240, None, 280, 18432),
+    "tiny": Scale(TINY, 0.01, 3.0, 2.0, 2.0, 0.01, 3.0, 0.01, 0.005, 4, 32, 1, 1, 128, 2, 8, 192),
 }
 
 
@@ -92,6 +94,7 @@ class Run:
             follow_s,
             self.scale.encode_frames,
             compile=self.compile,
+            share=(self.replicas.rank, self.replicas.size),
         )
 
 
@@ -133,6 +136,16 @@ def stage_recognizer(run: Run) -> None:
     train_recognizer(plan, run.device)
 
 
+def stage_speaker(run: Run) -> None:
+    """The network that evaluation tells voices apart with."""
+    seconds = run.options.seconds or run.scale.speaker_seconds
+    if run.scale.recognizer_layers == 1:
+        plan = SpeakerPlan(run.out, seconds, 30, 5.0, 1, 8, 1, run.data, dim=32)
+    else:
+        plan = SpeakerPlan(run.out, seconds, workers=run.workers, data=run.data)
+    train_speaker_net(plan, run.device)
+
+
 def stage_encode(run: Run) -> None:
     """Speech for the language model: synthesized and encoded at the same time."""
     encode(run.scale.design, run.encoding("held_out", 0.0), run.device)
@@ -162,8 +175,9 @@ def stage_ar(run: Run) -> None:
         run.scratch / "rows-ar", run.scratch / "rows-held_out", run.out, seconds, run.options.done_s, run.options.total_s,
         batch_rows=run.scale.ar_rows, fast_frames=run.scale.fast_frames, compile=run.compile, check=check,
     )  # fmt: skip
-    train_ar(run.scale.design, plan, run.device)
-    draw_curves(run.out / "ar.jsonl", run.out / "ar.png")
+    train_ar(run.scale.design, plan, run.device, run.replicas)
+    if run.replicas.first:
+        draw_curves(run.out / "ar.jsonl", run.out / "ar.png")
 
 
 def stage_export(run: Run) -> None:
@@ -194,6 +208,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "synthesize": stage_synthesize,
     "codec": stage_codec,
     "recognizer": stage_recognizer,
+    "speaker": stage_speaker,
     "encode": stage_encode,
     "ar": stage_ar,
     "export": stage_export,

@@ -23,6 +23,7 @@ from engine.model import DualAR
 from engine.train.clock import Progress
 from engine.train.designs import Design
 from engine.train.muon import Muon
+from engine.train.replicas import Replicas
 from engine.train.tokens import NOTHING, ROW_POSITIONS, Rows
 
 Loss = Callable[..., tuple[Tensor, Tensor]]  # `losses`, or its compiled form
@@ -180,10 +181,10 @@ class Optimizer:
         self._model.zero_grad(set_to_none=True)
 
 
-def train_ar(design: Design, plan: ArPlan, device: torch.device) -> None:
+def train_ar(design: Design, plan: ArPlan, device: torch.device, replicas: Replicas) -> None:
     """Train and write ar.pt (bfloat16 weights); goes on from an ar.pt, or else an exported model, that is already there."""
-    torch.manual_seed(int(time.time()))
-    progress = Progress(plan.out / "ar.jsonl")
+    torch.manual_seed(int(time.time()) + 1000 * replicas.rank)
+    progress = Progress(plan.out / "ar.jsonl", quiet=not replicas.first)
     model = DualAR(design.model_config()).to(device)
     initialise(model)
     path = plan.out / "ar.pt"
@@ -191,14 +192,16 @@ def train_ar(design: Design, plan: ArPlan, device: torch.device) -> None:
         model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
     elif (plan.out / "checkpoint" / "model.safetensors").is_file():
         model.load_state_dict(load_dual_ar(plan.out / "checkpoint", device).state_dict())
+    replicas.from_first(model.state_dict().values())
     compute = torch.compile(losses) if plan.compile else losses
     _rehearse(model, plan, compute)
     held_out, store = RowStore(plan.held_out, device), RowStore(plan.rows, device)
-    print(
-        f"[ar] {len(store.matrix)} rows, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters",
-        flush=True,
-    )
-    _loop(model, plan, compute, store, held_out, progress)
+    if replicas.first:
+        parameters = sum(p.numel() for p in model.parameters()) / 1e6
+        print(f"[ar] {len(store.matrix)} rows, {parameters:.1f} M parameters, {replicas.size} x {device}", flush=True)
+    replicas.wait()  # the first step of one must not wait for another's compiler with its collectives open
+    _loop(model, plan, compute, store, held_out, progress, replicas)
+    replicas.wait()
 
 
 def _cast(device: torch.device) -> torch.autocast:
@@ -220,12 +223,20 @@ def _rehearse(model: DualAR, plan: ArPlan, compute: Loss) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def _loop(model: DualAR, plan: ArPlan, compute: Loss, store: RowStore, held_out: RowStore, progress: Progress) -> None:
-    device = model.device
+def _loop(
+    model: DualAR,
+    plan: ArPlan,
+    compute: Loss,
+    store: RowStore,
+    held_out: RowStore,
+    progress: Progress,
+    replicas: Replicas,
+) -> None:
+    device, trained = model.device, list(model.parameters())
     cast = _cast(device)
     optimizer = Optimizer(model, plan.rate)
     order, step, validated, checked = torch.zeros(0, dtype=torch.int64, device=device), 0, 0.0, 0.0
-    while progress.seconds < plan.seconds:
+    while (seconds := replicas.agreed(progress.seconds, device)) < plan.seconds:
         if len(order) < plan.batch_rows:
             store.grow()
             order = torch.cat([order, torch.randperm(len(store.matrix), device=device)])
@@ -236,20 +247,22 @@ def _loop(model: DualAR, plan: ArPlan, compute: Loss, store: RowStore, held_out:
         with cast:
             slow, fast = compute(model, *store.draw(batch), plan.fast_frames, plan.compile)
         (slow + fast * (model.config.num_codebooks - 1) / 4).backward()  # type: ignore[no-untyped-call]
-        optimizer.step(_factor(plan, progress.seconds, step))
+        replicas.mean_gradients(trained)
+        optimizer.step(_factor(plan, seconds, step))
         step += 1
         if step % 100 == 0:
             progress.note(step, {"slow": slow.item(), "fast": fast.item(), "rows": len(store.matrix)})
-        if progress.seconds - validated > 60:
-            validated = progress.seconds
+        if seconds - validated > 60 and replicas.first:
+            validated = seconds
             progress.note(step, _validate(model, plan, held_out, cast))
-        if plan.check and progress.seconds - checked > plan.check_every_s:
-            checked = progress.seconds
+        if plan.check and seconds - checked > plan.check_every_s and replicas.first:
+            checked = seconds
             _save(model, plan)
             progress.note(step, plan.check(model))
-    progress.note(step, _validate(model, plan, held_out, cast))
-    _save(model, plan)
-    if plan.check:
+    if replicas.first:
+        progress.note(step, _validate(model, plan, held_out, cast))
+        _save(model, plan)
+    if plan.check and replicas.first:
         progress.note(step, plan.check(model))
 
 

@@ -239,7 +239,7 @@ def cloned_prompt(model: DualAR, text: str, transcript: str, codes: Array) -> Ar
     """A prompt with one reference."""
     outline = {
         "references": [[{"text": transcript, "frames": codes.shape[1], "ended": True}]],
-        "turns": [[{"text": text, "frames": 0, "ended": True}]],
+        "turns": [[{"text": text, "frames": 0, "ended": True, "learned": True}]],
     }
     matrix, _ = conversation_tokens(outline, [codes, codes[:, :0]], model.config.n_semantic)
     return matrix[:, :-2]  # without the closing of the empty message

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from engine.codec import Codec, Quantized, ResidualUnit
 from engine.train.clock import Progress
+from engine.train.codebooks import MovingCodebooks
 from engine.train.designs import Design
 from engine.train.export import save_codec
-from engine.train.codebooks import MovingCodebooks
 from engine.train.losses import Discriminator, SpectralDistance, discriminator_loss, generator_losses
 from engine.train.phones import CLASSES
 from engine.train.render import FRAME_SAMPLES, PARTS
@@ -34,9 +34,6 @@ _REVIVE_EVERY = 100  # steps
 _JUDGED = 12  # clips of a batch that the discriminator sees; it costs more a clip than the codec itself
 _MEL, _LINEAR, _FEATURES, _COMMITMENT, _PHONES = 12.0, 6.0, 2.0, 1.0, 4.0
 _SAVE_EVERY_S = 100.0
-_DROPPED = (
-    2  # stages that half of the clips do without: a codec with so many codebooks less is trained beside the whole one
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +114,17 @@ class _Trainer:
     def cast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def rebuild(self, samples: Tensor, discrete: Tensor, kept: Tensor) -> tuple[Tensor, Quantized, Tensor, Tensor]:
+    def rebuild(self, samples: Tensor, discrete: Tensor) -> tuple[Tensor, Quantized, Tensor, Tensor]:
         """The forward pass that is compiled: (made samples, quantised latents, phoneme logits of codebook 0 and of all).
 
-        discrete: scalar, 1 to decode what was quantised, 0 to pass latents on as they are. kept: [B, K], 0 for stages left out.
+        discrete: scalar, 1 to decode what was quantised, 0 to pass latents on as they are.
         """
         with self.cast():
             latents = self.codec.latents(samples)
             with torch.autocast(self.device.type, enabled=False):
                 latents = latents.float()
                 quantized: Quantized = self.codec.quantizer(latents)
-                decoded = (quantized.stages * kept[:, :, None, None]).sum(1)
-                passed = torch.lerp(latents, decoded, discrete)
+                passed = torch.lerp(latents, quantized.latents, discrete)
                 first = torch.lerp(latents, quantized.stages[:, 0], discrete)
             logits, all_logits = self.phones(first), self.all_phones(passed)
             upsampled = self.codec.quantizer.upsample(self.codec.quantizer.post_module(passed))
@@ -237,7 +233,7 @@ def _loop(trainer: _Trainer, crops: Crops, progress: Progress) -> None:
             trainer.codebooks.spread(_latents(trainer, crops, generator))
         quantizing = trainer.resumed or step >= _CONTINUOUS_STEPS
         discrete.fill_(float(quantizing))
-        made, quantized, *logits = rebuild(samples, discrete, _kept(trainer, plan.batch, generator))
+        made, quantized, *logits = rebuild(samples, discrete)
         loss, figures = _reconstruction(trainer, samples, classes, made, quantized, logits, discrete)
         if share > plan.adversarial_from:
             _judge(trainer, judge, judging, made[:_JUDGED].detach(), samples[:_JUDGED])
@@ -261,15 +257,6 @@ def _loop(trainer: _Trainer, crops: Crops, progress: Progress) -> None:
                 _save(trainer)
         step += 1
     progress.note(step, {name: value.item() for name, value in figures.items()})
-
-
-def _kept(trainer: _Trainer, batch: int, generator: torch.Generator) -> Tensor:
-    """Which stages each clip of a batch is decoded from, float32 [B, K]."""
-    stages = len(trainer.codec.quantizer.stages())
-    kept = torch.ones(batch, stages, device=trainer.device)
-    short = torch.rand(batch, 1, generator=generator, device=trainer.device) < 0.5
-    kept[:, stages - _DROPPED :] = (~short).float()
-    return kept
 
 
 @torch.no_grad()

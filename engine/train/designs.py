@@ -116,8 +116,8 @@ def _model(slow: dict[str, Any], fast: dict[str, Any], codebooks: int, entries: 
 
 MINI = Design(
     # The window is shorter than the crops that the codec is trained on, so that serving asks for no distance it has never seen.
-    codec=_codec(24, 256, 160, 8, 1024, _transformer(160, 2, 3, 64, 448, 16), pre=2, post=3),
-    model=_model(_stack(384, 8, 6, 2, 64, 832, True), _stack(256, 3, 4, 2, 64, 640, False), 8, 1024),
+    codec=_codec(24, 256, 160, 6, 1024, _transformer(160, 2, 3, 64, 448, 16), pre=2, post=3),
+    model=_model(_stack(448, 6, 6, 2, 64, 1024, True), _stack(320, 2, 4, 2, 64, 832, False), 6, 1024),
 )
 TINY = Design(
     codec=_codec(4, 32, 16, 8, 64, _transformer(16, 1, 1, 16, 32, 16), pre=1, post=1),

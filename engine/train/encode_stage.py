@@ -6,6 +6,7 @@ Knows batches of clips of like length. Does not know the language model.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class EncodePlan:
     batch_frames: int = 18432
     compile: bool = True
     keep: bool = False  # do not delete shards
+    share: tuple[int, int] = (0, 1)  # (which, of how many) equal parts of the shards this process takes
 
 
 class ClipEncoder:
@@ -104,7 +106,9 @@ def encode(design: Design, plan: EncodePlan, device: torch.device) -> None:
     ):  # the device waits for neither disk nor packing
         packing: list[Future[None]] = []
         while True:
-            paths = [path for path in sorted(plan.shards.glob("shard-*.npz")) if path.name not in done]
+            paths = [
+                path for path in sorted(plan.shards.glob("shard-*.npz")) if path.name not in done and _own(path, plan)
+            ]
             for path, shard in zip(paths, reader.map(Shard.load, paths[:_AHEAD]), strict=False):
                 packing.append(
                     writer.submit(_pack_and_save, shard, encoder(shard.audio, _lengths(shard)), end_column, plan, path)
@@ -122,6 +126,11 @@ def encode(design: Design, plan: EncodePlan, device: torch.device) -> None:
                 time.sleep(0.5)
         for future in packing:
             future.result()
+
+
+def _own(path: Path, plan: EncodePlan) -> bool:
+    which, of = plan.share
+    return zlib.crc32(path.name.encode()) % of == which
 
 
 def _lengths(shard: Shard) -> list[int]:

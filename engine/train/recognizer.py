@@ -159,7 +159,7 @@ def through_channel(mel: LogMel, samples: Tensor, generator: torch.Generator) ->
 
     with torch.no_grad():
         x = mel.mel(mel.magnitudes(samples)) - mel.floor
-        (batch, bands, frames), device = x.shape, x.device
+        batch, bands, device = x.shape[0], x.shape[1], x.device
         for dim in (1, 2):  # smeared over bands, then over time
             side = between(0.0, 0.3, 1, 1) * (between(0.0, 1.0, 1, 1) < 0.5)
             x = (1 - 2 * side) * x + side * (x.roll(1, dim) + x.roll(-1, dim))

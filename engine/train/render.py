@@ -35,6 +35,7 @@ _OPEN_TAIL_S = 0.035  # after a phrase that stops in mid-sentence
 _HEAD_S = 0.004
 _STRESS = ("\x01+30P\x01-45S", "\x01-30P\x01+45S")  # embedded commands of the teacher around an emphasised word
 _STRESS_GAIN_DB = 3.0
+_TAG = re.compile(r"\[[^\]]*\] ?")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +57,7 @@ class Segment:
     text: str
     frames: int  # taken from the turn's clip, in order
     ended: bool = True  # False: a barge-in cut it, so its last frame is no ending
+    learned: bool = True  # False: it is only there to be heard by what follows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,9 +105,11 @@ class Renderer:
             cut = script.cut if i == last else None
             text, clip, ended = self._segment(segment, language, cut)
             if script.mute:
-                clip, ended = _head(clip, self.rng.randint(1, 2)), False
+                clip, ended = _head(clip, self.rng.randint(0, 2)), False
+            if script.untold:
+                text = _TAG.sub("", text)
             clips.append(clip)
-            segments.append(Segment(text, clip.frames, ended))
+            segments.append(Segment(text, clip.frames, ended, learned=not script.untold))
         joined = Clip(np.concatenate([c.samples for c in clips]), np.concatenate([c.labels for c in clips]))
         return Turn(joined, tuple(segments))
 

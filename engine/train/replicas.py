@@ -5,7 +5,6 @@ Knows a process group and which process this is. Does not know models. Without `
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,14 +27,13 @@ class Replicas:
     @classmethod
     def of_environment(cls) -> Replicas:
         """What `torchrun` says; joins the others. Call once, before the first CUDA tensor."""
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size == 1:
+        if not dist.is_torchelastic_launched():
             return cls()
         cuda = torch.cuda.is_available()
-        if cuda:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if cuda else "gloo")
-        return cls(dist.get_rank(), size)
+        if cuda:
+            torch.cuda.set_device(dist.get_rank() % torch.cuda.device_count())
+        return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def first(self) -> bool:

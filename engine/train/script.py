@@ -11,11 +11,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.train.styles import PAUSES_S, SPEAKERS, Speaker, Style, random_speaker, style_tag, unknown_tag
 from engine.train.text_de import German
 from engine.train.text_en import English
+
+NORMAL_TAG = "[normal]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class TurnScript:
 
     segments: tuple[SegmentScript, ...]
     cut: float | None = None  # barge-in: the share of the last phrase that was heard
-    mute: bool = False  # nothing of it was heard: codes of a frame or two, and the style has no effect later
+    mute: bool = False  # nothing of it was heard: codes of two frames at most, and the style has no effect later
+    untold: bool = False  # its prompt lacks the tags that made it sound so, as after old segments were dropped: only heard, not learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +103,18 @@ class ScriptWriter:
     def conversation(self) -> ConversationScript:
         """The next one."""
         rng = self.rng
-        language: English | German = self._german if rng.random() < 0.09 else self._english
+        language: English | German = self._german if rng.random() < 0.15 else self._english
         cast, references = self._cast(language)
         turns = []
-        for _ in range(rng.choices((1, 2, 3, 4), (0.38, 0.32, 0.2, 0.1))[0]):
+        count = rng.choices((1, 2, 3, 4), (0.38, 0.32, 0.2, 0.1))[0]
+        for number in range(count):
             before = cast.index, cast.style
             turn = self._turn(cast, language)
-            turns.append(turn)
             if turn.mute:
                 cast.index, cast.style = before
+            elif number == 0 and count > 1 and rng.random() < 0.15:
+                turn = replace(turn, untold=True)
+            turns.append(turn)
         return ConversationScript(language.voice, references, tuple(turns))
 
     def _cast(self, language: English | German) -> tuple[_Cast, tuple[SegmentScript, ...]]:
@@ -147,11 +153,11 @@ class ScriptWriter:
     def _turn(self, cast: _Cast, language: English | German) -> TurnScript:
         rng = self.rng
         cast.tagged, cast.named = "", False
-        if cast.tokens and (rng.random() < 0.7 or cast.index == 0):
+        if cast.tokens and rng.random() < 0.7:
             self._change_speaker(cast, cast.pick(rng))
         if rng.random() < 0.4:
             self._change_style(cast)
-        segments = tuple(self._segment(part, cast) for part in self._segment_texts(language))
+        segments = tuple(self._next_segment(part, cast, i) for i, part in enumerate(self._segment_texts(language)))
         if rng.random() < 0.15:
             return self._barge_in(segments, cast)
         return TurnScript(segments, mute=len(segments) == 1 and rng.random() < 0.05)
@@ -184,11 +190,22 @@ class ScriptWriter:
             for i, part in enumerate(parts)
         ]
 
+    def _next_segment(self, text: str, cast: _Cast, number: int) -> SegmentScript:
+        """A segment of a turn; a change of speaker or style likes to open one, for the server cuts there."""
+        if number and cast.tokens and self.rng.random() < 0.3:
+            self._change_speaker(cast, cast.pick(self.rng))
+        if number and self.rng.random() < 0.15:
+            self._change_style(cast)
+        return self._segment(text, cast)
+
     def _segment(self, text: str, cast: _Cast) -> SegmentScript:
         """Lay tags and speaker changes into `text`; what is in force stands before it."""
         rng = self.rng
         lead = f"<|speaker:{cast.index}|>" if cast.named else ""
+        lead += " " if lead and not text.startswith(" ") and rng.random() < 0.4 else ""
         lead += cast.tagged + (" " if cast.tagged and not text.startswith(" ") and rng.random() < 0.6 else "")
+        if cast.tagged == NORMAL_TAG:
+            cast.tagged = ""  # what [normal] asks for is nothing that a later segment would have to be told again
         phrases: list[Phrase] = []
         for i, piece in enumerate(self._pieces(text)):
             pause_s = 0.0
@@ -215,7 +232,7 @@ class ScriptWriter:
         draw = rng.random()
         if cast.tokens and draw < 0.3:
             self._change_speaker(cast, cast.pick(rng))
-            return f" <|speaker:{cast.index}|>", 0.0
+            return f"{rng.choice((' ', ' ', ''))}<|speaker:{cast.index}|>{rng.choice(('', '', ' '))}", 0.0
         if draw < 0.6:
             self._change_style(cast)
             return f" {cast.tagged} ", 0.0
@@ -228,7 +245,9 @@ class ScriptWriter:
         return unknown_tag(self._english.vocabulary.flat(self.rng), self.rng)
 
     def _change_speaker(self, cast: _Cast, index: int) -> None:
-        cast.index, cast.named, cast.tagged, cast.style = index, True, "", Style.NORMAL
+        if index != cast.index:  # naming the one who speaks already changes nothing, the style neither
+            cast.index, cast.tagged, cast.style = index, "", Style.NORMAL
+        cast.named = True
 
     def _change_style(self, cast: _Cast) -> None:
         others: Sequence[Style] = [style for style in Style if style is not cast.style]

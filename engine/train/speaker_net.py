@@ -188,8 +188,9 @@ class _Trainer:
         named = self._crop(styled[rows], seconds)
         crops.append(named)
         mel, sounding = self.model.features(torch.cat(crops))
+        coloured = colour(mel, self.generator)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            vectors = self.model(colour(mel, self.generator), sounding)
+            vectors = self.model(coloured, sounding)
         told = self.model.builtin(vectors[-len(named) :])
         voices = vectors[: -len(named)].view(-1, _TAKES, EMBEDDING)
         per_speaker = self.eight.shape[1] * self.eight.shape[2]

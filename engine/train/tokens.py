@@ -57,11 +57,17 @@ class Writer:
         self._pieces.append(piece)
         self._targets.append(np.full(len(ids), NOTHING, np.int16))
 
-    def frames(self, codes: Array, *, ends: bool) -> None:
-        """Positions of frames. Each is predicted by the position before it; the last one predicts the end if `ends`."""
+    def frames(self, codes: Array, *, ends: bool, learned: bool = True) -> None:
+        """Positions of frames. Each is predicted by the position before it; the last one predicts the end if `ends`.
+
+        learned: False makes them context and nothing else.
+        """
         if not codes.shape[1]:
             return
         self._pieces.append(np.concatenate([codes[:1] + np.int16(SEMANTIC_BEGIN), codes]))
+        if not learned:
+            self._targets.append(np.full(codes.shape[1], NOTHING, np.int16))
+            return
         self._targets[-1][-1] = codes[0, 0]
         last = self._end_column if ends else NOTHING
         self._targets.append(np.append(codes[0, 1:], np.int16(last)))
@@ -91,7 +97,7 @@ def conversation_tokens(outline: dict[str, Any], clips: Sequence[Array], end_col
         codes, at = next(left), 0
         for segment in segments:
             writer.text(prompt_ids(segment["text"]))
-            writer.frames(codes[:, at : at + segment["frames"]], ends=segment["ended"])
+            writer.frames(codes[:, at : at + segment["frames"]], ends=segment["ended"], learned=segment["learned"])
             writer.close()
             at += segment["frames"]
     return writer.finish()

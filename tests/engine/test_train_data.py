@@ -109,7 +109,7 @@ def test_labels_say_which_sound_stands_in_the_middle_of_a_hop() -> None:
 
 
 def outline(frames: int, ended: bool) -> dict[str, list[object]]:
-    return {"references": [], "turns": [[{"text": "Hi.", "frames": frames, "ended": ended}]]}
+    return {"references": [], "turns": [[{"text": "Hi.", "frames": frames, "ended": ended, "learned": True}]]}
 
 
 def test_each_frame_is_predicted_by_the_position_before_it_and_the_end_by_the_last() -> None:
