@@ -48,6 +48,7 @@ CLOCK_READERS = (
     "engine/process.py",
     "engine/transfer.py",
     "engine/worker.py",
+    "engine/evaluate/__main__.py",
     "engine/train/",
     "realtime/cli.py",
     "realtime/live.py",
