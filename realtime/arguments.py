@@ -7,29 +7,31 @@ What the protocol, the settings or the engine define takes its default from ther
 from __future__ import annotations
 
 import argparse
-import re
 import textwrap
 from pathlib import Path
-from typing import Final, NoReturn, TypeAlias
+from typing import Final
 
-from engine.api import EngineLimits
-from protocol.config import Format, Latency, SamplingConfig
-from realtime.failure import MISUSED
-from realtime.settings import KEYS_VARIABLE, PREFIX, Settings
+from protocol.config import Latency
+from realtime.argument_groups import (
+    MODEL,
+    Commands,
+    Parser,
+    add_engine,
+    add_format,
+    add_hub,
+    add_limits,
+    add_model,
+    add_sampling,
+    add_server,
+    at_least_one,
+    rate,
+    seed,
+    setting,
+)
+from realtime.arguments_voices import VOICES_DIR, add_voices
+from realtime.settings import KEYS_VARIABLE, PREFIX
 
-DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 TEXT_RATE: Final = 200.0  # a hosted language model writes some 50 tokens of 4 characters a second
-DEFAULT_URL: Final = f"ws://{Settings.model_fields['host'].default}:{Settings.model_fields['port'].default}/v1/live"
-
-FORMATS: Final = {"pcm": Format.PCM_S16LE, "opus": Format.OPUS}
-MAX_BENCH_SEED: Final = 2**31 - 1  # each stream's own seed is derived from it and must be one of the protocol's
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISUSED, f"parley: {message} (see: {self.prog} --help)\n")
 
 
 def build_parser(version: str) -> Parser:
@@ -41,16 +43,12 @@ def build_parser(version: str) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"parley {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_serve, _add_say, _add_encode, _add_generate, _add_decode, _add_download, _add_bench):
+    for add in (_add_serve, _add_say, _add_encode, _add_generate, _add_decode, _add_download, _add_bench, add_voices):
         add(commands)
     return parser
 
 
-_Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
-_Group: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
-
-
-def _add_serve(commands: _Commands) -> None:
+def _add_serve(commands: Commands) -> None:
     serve = _command(
         commands,
         "serve",
@@ -62,11 +60,11 @@ def _add_serve(commands: _Commands) -> None:
         "(the last one is JSON); the options below have a variable each, too, such as PARLEY_PORT. "
         "HF_HOME and HF_TOKEN are huggingface_hub's.",
     )
-    serve.add_argument("model", nargs="?", metavar="MODEL", help=f"{_MODEL} (default: {_setting('model')})")
+    serve.add_argument("model", nargs="?", metavar="MODEL", help=f"{MODEL} (default: {setting('model')})")
     serve.add_argument(
-        "--host", help=f"address to listen on; any but this machine's own needs a key (default: {_setting('host')})"
+        "--host", help=f"address to listen on; any but this machine's own needs a key (default: {setting('host')})"
     )
-    serve.add_argument("--port", type=int, help=f"port to listen on; 0 takes a free one (default: {_setting('port')})")
+    serve.add_argument("--port", type=int, help=f"port to listen on; 0 takes a free one (default: {setting('port')})")
     serve.add_argument(
         "--key",
         action="append",
@@ -80,25 +78,23 @@ def _add_serve(commands: _Commands) -> None:
         metavar="ORIGIN",
         help="let pages of another origin connect; may be given several times",
     )
-    serve.add_argument(
-        "--voices-dir", type=Path, metavar="DIR", help="folder of voices (default: only the model's own)"
-    )
+    serve.add_argument("--voices-dir", type=Path, metavar="DIR", help=f"folder of voices (default: {VOICES_DIR})")
     serve.add_argument(
         "--max-sessions",
         type=int,
         metavar="N",
-        help=f"connections that are let in (default: {_setting('max_sessions')})",
+        help=f"connections that are let in (default: {setting('max_sessions')})",
     )
     serve.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
-        help=f"what is logged on stderr (default: {_setting('log_level')})",
+        help=f"what is logged on stderr (default: {setting('log_level')})",
     )
-    _add_engine(serve)
-    _add_hub(serve)
+    add_engine(serve)
+    add_hub(serve)
 
 
-def _add_say(commands: _Commands) -> None:
+def _add_say(commands: Commands) -> None:
     say = _command(
         commands,
         "say",
@@ -126,7 +122,7 @@ def _add_say(commands: _Commands) -> None:
         dest="play",
         help="do not; sound then comes as fast as it is made",
     )
-    _add_server(say)
+    add_server(say)
     say.add_argument("--voice", help="voice to speak with (default: the model's own)")
     say.add_argument(
         "--latency",
@@ -134,12 +130,12 @@ def _add_say(commands: _Commands) -> None:
         default=Latency.LOW.value,
         help="begin with a clause of two words, with five words, or with a sentence (default: %(default)s)",
     )
-    _add_format(say, "pcm")
-    _add_sampling(say, frames=False)
+    add_format(say, "pcm")
+    add_sampling(say, frames=False)
     say.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
-def _add_encode(commands: _Commands) -> None:
+def _add_encode(commands: Commands) -> None:
     encode = _command(
         commands,
         "encode",
@@ -149,10 +145,10 @@ def _add_encode(commands: _Commands) -> None:
     )
     encode.add_argument("recording", type=Path, metavar="RECORDING", help="sound file of at most ten minutes")
     encode.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="codes to write (.npy)")
-    _add_model(encode)
+    add_model(encode)
 
 
-def _add_generate(commands: _Commands) -> None:
+def _add_generate(commands: Commands) -> None:
     generate = _command(
         commands,
         "generate",
@@ -177,11 +173,11 @@ def _add_generate(commands: _Commands) -> None:
         metavar="FILE",
         help="codes of a recording; may be given several times",
     )
-    _add_sampling(generate, frames=True)
-    _add_model(generate)
+    add_sampling(generate, frames=True)
+    add_model(generate)
 
 
-def _add_decode(commands: _Commands) -> None:
+def _add_decode(commands: Commands) -> None:
     decode = _command(
         commands, "decode", "turn codes into sound", "Turn codes into a WAV file at the codec's own rate."
     )
@@ -189,10 +185,10 @@ def _add_decode(commands: _Commands) -> None:
         "codes", type=Path, metavar="CODES", help="integers [codebooks, frames] or [1, codebooks, frames] (.npy)"
     )
     decode.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="WAV file to write")
-    _add_model(decode)
+    add_model(decode)
 
 
-def _add_download(commands: _Commands) -> None:
+def _add_download(commands: Commands) -> None:
     download = _command(
         commands,
         "download",
@@ -201,10 +197,10 @@ def _add_download(commands: _Commands) -> None:
         "An interrupted download goes on where it stopped.",
     )
     download.add_argument("repo", metavar="REPO", help="repository, such as fishaudio/s2-pro")
-    _add_hub(download)
+    add_hub(download)
 
 
-def _add_bench(commands: _Commands) -> None:
+def _add_bench(commands: Commands) -> None:
     bench = _command(
         commands,
         "bench",
@@ -214,31 +210,31 @@ def _add_bench(commands: _Commands) -> None:
         BENCH_MEASURES,
     )
     bench.add_argument(
-        "--streams", type=_at_least_one, default=1, metavar="N", help="conversations at once (default: %(default)s)"
+        "--streams", type=at_least_one, default=1, metavar="N", help="conversations at once (default: %(default)s)"
     )
     bench.add_argument(
         "--turns",
-        type=_at_least_one,
+        type=at_least_one,
         default=5,
         metavar="M",
         help="measured turns of each; one more warms up (default: %(default)s)",
     )
     bench.add_argument(
         "--text-rate",
-        type=_rate,
+        type=rate,
         default=TEXT_RATE,
         metavar="CHARS",
         help="characters a second that each writer types, in deltas of some five; 0: each text at once (default: %(default)g)",
     )
     bench.add_argument(
         "--cancel-every",
-        type=_at_least_one,
+        type=at_least_one,
         metavar="K",
         help="interrupt every K-th measured turn while it speaks (default: none)",
     )
     bench.add_argument(
         "--pause",
-        type=_rate,
+        type=rate,
         default=0.5,
         metavar="S",
         help="mean silence between a conversation's turns, in seconds (default: %(default)g)",
@@ -249,16 +245,16 @@ def _add_bench(commands: _Commands) -> None:
         default=Latency.LOW.value,
         help="as in `say` (default: %(default)s)",
     )
-    _add_format(bench, "opus")
+    add_format(bench, "opus")
     bench.add_argument(
-        "--seed", type=_seed, default=0, help="of the texts, the pauses and the sampling (default: %(default)s)"
+        "--seed", type=seed, default=0, help="of the texts, the pauses and the sampling (default: %(default)s)"
     )
     running = bench.add_argument_group("a server that runs")
     running.add_argument("--url", help="measure this one, instead of starting one")
     running.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
     own = bench.add_argument_group("a server of its own")
-    _add_model(own)
-    _add_limits(own)
+    add_model(own)
+    add_limits(own)
     # What was not given is left to `parley serve`; and beside --url none of it may be given.
     bench.set_defaults(**dict.fromkeys(OWN_SERVER))
 
@@ -281,136 +277,10 @@ server share this machine's processors; `client late` says how late the client i
 
 
 def _command(
-    commands: _Commands, name: str, help_: str, description: str, epilog: str | None = None
+    commands: Commands, name: str, help_: str, description: str, epilog: str | None = None
 ) -> argparse.ArgumentParser:
     # The one epilog with lines of its own keeps them.
     raw = epilog is BENCH_MEASURES
     formatter = argparse.RawDescriptionHelpFormatter if raw else argparse.HelpFormatter
     description = textwrap.fill(description, 100) if raw else description
     return commands.add_parser(name, help=help_, description=description, epilog=epilog, formatter_class=formatter)
-
-
-_MODEL: Final = "`mini`, a folder, or a Hugging Face repository such as fishaudio/s2-pro"
-
-
-def _add_model(parser: _Group) -> None:
-    """Which model, and where it runs."""
-    parser.add_argument("--model", default=_setting("model"), help=f"{_MODEL} (default: {_setting('model')})")
-    _add_device(parser)
-    _add_hub(parser)
-
-
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    _add_device(parser)
-    _add_limits(parser)
-
-
-def _add_device(parser: _Group) -> None:
-    parser.add_argument(
-        "--device",
-        type=_device,
-        default="auto",
-        help="cpu, cuda or cuda:INDEX; auto is cuda where there is one (default: auto)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        help="of the language model; auto: float32 on cpu, bfloat16 on cuda (default: auto)",
-    )
-
-
-def _add_limits(parser: _Group) -> None:
-    limits = EngineLimits()
-    parser.add_argument(
-        "--max-streams",
-        type=_at_least_one,
-        default=limits.max_streams,
-        metavar="N",
-        help=f"turns that are generated at once (default: {limits.max_streams})",
-    )
-    parser.add_argument(
-        "--kv-positions",
-        type=_at_least_one,
-        default=limits.kv_positions,
-        metavar="N",
-        help=f"size of the cache over all conversations; a second of speech is some 22 positions (default: {limits.kv_positions})",
-    )
-    parser.add_argument(
-        "--threads",
-        type=_at_least_one,
-        default=limits.threads,
-        metavar="N",
-        help="CPU threads of the engine (default: half the machine, at most four)",
-    )
-
-
-def _add_hub(parser: _Group) -> None:
-    parser.add_argument("--revision", help="branch, tag or commit of a repository (default: main)")
-    parser.add_argument(
-        "--token", help="Hugging Face access token (default: HF_TOKEN, or the one that `hf auth login` stored)"
-    )
-
-
-def _add_server(parser: _Group) -> None:
-    parser.add_argument("--url", default=DEFAULT_URL, help="server to speak through (default: %(default)s)")
-    parser.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
-
-
-def _add_format(parser: _Group, default: str) -> None:
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default=default,
-        help="how the sound travels; opus needs libopus here, too (default: %(default)s)",
-    )
-
-
-def _add_sampling(parser: argparse.ArgumentParser, *, frames: bool) -> None:
-    """Options named like the protocol's; what was not given is the server's, or the session's, default."""
-    group = parser.add_argument_group("sampling")
-    for name, kind, text in (
-        ("temperature", float, "higher is livelier"),
-        ("top_p", float, "probability mass to draw from"),
-        ("top_k", int, "candidates to draw from; 1 always takes the likeliest"),
-        ("repetition_penalty", float, "against repeated sounds; 1 is none"),
-        ("seed", int, "the same seed gives the same speech"),
-        ("max_frames", int, "longest speech, in codec frames"),
-    ):
-        if name != "max_frames" or frames:
-            default = SamplingConfig.model_fields[name].default
-            group.add_argument(
-                f"--{name.replace('_', '-')}", type=kind, metavar="X", help=f"{text} (default: {default})"
-            )
-
-
-def _setting(name: str) -> str:
-    return str(Settings.model_fields[name].default)
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:INDEX")
-    return text
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > MAX_BENCH_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MAX_BENCH_SEED}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return value

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from engine.api import EngineLimits
-from realtime.arguments import FORMATS, OWN_SERVER, build_parser
+from realtime.argument_groups import FORMATS
+from realtime.arguments import OWN_SERVER, build_parser
 from realtime.failure import FAILED, INTERRUPTED, MISUSED, CommandFailed
 from realtime.settings import KEYS_VARIABLE, Settings, SettingsError, check_binding, read_settings
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from engine.hub import Progress, ResolvedModel
     from engine.process import EngineProcess
     from protocol.config import SamplingConfig
+    from realtime.voice_folder import VoiceFolder
 
 log = logging.getLogger("parley.cli")
 
@@ -225,6 +227,52 @@ def _serve_command(given: Mapping[str, object], streams: int) -> list[str]:
     return [*command, "--port", "0", "--log-level", "warning", *words]
 
 
+def _voices(args: argparse.Namespace) -> int:
+    from realtime import voices_tools
+
+    folder = voices_tools.open_folder(_voices_dir(args))
+    match args.voices_command:
+        case "add":
+            texts = [_unicode(text) for text in args.text]
+            voices_tools.add(folder, args.name, args.recordings, texts, args.append, sys.stdout, sys.stderr)
+        case "list":
+            voices_tools.show(folder, sys.stdout)
+        case "remove":
+            voices_tools.remove(folder, args.names, sys.stdout)
+        case "create":
+            return _create_voice(args, folder)
+    return 0
+
+
+def _create_voice(args: argparse.Namespace, folder: VoiceFolder) -> int:
+    from engine.api import SamplingParams
+    from realtime.voice_creation import TEXT, Creation, create
+
+    creation = Creation(
+        name=args.name,
+        style=_unicode(args.style),
+        text=_unicode(args.text) if args.text is not None else TEXT,
+        takes=args.takes,
+        keep=args.keep,
+        output=args.output,
+        play=args.play,
+        params=SamplingParams(**_sampling(args).model_dump()),
+    )
+
+    async def run(engine: EngineProcess) -> None:
+        await create(creation, engine, folder, sys.stdin if sys.stdin.isatty() else None, sys.stdout, sys.stderr)
+
+    return _with_engine(args, run)
+
+
+def _voices_dir(args: argparse.Namespace) -> Path | None:
+    try:
+        given = {"voices_dir": args.voices_dir} if args.voices_dir is not None else {}
+        return read_settings(os.environ, given).voices_dir
+    except SettingsError as error:
+        raise CommandFailed(error, MISUSED) from error
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     """What the operator set: on the command line, else in the environment, else nowhere."""
     given = {
@@ -375,6 +423,7 @@ _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "decode": _decode,
     "download": _download,
     "bench": _bench,
+    "voices": _voices,
 }
 
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from engine.api import EngineDied, EngineError
-from protocol.commands import Command, SessionUpdate
+from protocol.commands import Command, SessionUpdate, TurnStart
 from protocol.connection import Connection, encode_event
 from protocol.errors import CloseCode, ErrorCode, ProtocolError
 from protocol.events import ErrorEvent
@@ -31,6 +31,7 @@ from realtime.session import Session
 from realtime.speech import Speech
 from realtime.transport import EXTENSION, LiveSocket
 from realtime.turn import Turn
+from realtime.voices import VoiceNotFound, VoiceUnusable
 
 log = logging.getLogger("parley.live")
 
@@ -164,6 +165,7 @@ class LiveSession:
             async with self._tasks:
                 self._outbox.event(encode_event(session.created(round(time.time() * 1000))))
                 if first is not None:
+                    await self._voice_encoded(first)
                     session.handle(first, self._clock())
                 self._tasks.start_soon(self._write)
                 self._tasks.start_soon(self._keep_time)
@@ -191,9 +193,21 @@ class LiveSession:
             except ProtocolError as error:
                 self._session.refuse(error, now)
             else:
-                self._session.handle(command, now)
+                await self._voice_encoded(command)
+                self._session.handle(command, self._clock())
             self._changed()
             await checkpoint()  # a flood of small messages arrives in one piece and is handed out without a pause
+
+    async def _voice_encoded(self, command: Command) -> None:
+        """Whoever asks for a voice right after it was added waits for its codes, and so does what the same client sends next."""
+        if not isinstance(command, SessionUpdate | TurnStart) or not isinstance(command.voice, str):
+            return
+        try:
+            await self._service.encoder.ready(command.voice)
+        except (VoiceNotFound, VoiceUnusable):
+            return  # the session looks for itself and tells the client
+        except EngineError as error:
+            log.warning("voice %r cannot be encoded: %s", command.voice, error)
 
     def _check_token(self, command: Command) -> None:
         """A key that comes although it is not needed must be right all the same: a client that sent it relies on it."""

@@ -46,6 +46,7 @@ def create_app(settings: Settings, engine: Engine) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service.keep_warm)
+            tasks.start_soon(service.encoder.keep_up)
             yield
             tasks.cancel_scope.cancel()
 

@@ -16,6 +16,7 @@ from engine.api import Conversation, Engine, EngineError, Frame, SamplingParams,
 from protocol.errors import ErrorCode, ProtocolError
 from realtime.auth import Gate
 from realtime.settings import Settings
+from realtime.voice_encoding import VoiceEncoder
 from realtime.voices import DEFAULT, VoiceStore
 
 log = logging.getLogger("parley.server")
@@ -40,7 +41,8 @@ class Service:
         self.engine = engine
         self.clock = clock  # seconds, monotonic: the event loop's own, so that its timers and ours agree
         self.gate = Gate([key.get_secret_value() for key in settings.keys], settings.allowed_origins)
-        self.voices = VoiceStore(settings.voices_dir, engine.info.codebooks)
+        self.voices = VoiceStore(settings.voices_dir, engine.info.codebooks, engine.info.codec_id)
+        self.encoder = VoiceEncoder(self.voices, engine.encode)
         self.sessions: set[Drainable] = set()
         self.unauthenticated = 0  # sockets that have not shown a key yet
         self._warm = anyio.Event()

@@ -20,6 +20,7 @@ PREFIX: Final = "PARLEY_"
 KEYS_VARIABLE: Final = (
     "PARLEY_API_KEY"  # the name under which clients look for their key, so that one machine needs one variable
 )
+VOICES_FOLDER: Final = "~/.local/share/parley/voices"  # or below XDG_DATA_HOME
 MIN_KEY_CHARS: Final = 8  # a shorter key is guessed
 
 
@@ -82,6 +83,7 @@ def read_settings(environ: Mapping[str, str], given: Mapping[str, object]) -> Se
             values[name] = given[name]
         elif text := environ.get(_variable(name)):
             values[name] = _parsed(name, text)
+    values.setdefault("voices_dir", _voices_folder(environ))
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -104,6 +106,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _voices_folder(environ: Mapping[str, str]) -> Path | None:
+    """Where voices are kept if nobody says: the same place for the commands and the server of one person."""
+    data = environ.get("XDG_DATA_HOME", "")
+    if Path(data).is_absolute():  # the XDG Base Directory Specification: a relative path is to be ignored
+        return Path(data) / "parley" / "voices"
+    home = environ.get("HOME")
+    return Path(home) / VOICES_FOLDER.removeprefix("~/") if home else None
 
 
 def _variable(name: str) -> str:

@@ -1,51 +1,38 @@
-"""Voices that this server can speak with: a folder of recordings that were encoded once.
+"""Voices that this server can speak with: a folder of recordings, as the loaded model hears them.
 
-Knows names, files and what makes two voices the same. Does not know audio, models or who may use which voice. A voice is one file
-`<name>.npz` without pickled objects: for reference i, `codes_i` int16 [K, T] and `text_i`, its transcript; `digest`, the SHA-256 of the
-recordings it was made from. The voice `default` has no reference: it is the model's own.
+Knows which of a folder's codes are the loaded model's, and what makes two voices the same. Does not know audio or how codes are made
+(`realtime.voice_encoding`), nor who may use which voice. The voice `default` has no reference: it is the model's own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-import tempfile
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
-from engine.api import Reference, Voice
+from engine.api import Codes, Reference, Voice
+from realtime.voice_folder import (
+    DEFAULT,
+    MAX_REFERENCES,
+    NewSource,
+    Source,
+    Version,
+    VoiceFolder,
+    VoiceNotFound,
+    VoiceUnusable,
+)
 
-DEFAULT: Final = "default"
-MAX_REFERENCES: Final = 16
-# A name is part of a path and of URLs.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-@dataclass
-class VoiceNotFound(Exception):
-    """No voice of this name."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return f"there is no voice {self.name!r}"
+__all__ = ["DEFAULT", "MAX_REFERENCES", "VoiceNotEncoded", "VoiceNotFound", "VoiceStore", "VoiceUnusable"]
 
 
 @dataclass
-class VoiceUnusable(Exception):
-    """There is such a file, but it is not a voice for the loaded model."""
+class VoiceNotEncoded(VoiceUnusable):
+    """There are recordings of this voice, and no codes of them for the loaded model yet. The server makes them when it is idle."""
 
-    name: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"voice {self.name!r} cannot be used: {self.why}"
+    why: str = "its recordings are still being encoded for this model; try again in a few seconds"
 
 
 class VoiceStore:
@@ -54,85 +41,84 @@ class VoiceStore:
     Files are looked at when a voice is asked for, so that one added while the server runs is found, and kept while they do not change.
     """
 
-    def __init__(self, folder: Path | None, codebooks: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, codebooks: int, codec_id: str = "codec") -> None:
+        self.files = VoiceFolder(folder)
         self._codebooks = codebooks
-        self._kept: dict[str, tuple[tuple[int, int], Voice]] = {}  # name -> (mtime in ns, size), voice
+        self._codec_id = codec_id
+        self._kept: dict[str, tuple[Version, Voice]] = {}
 
     def names(self) -> list[str]:
         """Every voice, `default` first."""
-        files = sorted(self._folder.glob("*.npz")) if self._folder is not None and self._folder.is_dir() else []
-        return [DEFAULT, *(file.stem for file in files if file.stem != DEFAULT and _NAME.fullmatch(file.stem))]
+        return [DEFAULT, *self.files.names()]
 
     def get(self, name: str | None) -> Voice:
-        """The voice `name`; None is `default`. Raises VoiceNotFound, VoiceUnusable."""
+        """The voice `name`; None is `default`. Raises VoiceNotFound, VoiceUnusable.
+
+        A voice that was replaced stays what it was until its new recordings are encoded.
+        """
         if name is None or name == DEFAULT:
             return Voice(DEFAULT)
-        if self._folder is None or not _NAME.fullmatch(name):
-            raise VoiceNotFound(name)
-        path = self._folder / f"{name}.npz"
-        try:
-            stat = path.stat()
-        except OSError:
-            raise VoiceNotFound(name) from None
-        version = (stat.st_mtime_ns, stat.st_size)
         kept = self._kept.get(name)
-        if kept is None or kept[0] != version:
-            kept = (version, self._read(name, path))
-            self._kept[name] = kept
-        return kept[1]
+        try:
+            version = self.files.version(name)
+        except VoiceNotFound:
+            self._kept.pop(name, None)
+            raise
+        if kept is not None and kept[0] == version:
+            return kept[1]
+        try:
+            voice = self._read(name)
+        except VoiceNotEncoded:
+            if kept is None:
+                raise
+            return kept[1]
+        self._kept[name] = (version, voice)
+        return voice
 
     def add(self, name: str, references: Sequence[Reference], recordings: Sequence[bytes]) -> Voice:
-        """Write a voice, in place of one of the same name. `recordings`: the bytes of each reference's audio file.
+        """Write a voice whose codes are known, in place of one of the same name. `recordings`: the audio file of each reference, which
+        another model would encode.
 
         Raises VoiceUnusable for a name or codes that cannot be, OSError where the folder cannot be written.
         """
-        if self._folder is None:
-            raise VoiceUnusable(name, "this server has no folder of voices")
-        if name == DEFAULT or not _NAME.fullmatch(name):
-            raise VoiceUnusable(name, "a name is 1 to 64 letters, digits, - and _, and not `default`")
         assert len(references) == len(recordings), "one recording a reference"
-        self._check(name, references)
-        arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
-            "digest": np.array(hashlib.sha256(b"".join(recordings)).hexdigest())
-        }
+        if not references:
+            raise VoiceUnusable(name, f"0 references are not 1 to {MAX_REFERENCES}")
         for index, reference in enumerate(references):
-            arrays[f"codes_{index}"] = reference.codes.astype(np.int16)
-            arrays[f"text_{index}"] = np.array(reference.text)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # A reader sees the old file or the new one, never half of it.
-        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", suffix=".npz", delete=False) as file:
-            save: Callable[..., None] = np.savez_compressed  # its stub takes every keyword for allow_pickle
-            save(file, **arrays)
-        os.replace(file.name, self._folder / f"{name}.npz")
+            self._check(name, index, reference.codes)
+        new = [NewSource(audio, reference.text) for audio, reference in zip(recordings, references, strict=True)]
+        self.files.add(name, new, [reference.codes for reference in references], self._codec_id)
         return self.get(name)
 
-    def _read(self, name: str, path: Path) -> Voice:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                count = sum(key.startswith("codes_") for key in file.files)
-                references = tuple(
-                    Reference(str(file[f"text_{index}"]), file[f"codes_{index}"]) for index in range(count)
-                )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise VoiceUnusable(name, f"{type(error).__name__} while reading it") from error
-        self._check(name, references)
-        return Voice(f"{name}-{_digest(references)}", references)
+    def missing(self, name: str) -> tuple[Source, ...]:
+        """Those references of a voice that have no codes yet. Raises VoiceNotFound, VoiceUnusable."""
+        if name == DEFAULT:
+            return ()
+        sources = self.files.sources(name)
+        return tuple(source for source in sources if self.files.codes(source.recording, self._codec_id) is None)
 
-    def _check(self, name: str, references: Sequence[Reference]) -> None:
-        if not 1 <= len(references) <= MAX_REFERENCES:
-            raise VoiceUnusable(name, f"{len(references)} references are not 1 to {MAX_REFERENCES}")
-        for index, reference in enumerate(references):
-            codes = reference.codes
-            if codes.ndim != 2 or codes.shape[0] != self._codebooks or not codes.shape[1]:
-                raise VoiceUnusable(
-                    name, f"reference {index} has codes {list(codes.shape)}, not [{self._codebooks}, T]"
-                )
-            if codes.dtype.kind not in "iu" or codes.min() < 0:
-                raise VoiceUnusable(name, f"reference {index} has codes that are no indices")
+    def keep_codes(self, recording: str, codes: Codes) -> None:
+        """Remember what a recording became through the loaded model's codec. Raises OSError."""
+        self.files.keep_codes(recording, self._codec_id, codes)
+
+    def _read(self, name: str) -> Voice:
+        references = []
+        for index, source in enumerate(self.files.sources(name)):
+            codes = self.files.codes(source.recording, self._codec_id)
+            if codes is None:
+                raise VoiceNotEncoded(name)
+            self._check(name, index, codes)
+            references.append(Reference(source.text, codes))
+        return Voice(f"{name}-{digest_of(references)}", tuple(references))
+
+    def _check(self, name: str, index: int, codes: Codes) -> None:
+        if codes.ndim != 2 or codes.shape[0] != self._codebooks or not codes.shape[1]:
+            raise VoiceUnusable(name, f"reference {index} has codes {list(codes.shape)}, not [{self._codebooks}, T]")
+        if codes.dtype.kind not in "iu" or codes.min() < 0:
+            raise VoiceUnusable(name, f"reference {index} has codes that are no indices")
 
 
-def _digest(references: Sequence[Reference]) -> str:
+def digest_of(references: Sequence[Reference]) -> str:
     """What the engine's cache may go by: equal exactly when text and codes are."""
     digest = hashlib.sha256()
     for reference in references:

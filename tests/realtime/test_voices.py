@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.api import Reference
-from realtime.voices import VoiceNotFound, VoiceStore, VoiceUnusable
+from realtime.voice_folder import NewSource
+from realtime.voices import VoiceNotEncoded, VoiceNotFound, VoiceStore, VoiceUnusable
 
 
 def reference(text: str = "Hello.", value: int = 3, frames: int = 4) -> Reference:
@@ -88,27 +88,47 @@ def test_a_voice_needs_a_name_of_its_own(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_codes_that_cannot_be_a_voice_are_refused(tmp_path: Path, references: list[Reference]) -> None:
-    with pytest.raises(VoiceUnusable):
-        VoiceStore(tmp_path, 8).add("anna", references, [b"a"] * len(references))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_broken_file_is_unusable_and_runs_no_code(tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.mkdir, (str(tmp_path / "ran"),)
-
-    np.savez(tmp_path / "bomb.npz", codes_0=np.array([Bomb()], dtype=object), text_0=np.array("x"))
-    (tmp_path / "text.npz").write_text("not a zip")
-    np.savez(tmp_path / "partial.npz", codes_0=np.zeros((8, 2), np.int16))
     store = VoiceStore(tmp_path, 8)
-    for name in ("bomb", "text", "partial"):
-        with pytest.raises(VoiceUnusable, match=name):
-            store.get(name)
-    assert not (tmp_path / "ran").exists()
+    with pytest.raises(VoiceUnusable):
+        store.add("anna", references, [b"a"] * len(references))
+    assert store.names() == ["default"] and not list(tmp_path.glob("*/*"))
 
 
-def test_nothing_is_left_of_a_voice_that_could_not_be_written(tmp_path: Path) -> None:
+def test_codes_of_another_codec_are_never_taken_for_this_ones(tmp_path: Path) -> None:
+    VoiceStore(tmp_path, 8, "one").add("anna", [reference(value=3)], [b"a"])
+    other = VoiceStore(tmp_path, 8, "two")
+    with pytest.raises(VoiceNotEncoded, match="still being encoded"):
+        other.get("anna")
+    assert [source.text for source in other.missing("anna")] == ["Hello."]
+    other.keep_codes(other.missing("anna")[0].recording, reference(value=5).codes)
+    assert other.get("anna").references[0].codes[0, 0] == 5 and other.missing("anna") == ()
+    assert VoiceStore(tmp_path, 8, "one").get("anna").references[0].codes[0, 0] == 3
+
+
+def test_a_recording_that_two_voices_share_is_encoded_once(tmp_path: Path) -> None:
     store = VoiceStore(tmp_path, 8)
     store.add("anna", [reference()], [b"a"])
-    assert [file.name for file in tmp_path.iterdir()] == ["anna.npz"]
+    store.files.add("bert", [NewSource(b"a", "Hello, said otherwise.")])
+    assert store.missing("bert") == ()
+    assert (store.get("bert").references[0].codes == reference().codes).all()
+
+
+def test_a_voice_that_is_replaced_stays_what_it_was_until_it_is_encoded(tmp_path: Path) -> None:
+    store = VoiceStore(tmp_path, 8)
+    before = store.add("anna", [reference()], [b"a"])
+    VoiceStore(tmp_path, 8).files.add("anna", [NewSource(b"b", "Other.")])
+    assert store.get("anna") is before
+    store.keep_codes(store.missing("anna")[0].recording, reference(value=9).codes)
+    assert store.get("anna").references[0].text == "Other."
+
+
+def test_a_voice_that_was_removed_is_gone_for_a_server_that_runs(tmp_path: Path) -> None:
+    store = VoiceStore(tmp_path, 8)
+    store.add("anna", [reference()], [b"a"])
+    VoiceStore(tmp_path, 8).files.remove("anna")
+    with pytest.raises(VoiceNotFound):
+        store.get("anna")
+
+
+def test_the_default_voice_lacks_nothing(tmp_path: Path) -> None:
+    assert VoiceStore(tmp_path, 8).missing("default") == ()
