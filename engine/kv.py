@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention import grouped_attention
@@ -42,7 +41,7 @@ class PagePool:
         shape = (layers, pages, PAGE, kv_heads, head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        # Of each layer: keys and values by slot, [pages * PAGE, Hkv, hd]; views.
+        # Of each layer: keys and values by slot, [pages * PAGE, Hkv, hd]. Views, as it takes as long to make one as to write a row.
         self.slots = list(zip(self.keys.flatten(1, 2), self.values.flatten(1, 2), strict=True))
         self._references = [0] * pages
 
@@ -168,53 +167,6 @@ class CachedSequence:
         return twin
 
 
-class StepAttention:
-    """`attend` for rows whose last position is being computed, on a CPU: each row by itself, over views of its keys and values.
-
-    There a batch would first have to be made, by copying every row's pages to the length of the longest, which takes as long as
-    attending does. Valid for one forward pass.
-    """
-
-    def __init__(self, pool: PagePool, rows: Sequence[CachedSequence]) -> None:
-        """rows: sequences already extended by their new column."""
-        last = [row.length - 1 for row in rows]
-        self.positions = torch.tensor(last)[:, None]  # [B, 1]
-        self._slots = torch.tensor(
-            [row.pages[at // PAGE] * PAGE + at % PAGE for row, at in zip(rows, last, strict=True)]
-        )
-        self._pool = pool
-        self._seen = [self._read(pool, row) for row in rows]
-
-    @staticmethod
-    def _read(pool: PagePool, row: CachedSequence) -> list[tuple[Tensor, Tensor, bool]]:
-        """Of each layer: keys and values, [1, Hkv, length, hd], and whether they are copies, which the new position is missing from."""
-        pages = row.pages[: -(-row.length // PAGE)]
-        run = pages == list(range(pages[0], pages[0] + len(pages)))
-        table = None if run else torch.tensor(pages)
-        both = []
-        for cache in (pool.keys, pool.values):
-            own = cache[:, pages[0] : pages[0] + len(pages)] if table is None else cache.index_select(1, table)
-            both.append(own.flatten(1, 2)[:, None, : row.length].transpose(2, 3).unbind(0))
-        return [(keys, values, not run) for keys, values in zip(*both, strict=True)]
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q: [B, 1, H, hd]; k, v: [B, 1, Hkv, hd], roped. Returns [B, 1, H, hd]."""
-        keys, values = self._pool.slots[layer]
-        keys.index_copy_(0, self._slots, k[:, 0])
-        values.index_copy_(0, self._slots, v[:, 0])
-        # As in grouped_attention: the heads of a group are its queries.
-        grouped = q.view(q.shape[0], k.shape[2], -1, q.shape[3])  # [B, Hkv, H / Hkv, hd]
-        heard = [self._attend(layer, b, own, k, v) for b, own in enumerate(torch.split(grouped, 1))]
-        return (heard[0] if len(heard) == 1 else torch.cat(heard)).reshape(q.shape)
-
-    def _attend(self, layer: int, b: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values, copied = self._seen[b][layer]
-        if copied:
-            keys[0, :, -1] = k[b, 0]
-            values[0, :, -1] = v[b, 0]
-        return F.scaled_dot_product_attention(q, keys, values)
-
-
 class PagedAttention:
     """`attend` for rows whose last `new` positions are being computed: writes their keys and values, then attends over all before.
 
@@ -237,7 +189,13 @@ class PagedAttention:
         pages = -(-self._longest // PAGE)
         self._run = self._contiguous_run(rows, pages)
         self._table = None
-        if self._run is None:
+        self._seen: list[
+            tuple[Tensor, Tensor]
+        ] = []  # of each layer, [1, L, Hkv, hd]: views of a row whose pages lie in order
+        if self._run is not None:
+            run = slice(self._run * PAGE, self._run * PAGE + self._longest)
+            self._seen = [(keys[None, run], values[None, run]) for keys, values in pool.slots]
+        else:
             # A shorter row is filled up with a page of its own: what is read there is masked, but must be no neighbour's NaN.
             table = [row.pages[:pages] + row.pages[:1] * (pages - len(row.pages)) for row in rows]
             self._table = torch.tensor(table, device=device).flatten()  # [B * pages]
@@ -270,24 +228,22 @@ class PagedAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q: [B, T, H, hd]; k, v: [B, T, Hkv, hd], roped. Returns [B, T, H, hd]."""
-        self._write(self._pool.keys[layer], k)
-        self._write(self._pool.values[layer], v)
-        batch = q.shape[0]
-        keys, values = self._read(self._pool.keys[layer], batch), self._read(self._pool.values[layer], batch)
+        into_keys, into_values = self._pool.slots[layer]
+        into_keys.index_copy_(0, self._slots, self._new(k))
+        into_values.index_copy_(0, self._slots, self._new(v))
+        keys, values = self._seen[layer] if self._seen else self._gathered(layer, q.shape[0])
         return grouped_attention(q, keys, values, self._mask)
 
-    def _write(self, cache: Tensor, new: Tensor) -> None:
-        rows = new.reshape(-1, *new.shape[2:])  # [B * T, Hkv, hd]
-        if self._source is not None:
-            rows = rows[self._source]
-        cache.view(-1, *cache.shape[2:]).index_copy_(0, self._slots, rows)
+    def _new(self, rows: Tensor) -> Tensor:
+        """[B, T, Hkv, hd] -> those that are kept, [n, Hkv, hd]."""
+        flat = rows.flatten(0, 1)
+        return flat if self._source is None else flat[self._source]
 
-    def _read(self, cache: Tensor, batch: int) -> Tensor:
-        if self._run is not None:
-            pages = -(-self._longest // PAGE)
-            flat = cache[self._run : self._run + pages].view(1, -1, *cache.shape[2:])  # a view: nothing is copied
-        else:
-            assert self._table is not None
-            # index_select copies whole pages; indexing by a table moves them element by element, five times slower on a CPU.
-            flat = cache.index_select(0, self._table).view(batch, -1, *cache.shape[2:])
-        return flat[:, : self._longest]  # [B, L, Hkv, hd]
+    def _gathered(self, layer: int, batch: int) -> tuple[Tensor, Tensor]:
+        """Copies of every row's pages, [B, L, Hkv, hd] each."""
+        assert self._table is not None, "pages that are no run have a table"
+        pool = self._pool
+        # index_select copies whole pages; indexing by a table moves them element by element, five times slower on a CPU.
+        both = (cache[layer].index_select(0, self._table) for cache in (pool.keys, pool.values))
+        keys, values = (pages.view(batch, -1, *pages.shape[2:])[:, : self._longest] for pages in both)
+        return keys, values

@@ -213,7 +213,7 @@ class DualAR(nn.Module):
         self.norm = RMSNorm(slow.dim, slow.norm_eps)
         if not config.tie_word_embeddings:
             self.output = nn.Linear(slow.dim, config.vocab_size, bias=False)
-        self.fast_project_in = nn.Linear(slow.dim, fast.dim) if config.project_in else nn.Identity()
+        self.fast_project_in = Projection(slow.dim, fast.dim) if config.project_in else nn.Identity()
         self.fast_embeddings = nn.Embedding(config.codebook_size, fast.dim)
         self.fast_layers = nn.ModuleList(Block(fast, layer) for layer in range(fast.n_layer))
         self.fast_norm = RMSNorm(fast.dim, fast.norm_eps)
@@ -252,6 +252,8 @@ class DualAR(nn.Module):
             block.prepare_serving(packed)
         for norm in (self.norm, self.fast_norm):
             norm.prepare_serving()
+        if packed and isinstance(self.fast_project_in, Projection):
+            self.fast_project_in.packed = Packed(self.fast_project_in.weight)
         if packed:
             self.slow_steps, self.fast_steps = Steps(self.layers, self.rope), Steps(self.fast_layers, self.fast_rope)
         self.head_rows = Rows(self._allowed_rows(), packed)
@@ -332,7 +334,7 @@ class DualAR(nn.Module):
         rows = hidden.shape[0]
         head = self.residual_rows or self.fast_output
         # Hidden state and code 0 are both known, so positions 0 and 1 are one pass; the logits of position 0 are not used.
-        x = torch.stack((self.fast_project_in(hidden), self.fast_embeddings(code0)), 1)  # [B, 2, Df]
+        x = torch.cat((self.fast_project_in(hidden[:, None]), self.fast_embeddings(code0[:, None])), 1)  # [B, 2, Df]
         codes = [code0]
         for codebook in range(1, self.config.num_codebooks):
             start = 0 if codebook == 1 else codebook

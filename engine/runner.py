@@ -19,7 +19,7 @@ from engine.api import EngineLimits, SamplingParams
 from engine.attention import FrameKV
 from engine.codec import Codec
 from engine.decoding import FrameDecoder, InlineDecoder
-from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool, StepAttention
+from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool
 from engine.model import DualAR, Hidden
 from engine.sampling import Sampler
 from engine.streaming import StreamingCodec
@@ -90,14 +90,10 @@ class Runner:
     @torch.inference_mode()
     def decode(self, sequences: Sequence[CachedSequence]) -> Hidden:
         """Compute the last position of every sequence in one pass. Returns [B, D]."""
-        attend: PagedAttention | StepAttention
-        if self._model.device.type == "cpu":
-            attend = StepAttention(self.pool, sequences)
-        else:
-            attend = PagedAttention(self.pool, sequences, [1] * len(sequences))
+        attend = PagedAttention(self.pool, sequences, [1] * len(sequences))
         return self._slow(np.stack([sequence.columns[:, -1:] for sequence in sequences]), attend)
 
-    def _slow(self, matrix: npt.NDArray[np.int64], attend: PagedAttention | StepAttention) -> Hidden:
+    def _slow(self, matrix: npt.NDArray[np.int64], attend: PagedAttention) -> Hidden:
         x = self._model.embed(torch.from_numpy(matrix).to(self._model.device))
         return self._model.slow(x, attend.positions, attend).at(-1)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.attention import causal
 from engine.config import load_model_config
-from engine.kv import PAGE, CachedSequence, OutOfPages, PagedAttention, PagePool, StepAttention
+from engine.kv import PAGE, CachedSequence, OutOfPages, PagedAttention, PagePool
 from engine.model import DualAR
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "s2pro"
@@ -72,38 +72,6 @@ def test_rows_of_different_lengths_share_a_pass(model: DualAR) -> None:
     got = advance(model, pool, rows, [p[:, row.length :] for p, row in zip(prompts, rows, strict=True)])
     for prompt, h in zip(prompts, got, strict=True):
         assert (h - hidden_plain(model, prompt)[-h.shape[0] :]).abs().max() < TOLERANCE
-
-
-def step(model: DualAR, pool: PagePool, rows: list[CachedSequence], columns: list[np.ndarray]) -> torch.Tensor:
-    """Extend each row by one column as a CPU does; returns the new hidden states, [B, D]."""
-    for row, column in zip(rows, columns, strict=True):
-        row.extend(column)
-    attend = StepAttention(pool, rows)
-    return model.slow(model.embed(torch.from_numpy(np.stack(columns))), attend.positions, attend).head[:, 0]
-
-
-@pytest.mark.parametrize("start", [3, PAGE - 1, PAGE, 2 * PAGE + 5])
-def test_rows_that_step_by_themselves_equal_one_full_pass(model: DualAR, start: int) -> None:
-    pool = pool_for(model)
-    prompts = [random_columns(model, n, seed) for seed, n in enumerate((start + 3, 3 * PAGE - 2, 4))]
-    rows = [CachedSequence(pool, model.config.num_codebooks) for _ in prompts]
-    for row, prompt in zip(rows, prompts, strict=True):
-        advance(model, pool, [row], [prompt[:, :-3]])
-    rows[1] = rows[1].fork(rows[1].length)  # its first write copies the shared last page to somewhere else
-    for _ in range(3):
-        got = step(model, pool, rows, [p[:, r.length : r.length + 1] for p, r in zip(prompts, rows, strict=True)])
-    assert rows[1].pages != list(range(rows[1].pages[0], rows[1].pages[0] + 3)), "no run of pages"
-    for prompt, h in zip(prompts, got, strict=True):
-        assert (h - hidden_plain(model, prompt)[-1]).abs().max() < TOLERANCE
-
-
-def test_a_step_leaves_keys_that_a_prefill_goes_on_from(model: DualAR) -> None:
-    pool, columns = pool_for(model), random_columns(model, 12, 3)
-    row = CachedSequence(pool, model.config.num_codebooks)
-    advance(model, pool, [row], [columns[:, :6]])
-    step(model, pool, [row], [columns[:, 6:7]])
-    (got,) = advance(model, pool, [row], [columns[:, 7:]])
-    assert (got - hidden_plain(model, columns)[7:]).abs().max() < TOLERANCE
 
 
 def test_a_truncated_sequence_forgets_what_came_after(model: DualAR) -> None:
