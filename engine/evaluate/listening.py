@@ -20,7 +20,7 @@ from engine.train.recognizer import Recognizer, collapse, load_recognizer
 
 Samples = npt.NDArray[np.float32]
 STEP_S = 512 / 22050  # seconds an output of the recogniser
-_BATCH = 16
+_SHORTEST = 2048  # samples; fewer do not fill a window
 _RMS = 0.05  # of full scale while speaking, as the renderer has it
 
 
@@ -42,21 +42,14 @@ class Ear:
     @torch.inference_mode()
     def hear(self, clips: Sequence[Samples]) -> list[Heard]:
         """clips: [n] at 22,050 Hz each; nothing is heard in an empty one."""
-        heard: dict[int, Heard] = {}
-        order = sorted(range(len(clips)), key=lambda i: len(clips[i]))  # like lengths together: less padding
-        for at in range(0, len(order), _BATCH):
-            batch = order[at : at + _BATCH]
-            longest = max(2048, max(len(clips[i]) for i in batch))
-            samples = torch.zeros(len(batch), longest)
-            for row, i in enumerate(batch):
-                samples[row, : len(clips[i])] = torch.from_numpy(_levelled(clips[i]))
-            frames = torch.tensor([len(clips[i]) // 512 + 1 for i in batch])
-            logits = self._model(samples.to(self._device), frames.to(self._device))
-            scores = F.log_softmax(logits.float(), -1).cpu().numpy()
-            for row, i in enumerate(batch):
-                own = scores[row, : int(frames[row])]
-                heard[i] = Heard(own, tuple(collapse(own.argmax(-1).tolist())))
-        return [heard[i] for i in range(len(clips))]
+        return [self._hear(clip) for clip in clips]
+
+    def _hear(self, clip: Samples) -> Heard:
+        # One by one: the recogniser's convolutions would hear what a batch pads with, and figures would depend on neighbours.
+        padded = np.pad(_levelled(clip), (0, max(0, _SHORTEST - len(clip))))
+        logits = self._model(torch.from_numpy(padded)[None].to(self._device))[0, : len(clip) // 512 + 1]
+        scores = F.log_softmax(logits.float(), -1).cpu().numpy()
+        return Heard(scores, tuple(collapse(scores.argmax(-1).tolist())))
 
 
 def _levelled(clip: Samples) -> Samples:

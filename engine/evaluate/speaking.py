@@ -157,6 +157,7 @@ class Mouth:
         self._setting, self._keep = setting, keep
         self._show = show or (lambda line: None)
         self._made: dict[str, Spoken] = {}
+        self._encoded: dict[tuple[int, bytes], Codes] = {}
         self._print = _fingerprint(setting.folder)
         loaded = load_model(setting.folder, setting.name, setting.device, "auto", None)
         self.info = loaded.info
@@ -185,11 +186,14 @@ class Mouth:
 
     @torch.inference_mode()
     def encode(self, samples: Samples, sample_rate: int) -> Codes:
-        """Codes [K, T] of a recording at any rate."""
+        """Codes [K, T] of a recording at any rate, computed once."""
+        key = sample_rate, hashlib.sha256(samples.tobytes()).digest()
+        if key in self._encoded:
+            return self._encoded[key]
         wide = torch.from_numpy(resample(samples, sample_rate, self.sample_rate))[None]
         device = next(self._codec.parameters()).device
-        codes: Codes = self._codec.encode(wide.to(device))[0].cpu().numpy().astype(np.int16)
-        return codes
+        self._encoded[key] = self._codec.encode(wide.to(device))[0].cpu().numpy().astype(np.int16)
+        return self._encoded[key]
 
     def speak(self, requests: Sequence[Request], what: str = "turns") -> list[Spoken]:
         """All requests, in order. Raises RuntimeError when a worker process is lost."""

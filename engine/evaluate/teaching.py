@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.train.phones import SILENCE, phone_track
+from engine.train.phones import SILENCE, phone_class
 from engine.train.render import Renderer
 from engine.train.script import Phrase, SegmentScript, TurnScript
 from engine.train.styles import SPEAKERS, Speaker, Style
-from engine.train.teacher import Teacher, Tone
+from engine.train.teacher import Teacher, Tone, Utterance
 
 Samples = npt.NDArray[np.float32]
 
@@ -79,20 +79,26 @@ class Yardstick:
 
     def _read(self, text: str, language: str) -> Reading:
         spoken = self._teacher.speak(text.strip(), language, Tone(SPEAKERS[0].tone.variant, 165, 50, 50, 100))
-        track = phone_track(spoken.phones, len(spoken.samples), _HOP)
         shift = len(text) - len(text.lstrip())
         starts = [sample for _, sample in spoken.words]
-        phones, places, begins = [], [], []
-        for hop, value in enumerate(track.tolist()):
-            if value == SILENCE or (hop and track[hop - 1] == value):
-                continue
-            word = int(np.searchsorted(starts, hop * _HOP + _HOP // 2, side="right")) - 1
-            phones.append(value)
-            places.append(spoken.words[max(0, word)][0] + shift if spoken.words else 0)
-            begins.append(hop)
-        # "that tea" has one long t: nothing begins where its second word does.
-        own = {at + shift for at, sample in spoken.words if any(abs(hop - sample / _HOP) <= 1.5 for hop in begins)}
-        return Reading(text, tuple(phones), tuple(places), frozenset(own & set(places)))
+        phones, places, own, before, begun = list[int](), list[int](), set[int](), SILENCE, -1
+        for value, sample in _lasting(spoken):
+            word = int(np.searchsorted(starts, sample, side="right")) - 1
+            at = spoken.words[max(0, word)][0] + shift if spoken.words else 0
+            if value not in (SILENCE, before):
+                if at != begun:  # "that tea" has one long t, so nothing begins where its second word does
+                    own.add(at)
+                phones.append(value)
+                places.append(at)
+            begun, before = at, value
+        return Reading(text, tuple(phones), tuple(places), frozenset(own))
+
+
+def _lasting(spoken: Utterance) -> Iterator[tuple[int, int]]:
+    """(class, first sample) of the sounds and silences that are long enough to be labelled in training."""
+    known = [(value, at) for name, at in spoken.phones if (value := phone_class(name)) is not None]
+    hops = [(at + _HOP // 2) // _HOP for _, at in known] + [-(-len(spoken.samples) // _HOP)]
+    return (sound for i, sound in enumerate(known) if hops[i] < hops[i + 1])
 
 
 def plain(text: str) -> str:

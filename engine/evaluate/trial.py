@@ -86,6 +86,7 @@ class Trial:
     _planned: list[Request] | None = None  # while figures are rehearsed
     _sounds: dict[int, tuple[Samples, Sound]] = field(default_factory=dict)
     _heard: dict[int, tuple[Samples, Heard]] = field(default_factory=dict)
+    _voiced: dict[int, tuple[Samples, Samples]] = field(default_factory=dict)
 
     def some(self, count: int, offset: int = 0) -> list[str]:
         """English texts, spread over all there are; another offset gives others while there are enough."""
@@ -145,6 +146,12 @@ class Trial:
                 measure.sound(samples),
             )  # keeps the samples, so that the id stays theirs
         return self._sounds[id(samples)][1]
+
+    def voice(self, samples: Samples) -> Samples:
+        """The vector of the voice in a clip, computed once."""
+        if id(samples) not in self._voiced:
+            self._voiced[id(samples)] = samples, self.voices.voices([samples])[0]
+        return self._voiced[id(samples)][1]
 
     def hear(self, clips: Sequence[Samples]) -> list[Heard]:
         """What the recogniser makes of clips, once for each."""
