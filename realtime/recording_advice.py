@@ -30,9 +30,9 @@ FLATNESS_OF_ROOMS: Final = 0.53
 DECAY_S: Final = 0.3  # dry speech had 0.07 at most, a room of 0.4 s 0.32 at least
 ENOUGH_S: Final = 6.0  # of dry speech, to have shown two words that ended
 SILENCE_S: Final = 1.0
-# Time that the text takes with espeak-ng's normal speed, over the time in which something is said. Its own speech at 140 to 190 words a
-# minute has 0.7 to 1.2; a quick or slow person may be half as far again.
-PACE: Final = (0.45, 1.9)
+# Time that the text takes with espeak-ng's normal speed, over the time in which something is said. Its own speech at 140 to 180 words a
+# minute had 0.62 to 0.90, with half of the words missing 0.45 at most; somebody in a hurry says a third more than it does.
+PACE: Final = (0.45, 1.5)
 
 
 class Problem(Enum):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -196,3 +198,11 @@ def test_a_voice_added_beside_a_running_server_is_spoken_with_at_once(
         assert voices(capsys, "remove", "anna")[0] == 0
         assert main(say) == 1
     assert stored(store) == []
+
+
+def test_the_commands_of_the_guide_are_commands() -> None:
+    guide = (ROOT / "realtime" / "VOICES.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^parley (voices .*?)(?:  +#.*)?$", guide, re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        assert build_parser("0").parse_args(shlex.split(command)).command == "voices"
