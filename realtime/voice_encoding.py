@@ -84,7 +84,7 @@ class VoiceEncoder:
         except SynthesisFailed as error:
             log.warning("voice %r cannot be encoded: %s", name, error)
         except EngineError as error:
-            log.info("voice %r is encoded later: %s", name, error)
+            log.debug("voice %r is encoded later: %s", name, error)
             return
         self._seen[name] = version
 
