@@ -33,11 +33,11 @@ _MASK = 0xFFFFFFFF
 _STRIDE = 0x1E3779B1  # odd and far from round numbers: neighbouring entries start far apart
 _MIN_TEMPERATURE = 1e-5
 
-# Numbers as tensors, for any device: a number of Python's is made one in every operation, for as long as the operation itself takes.
+# Numbers as tensors: arithmetic makes one of every number of Python's, which takes as long as the operation itself. Without dimensions,
+# so a GPU's operation takes them as they are.
 _NINE, _FIFTEEN, _SIXTEEN = torch.tensor(9), torch.tensor(15), torch.tensor(16)
 _FACTOR_1, _FACTOR_2, _WORD = torch.tensor(0x7FEB352D), torch.tensor(0x2C1B3C6D), torch.tensor(_MASK)
 _HALF_STEP = torch.tensor(2.0**-24)
-_NEVER = torch.tensor(-math.inf)
 
 # (draw, entries int64 [S, B, W]) -> float32 of that shape in (0, 1): the noise of S consecutive draws from `draw` on.
 Noise = Callable[[int, Tensor], Tensor]
@@ -110,8 +110,8 @@ def probabilities(found: Candidates, rule: Policy, entries: int) -> Tensor:
 
 
 def _kept(found: Candidates, rule: Policy, score: Tensor) -> Tensor:
-    """`score` where the rule keeps the candidate, else -inf."""
-    return torch.where(found.mass <= rule.limit[..., : score.shape[-1]], score, _NEVER)
+    """`score` where the rule keeps the candidate, else -inf (the logarithm of False; `where` would copy a -inf to a GPU each time)."""
+    return score + (found.mass <= rule.limit[..., : score.shape[-1]]).log()
 
 
 def penalised(logits: Tensor, history: Tensor, penalty: Tensor) -> Tensor:
