@@ -111,7 +111,7 @@ def train_speaker_net(plan: SpeakerPlan, device: torch.device) -> Path:
     """Synthesize, train and write speaker.pt (float16). Returns its path."""
     torch.manual_seed(0)
     strangers, eight = _synthesized(plan)
-    trainer = _Trainer(plan, torch.from_numpy(strangers).to(device), torch.from_numpy(eight).to(device))
+    trainer = Trainer(plan, torch.from_numpy(strangers).to(device), torch.from_numpy(eight).to(device))
     model = trainer.train(Progress(plan.out / "speaker.jsonl"))
     path = plan.out / "speaker.pt"
     torch.save({name: value.half() for name, value in model.state_dict().items()}, path)
@@ -146,7 +146,7 @@ def colour(mel: Tensor, generator: torch.Generator) -> Tensor:
     return coloured.clamp(min=_FLOOR)
 
 
-class _Trainer:
+class Trainer:
     """Two tasks: crops of one voice lie together, and the eight are named whatever their style."""
 
     def __init__(self, plan: SpeakerPlan, strangers: Tensor, eight: Tensor) -> None:
@@ -160,13 +160,14 @@ class _Trainer:
         self.lengths = random.Random(2)
 
     def train(self, progress: Progress) -> SpeakerNet:
+        """Until the plan's seconds are over."""
         plan, step = self.plan, 0
         parameters = [*self.model.parameters(), self.scale]
         optimizer = torch.optim.AdamW(parameters, plan.rate, betas=(0.9, 0.98), weight_decay=0.02)
         while (share := progress.seconds / plan.seconds) < 1:
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate * min(1.0, (step + 1) / 200) * min(1.0, 0.01 + 1.5 * (1 - share))
-            together, named = self._losses()
+            together, named = self.losses()
             optimizer.zero_grad(set_to_none=True)
             (together + named).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -177,7 +178,8 @@ class _Trainer:
         progress.note(step, self._figures())
         return self.model.eval()
 
-    def _losses(self) -> tuple[Tensor, Tensor]:
+    def losses(self) -> tuple[Tensor, Tensor]:
+        """(of keeping voices together, of naming the eight) for one batch."""
         seconds = self.lengths.uniform(*_CROP_S)
         draw = self._draw
         own = self.eight[:, 0].flatten(1)  # the plain parts behind each other
@@ -194,9 +196,9 @@ class _Trainer:
         told = self.model.builtin(vectors[-len(named) :])
         voices = vectors[: -len(named)].view(-1, _TAKES, EMBEDDING)
         per_speaker = self.eight.shape[1] * self.eight.shape[2]
-        return self._together(voices), F.cross_entropy(told * 4, rows // per_speaker)
+        return self.together(voices), F.cross_entropy(told * 4, rows // per_speaker)
 
-    def _together(self, voices: Tensor) -> Tensor:
+    def together(self, voices: Tensor) -> Tensor:
         """voices [V, takes, E]: each take is nearer to the mean of its voice's other takes than to any other voice's mean."""
         count, takes, _ = voices.shape
         means = F.normalize(voices.mean(1), dim=-1)
