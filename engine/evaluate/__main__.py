@@ -73,6 +73,9 @@ def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | flo
     )  # its mistakes are known before anything is loaded
     english = _sentences(options.sentences or _HERE / "sentences_en.txt")
     teacher = Yardstick(options.espeak_data)
+    for weights in (options.recognizer_weights, options.speaker_weights):
+        if not weights.is_file():
+            raise UsageError(f"{weights} is missing; stages `recognizer` and `speaker` of engine.train make such files")
     folder = resolve(options.checkpoint).folder
     setting = _setting(options, folder)
     device = torch.device("cuda" if setting.device.startswith("cuda") else "cpu")

@@ -58,6 +58,6 @@ def move(
 
 def moved(style: Style, styled: Sound, plain: Sound, whole: float) -> float:
     """The same where the teacher's own move is known: `whole`."""
-    if not styled.speech.any() or not plain.speech.any():
-        return 0.0  # nothing was said, so nothing acted
+    if not styled.speech.any() or not plain.speech.any() or whole <= 0:
+        return 0.0  # nothing was said, or the place was not found in the teacher's own speech: nothing has been shown to act
     return (quantity(style, styled) - quantity(style, plain)) / whole
