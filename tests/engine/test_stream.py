@@ -10,7 +10,7 @@ from engine.kv import CachedSequence, PagePool
 from engine.stream import OpenStream, Segment
 
 FRAME_S = 0.05
-CODES, COLUMN = np.zeros(2, np.int16), np.zeros((3, 1), np.int64)
+CODES, COLUMN = np.zeros(2, np.int16), np.zeros((3, 1), np.int64)  # of a frame
 
 
 def stream(frames: int = 0, credit: int = 100, text: bool = True, now: float = 0.0) -> OpenStream:
@@ -26,7 +26,7 @@ def stream(frames: int = 0, credit: int = 100, text: bool = True, now: float = 0
 
 def deliver(to: OpenStream, frames: int, now: float) -> None:
     for _ in range(frames):
-        to.deliver(CODES, COLUMN, now, FRAME_S)
+        to.deliver(CODES, now, FRAME_S)
 
 
 def lead(of: OpenStream, now: float) -> float:
@@ -85,3 +85,12 @@ def test_a_stream_can_go_on_with_text_and_credit_or_with_history_to_prefill(
     assert (view is not None) is can
     if view is not None:
         assert view.missing == missing
+
+
+@pytest.mark.parametrize(("credit", "most"), [(4, 100), (100, 4)])
+def test_a_frame_that_is_being_decoded_counts_against_credit_but_not_as_lead(credit: int, most: int) -> None:
+    speaking = stream(frames=3, credit=credit, now=0.0)
+    speaking.params = SamplingParams(max_frames=most)
+    assert speaking.has_credit
+    speaking.draw(COLUMN)
+    assert not speaking.has_credit and lead(speaking, 0.0) == pytest.approx(3 * FRAME_S)
