@@ -32,6 +32,8 @@ _CASTS = (
     (Style.SOFT, Style.LOUD),
 )
 
+_LINES = 3  # of a dialogue
+
 Vectors = npt.NDArray[np.float32]
 
 
@@ -93,9 +95,12 @@ def _dialogues(trial: Trial) -> list[Row]:
         _keeps(trial, line, samples, trial.teacher.say(line.text, SPEAKERS[line.speaker]))
         for (line, _), samples in zip(parts, taught, strict=True)
     ]
+    joined = [i for i in range(len(parts)) if i // _LINES % 2]  # of the dialogues that are one segment
     return [
         share("dialogue_speaker", "two in one turn: right speaker, by line", named, SPEAKER_TARGET, named_taught),
+        share("dialogue_speaker_joined", "  where all lines are one segment", [named[i] for i in joined], None),
         share("dialogue_tags", "two in one turn: each its own tag, by line", kept, TAG_TARGET, kept_taught),
+        share("dialogue_tags_joined", "  where all lines are one segment", [kept[i] for i in joined], None),
     ]
 
 
@@ -105,6 +110,7 @@ def _dialogue(trial: Trial, number: int) -> list[_Line]:
     one, other = rng.sample(range(len(SPEAKERS)), 2)
     styles = _CASTS[number % len(_CASTS)]
     cast = [(one, styles[0]), (other, styles[1]), (one, styles[0])]
+    assert len(cast) == _LINES
     return [_Line(who, style, rng.choice(texts)) for who, style in cast]
 
 
