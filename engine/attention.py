@@ -102,7 +102,7 @@ class FrameKV:
                 into_v.copy_(v)
                 # As in grouped_attention: the heads of a group are its queries.
                 grouped = q.view(rows, keys.shape[1], -1, q.shape[3])  # [B, Hkv, H / Hkv, hd]
-                return F.scaled_dot_product_attention(grouped, keys, values).view(q.shape)
+                return F.scaled_dot_product_attention(grouped, keys, values).reshape(q.shape)
 
         return attend
 

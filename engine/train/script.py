@@ -103,7 +103,7 @@ class ScriptWriter:
     def conversation(self) -> ConversationScript:
         """The next one."""
         rng = self.rng
-        language: English | German = self._german if rng.random() < 0.15 else self._english
+        language: English | German = self._german if rng.random() < 0.18 else self._english
         cast, references = self._cast(language)
         turns = []
         count = rng.choices((1, 2, 3, 4), (0.38, 0.32, 0.2, 0.1))[0]
@@ -121,9 +121,9 @@ class ScriptWriter:
         rng = self.rng
         builtin = dict(enumerate(SPEAKERS))
         draw = rng.random()
-        if draw < 0.36:
+        if draw < 0.28:
             return _Cast(builtin, range(8), tokens=False), ()
-        if draw < 0.62:
+        if draw < 0.52:
             return _Cast(builtin, range(8), tokens=True), ()
         count = rng.choices((1, 2, 3), (0.8, 0.16, 0.04))[0]
         known = {i: random_speaker(rng, held_out=self.held_out_voices) for i in range(count)}
@@ -220,9 +220,9 @@ class ScriptWriter:
         return SegmentScript(tuple(phrases))
 
     def _pieces(self, text: str) -> list[str]:
-        """Cut `text` at zero to two word starts; every piece but the first begins with a space."""
+        """Cut `text` at zero to four word starts; every piece but the first begins with a space."""
         starts = [i for i, char in enumerate(text) if char == " " and 0 < i < len(text) - 1]
-        count = min(len(starts), self.rng.choices((0, 1, 2), (0.72, 0.22, 0.06))[0])
+        count = min(len(starts), self.rng.choices((0, 1, 2, 3, 4), (0.66, 0.22, 0.08, 0.03, 0.01))[0])
         at = sorted(self.rng.sample(starts, count))
         return [text[i:j] for i, j in zip([0, *at], [*at, len(text)], strict=True)]
 
