@@ -38,7 +38,9 @@ class OutsideModelError(Exception):
 class Hears(Protocol):
     """What transcribes."""
 
-    name: str  # as asked for
+    @property
+    def name(self) -> str:
+        """As asked for."""
 
     def transcribe(self, clips: Sequence[Samples], sample_rate: int, languages: Sequence[str]) -> list[str]:
         """What is said in each clip. languages: two-letter codes, one a clip; a model of one language ignores them."""
@@ -47,7 +49,9 @@ class Hears(Protocol):
 class Embeds(Protocol):
     """What makes vectors of voices."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As asked for."""
 
     def embed(self, clips: Sequence[Samples], sample_rate: int) -> npt.NDArray[np.float32]:
         """Unit vectors [len(clips), D]: the product of two is the likeness of their voices, -1 to 1."""
