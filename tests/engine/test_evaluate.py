@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from engine.api import SamplingParams
@@ -188,3 +189,20 @@ def test_a_tag_that_the_teacher_reads_out_is_noticed(aloud: bool) -> None:
 
 def test_the_full_sizes_are_at_least_the_quick_ones() -> None:
     assert all(getattr(trial.FULL, name) > getattr(trial.QUICK, name) for name in Sizes.__slots__)
+
+
+def test_recognisers_from_outside_add_their_rows_to_the_same_table(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="needs the optional extra `evaluate`")
+    from tests.engine.outside_models import save_ctc
+
+    listen = save_ctc(tmp_path / "ctc", 1)
+    soundfile.write(tmp_path / "a.wav", teacher().say(TEXTS[2]), 22050)
+    (tmp_path / "meta.lst").write_text(f"a|{TEXTS[2]}|a.wav|{TEXTS[0]}\n")
+    outside = ["--recognizer", str(listen), "--seed-tts", str(tmp_path / "meta.lst")]
+    assert run("--only", "clarity", *outside) == 0
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out.splitlines()[-1])
+    assert {"phoneme_error_rate", "word_error_rate", "seed_tts_word_error_rate"} <= figures.keys()
+    assert "speaker similarity is left out" in printed.err
