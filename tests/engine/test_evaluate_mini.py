@@ -1,0 +1,133 @@
+"""The shipped mini, pinned: a fast subset of `python -m engine.evaluate mini`, so that no later change loses what it can do unnoticed.
+
+Some forty turns with one seed, through the engine that serves and the shipped recognisers. The bounds are those of the full
+evaluation, loosened by what so few sentences may miss by chance. If one fails, run the full evaluation before touching a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from engine.api import Reference, SamplingParams, SpokenSegment, Voice
+from engine.evaluate import measure
+from engine.evaluate.listening import Ear, has_last_word
+from engine.evaluate.speaking import Mouth, Request, Setting
+from engine.evaluate.styles import ACTS, HOLDS, move
+from engine.evaluate.trial import QUICK, Take, Trial
+from engine.train.recognizer import error_rate
+from engine.train.speaker_net import load_speaker_net
+from engine.train.styles import SPEAKERS, Speaker, Style
+from engine.train.teacher import Tone
+from tests.engine.evaluating import MINI, ROOT, teacher
+
+EVALUATE = ROOT / "engine" / "evaluate"
+TAGGED = 2  # sentences of each tag
+STRANGERS = (
+    Speaker(Tone("Annie", 150, 68, 45, 100)),
+    Speaker(Tone("robosoft4", 185, 30, 55, 100)),
+    Speaker(Tone("quincy", 160, 60, 50, 100)),
+)
+
+
+@pytest.fixture(scope="module")
+def trial() -> Iterator[Trial]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    english = (EVALUATE / "sentences_en.txt").read_text(encoding="utf-8").splitlines()
+    ear, net = Ear(EVALUATE / "recognizer.pt", cpu), load_speaker_net(EVALUATE / "speaker.pt", cpu)
+    with Mouth(Setting(MINI, "mini", "cpu", SamplingParams(), 0, 16)) as mouth:
+        yield Trial(mouth, ear, net, teacher(), english, [], QUICK)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def texts(trial: Trial) -> list[str]:
+    return [text for text in trial.some(40) if 35 <= len(text) <= 60][:8]
+
+
+@pytest.fixture(scope="module")
+def plain(trial: Trial, texts: list[str]) -> list[Take]:
+    return trial.say(texts, "plain")
+
+
+def test_it_is_understood(trial: Trial, texts: list[str], plain: list[Take]) -> None:
+    heard = trial.hear([take.samples for take in plain])
+    assert error_rate([h.phones for h in heard], [trial.teacher.read(text).phones for text in texts]) < 0.07
+
+
+def test_every_turn_ends_where_its_text_does(trial: Trial, texts: list[str], plain: list[Take]) -> None:
+    heard = trial.hear([take.samples for take in plain])
+    assert all(has_last_word(h, trial.teacher.read(text)) for h, text in zip(heard, texts, strict=True))
+    ratios = [len(take.samples) / len(trial.teacher.say(text)) for take, text in zip(plain, texts, strict=True)]
+    assert min(ratios) > 0.6 and max(ratios) < 1.6
+    assert all(take.spoken.cut is None for take in plain)
+
+
+@pytest.mark.parametrize(
+    "style",
+    [Style.WHISPER, Style.SLOW, Style.FAST, Style.HIGH, Style.LOW, Style.LOUD, Style.SOFT],
+    ids=lambda style: style.value,
+)
+def test_a_tag_moves_its_quantity(trial: Trial, texts: list[str], plain: list[Take], style: Style) -> None:
+    tagged = trial.say([f"[{style.value}] {text}" for text in texts[:TAGGED]], style.value)
+    moves = [
+        move(trial, style, text, t.samples, p.samples)
+        for text, t, p in zip(texts, tagged, plain[:TAGGED], strict=False)
+    ]
+    assert min(moves) >= ACTS
+
+
+def test_a_pause_is_generated_silence(trial: Trial) -> None:
+    (take,) = trial.say(["The winner of this evening is [pause] number seven."], "pause")
+    (usual,) = trial.say(["The winner of this evening is number seven."], "no pause")
+    seconds = [measure.longest_pause(trial.sound(t.samples))[0] for t in (take, usual)]
+    assert seconds[0] - seconds[1] > 0.25
+
+
+def test_an_unknown_tag_is_not_read_out(trial: Trial, texts: list[str], plain: list[Take]) -> None:
+    (take,) = trial.say([f"[as if reading a bedtime story] {texts[0]}"], "unknown tag")
+    assert len(take.samples) < 1.3 * len(plain[0].samples)
+
+
+def test_the_eight_speakers_are_told_apart(trial: Trial, texts: list[str]) -> None:
+    takes = trial.say([f"<|speaker:{i}|>{text}" for i, text in enumerate(texts)], "speakers")
+    found = trial.voices.speakers([take.samples for take in takes])
+    assert sum(a == b for a, b in zip(found, range(8), strict=True)) >= 7
+
+
+def test_clones_are_nearer_to_their_recording_than_to_the_eight(trial: Trial, texts: list[str]) -> None:
+    said = " ".join(trial.some(3, 7))
+    requests = []
+    for i, stranger in enumerate(STRANGERS):
+        codes = trial.mouth.encode(trial.teacher.say(said, stranger), measure.RATE)
+        requests.append(trial.request((texts[i],), Voice(f"stranger-{i}", (Reference(said, codes),))))
+    near = []
+    for text, stranger, take in zip(texts, STRANGERS, trial.turns(requests, "clones"), strict=False):
+        own = [trial.voice(trial.teacher.say(text, speaker)) for speaker in (stranger, *SPEAKERS)]
+        near.append(int((np.stack(own) @ trial.voice(take.samples)).argmax()) == 0)
+    assert sum(near) >= 2
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["heard", "codes deleted"])
+def test_an_untagged_second_turn_goes_on_as_the_first_was_heard(
+    trial: Trial, texts: list[str], plain: list[Take], heard: bool
+) -> None:
+    styles = (Style.WHISPER, Style.SLOW)
+    requests: list[Request] = []
+    for style in styles:
+        first = trial.say([f"[{style.value}] {text}" for text in texts[:TAGGED]], "first turns")
+        for text, after, take in zip(texts, texts[2:], first, strict=False):
+            codes = take.spoken.codes if heard else take.spoken.codes[:, :0]
+            requests.append(trial.request((after,), history=(SpokenSegment(f"[{style.value}] {text}", codes),)))
+    seconds = iter(trial.turns(requests, "second turns"))
+    held = [
+        move(trial, style, text, next(seconds).samples, usual.samples) >= HOLDS
+        for style in styles
+        for text, usual in zip(texts[2 : 2 + TAGGED], plain[2:], strict=False)
+    ]
+    assert sum(held) >= 3 if heard else not any(held)
