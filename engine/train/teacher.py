@@ -1,7 +1,7 @@
 """The teacher: espeak-ng through its C library, with phoneme and word positions.
 
 Knows the C interface (speak_lib.h of espeak-ng 1.51) and turns one text into samples and events. Does not know styles,
-conversations or codecs. The library keeps one global state, so one process has one teacher at a time.
+conversations or codecs. The library keeps one global state, so teachers of one process speak one after the other, with the same data.
 """
 
 from __future__ import annotations
@@ -83,7 +83,6 @@ class Teacher:
         self._phones: list[tuple[str, int]] = []
         self._words: list[tuple[int, int]] = []
         self._callback = _Callback(self._receive)  # kept: the library holds only the pointer
-        self._library.espeak_SetSynthCallback(self._callback)
 
     def speak(self, text: str, language: str, tone: Tone) -> Utterance:
         """Render `text` in `language` ("en-us", "de"). Raises TeacherError for a voice that does not exist."""
@@ -98,6 +97,7 @@ class Teacher:
         ):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._blocks, self._phones, self._words = [], [], []
+        self._library.espeak_SetSynthCallback(self._callback)  # another teacher may have spoken in between
         raw = text.encode()
         self._library.espeak_Synth(raw, c.c_size_t(len(raw) + 1), 0, 1, 0, _UTF8, None, None)
         samples = np.concatenate(self._blocks) if self._blocks else np.zeros(0, np.int16)

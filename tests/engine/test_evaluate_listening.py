@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.evaluate.listening import STEP_S, Ear, Heard, border, has_last_word, matched, places
-from engine.evaluate.teaching import GERMAN, Reading, plain
+from engine.evaluate.teaching import GERMAN, Reading, Yardstick, plain
 from tests.engine.evaluating import TEXTS, teacher, tone, untrained
 
 CLASSES = 6
@@ -104,3 +104,10 @@ def test_padding_beside_a_longer_clip_and_level_change_nothing(tmp_path: Path) -
 
 def test_nothing_is_heard_in_an_empty_clip(tmp_path: Path) -> None:
     assert len(Ear(untrained(tmp_path)[0], torch.device("cpu")).hear([np.zeros(0, np.float32)])[0].scores) == 1
+
+
+def test_a_second_teacher_takes_nothing_from_the_first() -> None:
+    expected = teacher().read(TEXTS[1])
+    other = Yardstick()
+    assert other.read(TEXTS[1]) == expected
+    assert teacher().read(f"{TEXTS[1]} Yes.").phones[: len(expected.phones)] == expected.phones
