@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-COMFORTABLE_S = 1.0  # a stream with more lead than this sits a step out while another is about to run dry
+COMFORTABLE_S = (
+    1.0  # a stream with more lead than this sits a step out while another is about to run dry or waits to begin
+)
 RELAXED_S = 0.5  # several slices of a job: while everybody has more, one does no harm
 URGENT_S = 0.1  # two frames: less than this and the listener may hear the gap
 # Prefill positions a step while somebody speaks with little lead: about one decode step's worth of work.
@@ -46,13 +48,15 @@ class Plan:
 def plan(views: Sequence[View], position_s: float = 0.0) -> Plan:
     """The next step for these streams, at most one entry for each. position_s: how long one position of prefill takes; 0: not known.
 
-    Every stream that can decode does, in one batch, unless somebody is about to run dry: then those with a comfortable lead sit out.
+    Every stream that can decode does, in one batch, unless somebody is about to run dry or a newcomer waits for his prompt: then those
+    with a comfortable lead sit out.
     Prefill goes to who is about to run dry, then to newcomers, oldest first. It shrinks beside a stream that is about to run dry, whose
     next frame comes out at the end of the step, and never takes more than half of what the listener with the smallest lead has left.
     """
     ready = [view for view in views if not view.missing]
     urgent = any(_is_urgent(view) for view in ready)
-    decoding = [view for view in ready if not urgent or view.lead_s is None or view.lead_s < COMFORTABLE_S]
+    pressed = urgent or any(view.missing and (view.lead_s is None or _is_urgent(view)) for view in views)
+    decoding = [view for view in ready if not pressed or view.lead_s is None or view.lead_s < COMFORTABLE_S]
     beside = _within(BESIDE_SPEECH_S, position_s, BESIDE_SPEECH)
     spare_s = min((view.lead_s - URGENT_S for view in ready if view.lead_s is not None), default=float("inf"))
     left = beside if urgent else max(beside, _within(spare_s / 2, position_s, ALONE))

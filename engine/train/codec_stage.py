@@ -32,7 +32,7 @@ _HOP = FRAME_SAMPLES // PARTS
 _CONTINUOUS_STEPS = 1000
 _REVIVE_EVERY = 100  # steps
 _JUDGED = 12  # clips of a batch that the discriminator sees; it costs more a clip than the codec itself
-_MEL, _LINEAR, _FEATURES, _COMMITMENT, _PHONES = 12.0, 6.0, 2.0, 1.0, 4.0
+_MEL, _LINEAR, _FEATURES, _COMMITMENT, _LATENTS, _PHONES = 12.0, 6.0, 2.0, 1.0, 1.0, 4.0
 _SAVE_EVERY_S = 100.0
 
 
@@ -114,8 +114,8 @@ class _Trainer:
     def cast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def rebuild(self, samples: Tensor, discrete: Tensor) -> tuple[Tensor, Quantized, Tensor, Tensor]:
-        """The forward pass that is compiled: (made samples, quantised latents, phoneme logits of codebook 0 and of all).
+    def rebuild(self, samples: Tensor, discrete: Tensor) -> tuple[Tensor, Tensor, Quantized, Tensor, Tensor]:
+        """The forward pass that is compiled: (made samples, latents, quantised, phoneme logits of codebook 0 and of all).
 
         discrete: scalar, 1 to decode what was quantised, 0 to pass latents on as they are.
         """
@@ -132,7 +132,8 @@ class _Trainer:
             for part in body:
                 upsampled = part(upsampled)
         # Samples themselves in full precision: bfloat16 would bury quiet consonants in its own rounding.
-        return torch.tanh(last(snake(upsampled.float()))).squeeze(1), quantized, logits.float(), all_logits.float()
+        made = torch.tanh(last(snake(upsampled.float()))).squeeze(1)
+        return made, latents, quantized, logits.float(), all_logits.float()
 
     def trained(self) -> list[nn.Parameter]:
         """What the first optimiser moves; codebooks move by themselves."""
@@ -233,8 +234,8 @@ def _loop(trainer: _Trainer, crops: Crops, progress: Progress) -> None:
             trainer.codebooks.spread(_latents(trainer, crops, generator))
         quantizing = trainer.resumed or step >= _CONTINUOUS_STEPS
         discrete.fill_(float(quantizing))
-        made, quantized, *logits = rebuild(samples, discrete)
-        loss, figures = _reconstruction(trainer, samples, classes, made, quantized, logits, discrete)
+        made, latents, quantized, *logits = rebuild(samples, discrete)
+        loss, figures = _reconstruction(trainer, samples, classes, made, latents, quantized, logits, discrete)
         if share > plan.adversarial_from:
             _judge(trainer, judge, judging, made[:_JUDGED].detach(), samples[:_JUDGED])
             loss = loss + _persuade(trainer, judge, made[:_JUDGED], samples[:_JUDGED], figures)
@@ -277,6 +278,7 @@ def _reconstruction(
     samples: Tensor,
     classes: Tensor,
     made: Tensor,
+    latents: Tensor,
     quantized: Quantized,
     logits: Sequence[Tensor],
     discrete: Tensor,
@@ -285,10 +287,14 @@ def _reconstruction(
     # As a share of what is quantised: an absolute distance would also fall by making the latents smaller.
     missed = (quantized.projected - quantized.rows.detach()).square().mean(dim=(0, 2, 3))
     commitment = (missed / quantized.projected.square().mean(dim=(0, 2, 3)).clamp(min=1e-6)).sum()
+    # Without this the stages' sum is no likeness of the latents (it came out four times their variance away), and each stage spends
+    # its entries on what the ones before it added.
+    left = (latents - quantized.latents).square().mean() / latents.var().clamp(min=1e-6)
     phones, all_phones = (F.cross_entropy(given.flatten(0, 2), classes.flatten()) for given in logits)
-    loss = _MEL * mel + _LINEAR * linear + discrete * _COMMITMENT * commitment + _PHONES * (phones + 0.5 * all_phones)
+    loss = _MEL * mel + _LINEAR * linear + _PHONES * (phones + 0.5 * all_phones)
+    loss = loss + discrete * (_COMMITMENT * commitment + _LATENTS * left)
     right = [(given.argmax(-1) == classes).float().mean() for given in logits]
-    figures = {"mel": mel, "linear": linear, "missed": commitment / quantized.codes.shape[1]}
+    figures = {"mel": mel, "linear": linear, "missed": commitment / quantized.codes.shape[1], "left": left}
     return loss, figures | {"phones": phones, "phones_right": right[0], "all_phones_right": right[1]}
 
 

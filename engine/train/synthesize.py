@@ -12,6 +12,8 @@ import os
 import random
 import time
 from dataclasses import asdict, dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from engine.train.script import ScriptWriter
 from engine.train.teacher import SAMPLE_RATE, Teacher
 
 LONGEST_POSITIONS = 1900  # a longer conversation would not fit into a training row; about 60 s of speech
+_CRASHES = 4  # attempts of a worker after which crashing is no accident any more
 _TEMPLATE_POSITIONS = 24  # template tokens of a segment, rounded up
 
 
@@ -64,33 +67,51 @@ class Shard:
 
 
 def synthesize(plan: SynthesisPlan) -> None:
-    """Run the workers to the end. Raises RuntimeError when one fails."""
+    """Run the workers to the end. Raises RuntimeError when one fails by itself, or again and again by the teacher's library."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    if plan.workers == 1:
-        _work(plan, 0)
-        return
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_work, args=(plan, worker)) for worker in range(plan.workers)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    failed = [process.exitcode for process in processes if process.exitcode]
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {plan.workers} synthesis workers failed, exit code {failed[0]}")
+    shares = [_Share(worker, context.Value("d", plan.hours / plan.workers * 3600)) for worker in range(plan.workers)]
+    if plan.workers == 1:
+        _work(plan, 0, 0, shares[0].left)
+        return
+    while unfinished := [share for share in shares if share.process is None or share.process.exitcode]:
+        for share in unfinished:
+            share.start(plan, context)
+        for share in unfinished:
+            assert share.process is not None
+            share.process.join()
+            code = share.process.exitcode or 0
+            if code > 0 or (code < 0 and share.attempts > _CRASHES):
+                raise RuntimeError(f"synthesis worker {share.worker} of {plan.workers} failed, exit code {code}")
 
 
-def _work(plan: SynthesisPlan, worker: int) -> None:
-    rng = random.Random(f"{plan.seed}/{worker}")
+@dataclass(slots=True)
+class _Share:
+    """One worker's part of the hours. The teacher's library crashes once in hundreds of hours: then another process goes on."""
+
+    worker: int
+    left: Synchronized[float]  # seconds of speech still to be made
+    attempts: int = 0
+    process: SpawnProcess | None = None
+
+    def start(self, plan: SynthesisPlan, context: SpawnContext) -> None:
+        self.process = context.Process(target=_work, args=(plan, self.worker, self.attempts, self.left))
+        self.attempts += 1
+        self.process.start()
+
+
+def _work(plan: SynthesisPlan, worker: int, attempt: int, left: Synchronized[float]) -> None:
+    """Make shards until nothing is left; another attempt makes other text."""
+    rng = random.Random(f"{plan.seed}/{worker}/{attempt}" if attempt else f"{plan.seed}/{worker}")
     writer = ScriptWriter(rng, held_out_voices=plan.fresh_voices)
     renderer = Renderer(Teacher(plan.data), rng)
-    left, number = plan.hours / plan.workers * 3600, 0
-    while left > 0:
+    number = 0
+    while left.value > 0:
         while _pending_gb(plan.folder) > plan.pending_gb:
             time.sleep(0.5)  # the consumer is behind
-        shard = _shard(writer, renderer, min(left, plan.shard_hours * 3600))
-        shard.save(plan.folder / f"shard-{plan.seed:03d}-{worker:02d}-{number:04d}.npz")
-        left -= len(shard.audio) / SAMPLE_RATE
+        shard = _shard(writer, renderer, min(left.value, plan.shard_hours * 3600))
+        shard.save(plan.folder / f"shard-{plan.seed:03d}-{worker:02d}-{attempt}-{number:04d}.npz")
+        left.value -= len(shard.audio) / SAMPLE_RATE
         number += 1
 
 

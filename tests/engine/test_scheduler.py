@@ -18,6 +18,11 @@ def test_comfortable_streams_sit_out_while_another_runs_dry() -> None:
     assert plan([view(1, lead_s=0.02), view(2, lead_s=2.0), view(3, lead_s=0.4)]).decode == (1, 3)
 
 
+def test_comfortable_streams_sit_out_while_a_newcomer_waits_for_his_prompt() -> None:
+    assert plan([view(1, lead_s=0.4), view(2, lead_s=2.0), view(3, missing=700, lead_s=None)]).decode == (1,)
+    assert plan([view(1, lead_s=0.4), view(2, lead_s=2.0), view(3, missing=700, lead_s=2.0)]).decode == (1, 2)
+
+
 def test_a_newcomer_is_prefilled_whole_when_nobody_is_urgent() -> None:
     assert plan([view(1, lead_s=1.0), view(2, missing=700, lead_s=None)]).prefill == ((2, 700),)
 

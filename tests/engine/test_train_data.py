@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes.util
 import random
+import signal
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from engine.train.phones import SILENCE, phone_class, phone_track
 from engine.train.render import FRAME_SAMPLES, Renderer
 from engine.train.script import ConversationScript, Phrase, ScriptWriter, SegmentScript, TurnScript
 from engine.train.styles import SPEAKERS, Style, deliver, free_form_tags, random_speaker, style_tag
+from engine.train.synthesize import SynthesisPlan, synthesize
 from engine.train.teacher import Teacher
 from engine.train.tokens import NOTHING, Packer, conversation_tokens, stack_rows
 
@@ -51,7 +55,8 @@ def test_a_style_in_force_is_restated_where_a_later_segment_of_the_turn_starts(
     for turn in (turn for script in scripts for turn in script.turns):
         for before, after in zip(turn.segments, turn.segments[1:], strict=False):
             tag = f"[{before.phrases[-1].style.value}]"
-            if tag in before.phrases[-1].tags and after.phrases[0].style is before.phrases[-1].style:
+            named = tag in before.phrases[-1].tags and before.phrases[-1].style is not Style.NORMAL
+            if named and after.phrases[0].style is before.phrases[-1].style:
                 assert tag in after.phrases[0].tags
                 restated += 1
     assert restated > 5
@@ -143,3 +148,28 @@ def test_packing_keeps_every_conversation_whole() -> None:
             found.append(matrix[:, where])
     assert sorted(m.shape[1] for m in found) == sorted(m.shape[1] for m, _ in conversations)
     assert sum(int(m.astype(int).sum()) for m in found) == sum(int(m.astype(int).sum()) for m, _ in conversations)
+
+
+def crashing_once(plan: SynthesisPlan, worker: int, attempt: int, left: Synchronized[float]) -> None:
+    """In place of a worker: the library goes down at the first attempt."""
+    if attempt == 0:
+        signal.raise_signal(signal.SIGSEGV)
+    (plan.folder / f"made-{worker}-{attempt}").touch()
+    left.value = 0.0
+
+
+def failing(plan: SynthesisPlan, worker: int, attempt: int, left: Synchronized[float]) -> None:
+    """In place of a worker: fails by itself."""
+    raise SystemExit(3)
+
+
+def test_a_worker_that_the_teacher_took_down_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.train.synthesize._work", crashing_once)
+    synthesize(SynthesisPlan(tmp_path, 0.01, 2, 1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made-0-1", "made-1-1"]
+
+
+def test_a_worker_that_fails_by_itself_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.train.synthesize._work", failing)
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        synthesize(SynthesisPlan(tmp_path, 0.01, 2, 1))
