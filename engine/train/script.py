@@ -207,7 +207,7 @@ class ScriptWriter:
         if cast.tagged == NORMAL_TAG:
             cast.tagged = ""  # what [normal] asks for is nothing that a later segment would have to be told again
         phrases: list[Phrase] = []
-        for i, piece in enumerate(self._pieces(text)):
+        for i, piece in enumerate(self._pieces(text, cast.tokens)):
             pause_s = 0.0
             if i:
                 lead, pause_s = self._marker(cast)
@@ -219,11 +219,15 @@ class ScriptWriter:
             phrases.append(Phrase(lead, piece, cast.speaker, cast.style, pause_s, stressed))
         return SegmentScript(tuple(phrases))
 
-    def _pieces(self, text: str) -> list[str]:
-        """Cut `text` at zero to four word starts; every piece but the first begins with a space."""
+    def _pieces(self, text: str, dialogue: bool) -> list[str]:
+        """Cut `text` at zero to four word starts; every piece but the first begins with a space. In a dialogue often at sentences."""
+        rng = self.rng
         starts = [i for i, char in enumerate(text) if char == " " and 0 < i < len(text) - 1]
-        count = min(len(starts), self.rng.choices((0, 1, 2, 3, 4), (0.66, 0.22, 0.08, 0.03, 0.01))[0])
-        at = sorted(self.rng.sample(starts, count))
+        sentences = [i for i in starts if text[i - 1] in ".!?"]
+        if dialogue and sentences and rng.random() < 0.5:
+            starts = sentences
+        chances = (0.4, 0.25, 0.2, 0.1, 0.05) if dialogue else (0.68, 0.22, 0.07, 0.02, 0.01)
+        at = sorted(rng.sample(starts, min(len(starts), rng.choices(range(5), chances)[0])))
         return [text[i:j] for i, j in zip([0, *at], [*at, len(text)], strict=True)]
 
     def _marker(self, cast: _Cast) -> tuple[str, float]:

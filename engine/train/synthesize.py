@@ -74,15 +74,16 @@ def synthesize(plan: SynthesisPlan) -> None:
     if plan.workers == 1:
         _work(plan, 0, 0, shares[0].left)
         return
+    failed: list[str] = []
     while unfinished := [share for share in shares if share.process is None or share.process.exitcode]:
         for share in unfinished:
             share.start(plan, context)
         for share in unfinished:
-            assert share.process is not None
-            share.process.join()
-            code = share.process.exitcode or 0
+            code = share.join()
             if code > 0 or (code < 0 and share.attempts > _CRASHES):
-                raise RuntimeError(f"synthesis worker {share.worker} of {plan.workers} failed, exit code {code}")
+                failed.append(f"worker {share.worker} with exit code {code}")
+        if failed:
+            raise RuntimeError(f"of {plan.workers} processes that synthesize, {', '.join(failed)} failed")
 
 
 @dataclass(slots=True)
@@ -98,6 +99,12 @@ class _Share:
         self.process = context.Process(target=_work, args=(plan, self.worker, self.attempts, self.left))
         self.attempts += 1
         self.process.start()
+
+    def join(self) -> int:
+        """Wait for it; its exit code, negative for a signal."""
+        assert self.process is not None, "joined after start"
+        self.process.join()
+        return self.process.exitcode or 0
 
 
 def _work(plan: SynthesisPlan, worker: int, attempt: int, left: Synchronized[float]) -> None:
