@@ -39,7 +39,7 @@ from engine.api import (
 TONES = 1024  # entries of the semantic codebook; entry i sounds at 110 * 2 ** (i / 256) Hz, four octaves
 AMPLITUDE = 0.3  # loud enough to be told from silence in every format, far from clipping after resampling
 
-MINI_LIKE = ModelInfo(name="scripted", sample_rate=22050, frame_samples=1024, codebooks=8, max_history_s=60.0)
+MINI_LIKE = ModelInfo(name="scripted", sample_rate=22050, frame_samples=1024, codebooks=6, max_history_s=60.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def test_sound_is_written_at_its_rate(tmp_path: Path) -> None:
 def test_a_text_is_generated_in_the_segments_that_a_server_would_make() -> None:
     engine = ScriptedEngine(Script(frames_per_char=0.1))
     codes, notes = generated(engine)
-    assert codes.shape == (8, engine.steps)
+    assert codes.shape == (MINI_LIKE.codebooks, engine.steps)
     assert len(set(codes[0].tolist())) > 1  # each segment has a tone of its own
     assert not notes
     assert engine.opened[0].turn == 1
