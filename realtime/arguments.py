@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Final
 
-from protocol.config import Latency
+from protocol.config import Clock, Latency
 from realtime.argument_groups import (
     MODEL,
     Commands,
@@ -245,6 +245,12 @@ def _add_bench(commands: Commands) -> None:
         default=Latency.LOW.value,
         help="as in `say` (default: %(default)s)",
     )
+    bench.add_argument(
+        "--clock",
+        choices=(Clock.REALTIME.value, Clock.NONE.value),
+        default=Clock.REALTIME.value,
+        help="realtime: clients that play what comes; none: that store it, as fast as the server makes it (default: %(default)s)",
+    )
     add_format(bench, "opus")
     bench.add_argument(
         "--seed", type=seed, default=0, help="of the texts, the pauses and the sampling (default: %(default)s)"
@@ -267,7 +273,10 @@ What is measured (times of a client on this machine; percentiles are nearest-ran
     waiting for text    from the first delta to the one that completes the first segment (found with the server's segmenter)
     waiting for engine  from there to the audible sample; this is what the server can be blamed for
   first packet      from the first segment's text to the first packet, silent or not
-  real-time factor  seconds of generation per second of speech, as the server counts them (turn.done); below 1 is real time
+  real-time factor  seconds of generation per second of speech, as the server counts them (turn.done); below 1 is real time. With
+                    --clock realtime a server stays only so far ahead of its listeners, frame by frame, and the factor is the latency
+                    of single frames; --clock none lets it generate without a pause, and the factor is its throughput. Then a client's
+                    own count, from the first text to the last packet, stands beside it: use --text-rate 0.
   short by          the worst lateness of a packet for a listener who plays from the first packet on and never stops: how much longer he
                     should have waited to hear no gap. Lateness before the segment's text was there counts as waiting for text, apart.
   cancel            from turn.cancel to turn.done

@@ -133,6 +133,7 @@ def _conditions(
         "text_rate": options.text_rate,
         "pause_s": options.pause_s,
         "cancel_every": options.cancel_every,
+        "clock": options.clock.value,
         "latency": options.latency.value,
         "format": options.fmt.value,
         "rate": measured.rate,

@@ -75,6 +75,7 @@ class TurnFigures:
     text_short_ms: float  # the writer's part
     audio_ms: float  # of speech, as the server sent it
     rtf: float | None  # real-time factor, as the server counts it; None if it did not say
+    elapsed_ms: float  # from the first delta to the last packet
     underruns: int  # as the server counts them, to compare with short_ms
     cancel_ms: float | None  # from turn.cancel to turn.done; None: it was not cancelled
 
@@ -106,6 +107,7 @@ def figures(record: TurnRecord) -> TurnFigures | None:
         text_short_ms=1000 * listener.text_short_s,
         audio_ms=float(record.done.sent_ms),
         rtf=record.done.metrics.rtf,
+        elapsed_ms=1000 * (record.packets[-1].at - begun),
         underruns=record.done.metrics.underruns,
         cancel_ms=1000 * (record.done_at - (record.cancelled_at or 0.0)) if cancelled else None,
     )

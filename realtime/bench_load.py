@@ -19,9 +19,11 @@ from protocol.client import AudioChunk, Client, ClientError, ServerError, Turn, 
 from protocol.config import (
     AlignmentMode,
     AudioConfig,
+    Clock,
     Format,
     Latency,
     OutputConfig,
+    PacingConfig,
     SamplingConfig,
 )
 from protocol.messages import Alignment, SessionUpdate, Status, TurnDone
@@ -52,6 +54,7 @@ class BenchOptions:
     pause_s: float  # mean
     latency: Latency
     fmt: Format
+    clock: Clock  # realtime: clients that listen; none: clients that store what comes as fast as it comes
     seed: int
 
 
@@ -136,11 +139,12 @@ class Load:
                 await anyio.sleep(rng.uniform(0.5, 1.5) * options.pause_s)
 
     async def _configure(self, client: Client, stream: int) -> tuple[int, int]:
-        """The rate and the pre-skip of what will come. Pacing is the protocol's default, that of a client who listens."""
+        """The rate and the pre-skip of what will come. A lead is the protocol's default, that of a client who listens."""
         rate = client.session.sample_rate if client.session.sample_rate in PCM_RATES_HZ else PCM_RATES_HZ[-1]
         rate = OPUS_RATE_HZ if self._options.fmt is Format.OPUS else rate
         update = SessionUpdate(
             audio=AudioConfig(output=OutputConfig(format=self._options.fmt, rate=rate)),
+            pacing=PacingConfig(clock=self._options.clock),
             latency=self._options.latency,
             alignment=AlignmentMode.WORD,
             sampling=SamplingConfig(seed=self._options.seed * 10_000 + stream),
@@ -157,7 +161,7 @@ class Load:
 
 
 class _Client:
-    """One turn, from the first delta until its listener has heard the last sample."""
+    """One turn, from the first delta until its listener has heard the last sample, or, where nobody listens, until it has come."""
 
     def __init__(
         self, options: BenchOptions, client: Client, rate: int, pre_skip: int, now: Callable[[], float]
@@ -193,7 +197,8 @@ class _Client:
             return Failure(str(error))
         done_at = self._now()
         assert turn.done is not None, "an iteration that ends without raising ends with turn.done"
-        if turn.done.status is not Status.CANCELLED and self._arrivals:
+        listens = self._options.clock is not Clock.NONE
+        if listens and turn.done.status is not Status.CANCELLED and self._arrivals:
             await self._sleep_until(self._starts_at + turn.done.audio_ms / 1000)
         return self._outcome(text, turn.done, done_at)
 

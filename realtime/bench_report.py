@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from protocol.config import Clock
 from realtime.bench_figures import TurnFigures, figures, in_share, percentile
 from realtime.bench_load import Failure, Measured
 
@@ -60,11 +61,12 @@ def summed_up(measured: Measured, conditions: Mapping[str, JsonValue]) -> Result
         "client_late_ms": _spread(1000 * late for late in measured.late_s),
     }
     if turns:
-        summary |= _figures(turns, [stream for stream in streams if stream])
+        as_fast_as_possible = conditions["clock"] == Clock.NONE
+        summary |= _figures(turns, [stream for stream in streams if stream], as_fast_as_possible)
     return Result(summary, failures.total())
 
 
-def _figures(turns: Sequence[TurnFigures], streams: Sequence[Sequence[TurnFigures]]) -> Json:
+def _figures(turns: Sequence[TurnFigures], streams: Sequence[Sequence[TurnFigures]], as_fast_as_possible: bool) -> Json:
     short = [turn.short_ms for turn in turns]
     worst_of_streams = [max(turn.short_ms for turn in stream) for stream in streams]
     rtf: list[JsonValue] = [_rtf(stream) for stream in streams]
@@ -75,7 +77,12 @@ def _figures(turns: Sequence[TurnFigures], streams: Sequence[Sequence[TurnFigure
             "from_turn_start": _spread(turn.audible_ms for turn in turns),
         },
         "first_packet_ms": _spread(turn.first_packet_ms for turn in turns),
-        "real_time_factor": {"worst": max((f for f in rtf if isinstance(f, float)), default=None), "streams": rtf},
+        "real_time_factor": {
+            "shows": "throughput" if as_fast_as_possible else "latency of frames",
+            "worst": max((f for f in rtf if isinstance(f, float)), default=None),
+            "streams": rtf,
+        },
+        "elapsed_per_speech": _elapsed_per_speech(turns) if as_fast_as_possible else None,
         "short_by_ms": {**_spread(short), "streams": [round(worst, 1) for worst in worst_of_streams]},
         "never_short_by_more": {
             str(bound): {
@@ -97,6 +104,13 @@ def _rtf(stream: Sequence[TurnFigures]) -> float | None:
     return round(sum(rtf * ms for rtf, ms in counted) / speech_ms, 4) if speech_ms else None
 
 
+def _elapsed_per_speech(turns: Sequence[TurnFigures]) -> float | None:
+    """What a client with a clock of its own sees of the real-time factor: everything counts, also the way to the first packet."""
+    whole = [turn for turn in turns if turn.cancel_ms is None]
+    speech_ms = sum(turn.audio_ms for turn in whole)
+    return round(sum(turn.elapsed_ms for turn in whole) / speech_ms, 4) if speech_ms else None
+
+
 def _spread(values: Iterable[float]) -> Json:
     """Percentiles and the worst; empty without values."""
     known = sorted(values)
@@ -112,6 +126,7 @@ def _lines(summary: Json) -> Iterable[str]:
         f"{conditions['streams']} streams x {conditions['turns']} turns of {conditions['model']} on "
         f"{conditions['device'] or 'an unknown device'}, {conditions['format']} at {conditions['rate']} Hz, "
         + (f"typed at {conditions['text_rate']:g} characters/s" if conditions["text_rate"] else "each text at once")
+        + (", as fast as possible" if conditions["clock"] == Clock.NONE else ", played in real time")
     )
     yield (
         f"{turns['measured']} turns measured, {turns['failed']} failed, {turns['cancelled']} cancelled; "
@@ -138,6 +153,12 @@ def _lines(summary: Json) -> Iterable[str]:
     streams = rtf["streams"]
     assert isinstance(streams, list), "one a stream"
     yield "real-time factor of each stream    " + "  ".join(f"{f:.3f}" if f is not None else "?" for f in streams)
+    if rtf["shows"] == "throughput":
+        yield "  is throughput: nothing held generation back"
+        if summary["elapsed_per_speech"] is not None:
+            yield f"  from first text to last packet  {summary['elapsed_per_speech']:>7} s per second of speech"
+    else:
+        yield "  is the latency of single frames: a listener's pace holds generation back; --clock none shows throughput"
     for bound, share in _part(summary, "never_short_by_more").items():
         assert isinstance(share, dict), "turns and streams"
         yield f"never short by more than {bound:>3} ms    {share['turns']:7.1%} of turns, {share['streams']:7.1%} of streams"

@@ -184,7 +184,7 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from protocol.config import Latency
+    from protocol.config import Clock, Latency
     from realtime.bench import bench, live_url, server_of_its_own
     from realtime.bench_load import BenchOptions
 
@@ -199,6 +199,7 @@ def _bench(args: argparse.Namespace) -> int:
             pause_s=args.pause,
             latency=Latency(args.latency),
             fmt=FORMATS[args.format],
+            clock=Clock(args.clock),
             seed=args.seed,
         )
         return bench(options, args.url is None, sys.stdout, sys.stderr)

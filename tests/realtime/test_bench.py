@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.api import SynthesisFailed
-from protocol.config import Format, Latency
+from protocol.config import Clock, Format, Latency
 from realtime.bench import bench, live_url, loaded_model, server_of_its_own
 from realtime.bench_load import BenchOptions
 from realtime.failure import CommandFailed
@@ -33,6 +33,7 @@ def options(url: str, **changes: object) -> BenchOptions:
         "pause_s": 0.0,
         "latency": Latency.LOW,
         "fmt": Format.PCM_S16LE,
+        "clock": Clock.REALTIME,
         "seed": 0,
     }
     return BenchOptions(**{**plain, **changes})  # type: ignore[arg-type]
@@ -93,6 +94,18 @@ def test_an_engine_that_is_too_slow_is_seen_to_be() -> None:
     assert result["real_time_factor"]["worst"] > 1.2
     assert result["short_by_ms"]["worst"] > 100
     assert result["never_short_by_more"]["100"]["turns"] == 0
+
+
+def test_as_fast_as_possible_measures_throughput_and_waits_for_no_listener() -> None:
+    """A frame takes 10 ms and lasts 46: some 0.22, and a turn of 3 s is over long before a listener would have heard it."""
+    with running_server(Script(frames_per_char=0.5, step_s=0.01)) as (url, _):
+        code, result, table = run(url, turns=2, clock=Clock.NONE)
+    assert code == 0
+    assert result["real_time_factor"]["shows"] == "throughput"
+    assert 0.2 < result["real_time_factor"]["worst"] < 0.8
+    assert result["real_time_factor"]["worst"] <= result["elapsed_per_speech"] < 0.9
+    assert result["wall_s"] < result["speech_s"]
+    assert "is throughput" in table
 
 
 def test_a_turn_that_fails_is_counted_and_the_command_fails() -> None:

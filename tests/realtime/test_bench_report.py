@@ -17,6 +17,7 @@ CONDITIONS: Json = {
     "format": "opus",
     "rate": 48000,
     "text_rate": 200.0,
+    "clock": "realtime",
 }
 
 
@@ -49,7 +50,19 @@ def test_turns_are_summed_up_over_all_streams() -> None:
 
 def test_a_streams_real_time_factor_is_that_of_all_its_speech() -> None:
     summary = summed_up(measured(), CONDITIONS).summary
-    assert at(summary, "real_time_factor") == {"worst": 0.6, "streams": [0.25, 0.6]}
+    assert at(summary, "real_time_factor") == {"shows": "latency of frames", "worst": 0.6, "streams": [0.25, 0.6]}
+    assert at(summary, "elapsed_per_speech") is None
+
+
+def test_where_nothing_held_generation_back_the_clients_count_stands_beside_the_servers() -> None:
+    run = Measured(
+        [[record(packets=packets(10.4), done=done(sent_ms=2000, rtf=0.5))]], "mini", 48000, 5.0, 25.0, [0.001]
+    )
+    result = summed_up(run, {**CONDITIONS, "clock": "none"})
+    last = packets(10.4)[-1].at
+    assert at(result.summary, "real_time_factor", "shows") == "throughput"
+    assert at(result.summary, "elapsed_per_speech") == pytest.approx((last - record().deltas[0].at) / 2, abs=1e-4)
+    assert "  is throughput: nothing held generation back" in result.table().splitlines()
 
 
 def test_a_stream_is_as_short_as_its_worst_turn() -> None:
@@ -96,7 +109,7 @@ def test_the_conditions_are_part_of_the_result_and_all_of_it_is_json() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "2 streams x 2 turns of mini on cpu, opus at 48000 Hz, typed at 200 characters/s",
+        "2 streams x 2 turns of mini on cpu, opus at 48000 Hz, typed at 200 characters/s, played in real time",
         "  waiting for engine                  200.0    400.0    400.0    400.0",
         "real-time factor of each stream    0.250  0.600",
         "never short by more than  50 ms      75.0% of turns,   50.0% of streams",
