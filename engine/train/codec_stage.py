@@ -46,7 +46,9 @@ class CodecPlan:
     hours: float  # of audio held in the device's memory
     batch: int = 32
     frames: int = 24  # a crop's length
-    adversarial_from: float = 0.5  # share of the time after which the discriminator joins
+    adversarial_from: float = (
+        0.4  # share of the time after which the discriminator joins; at once in a codec that is trained on
+    )
     rate: float = 1e-3
     compile: bool = True
 
@@ -158,6 +160,7 @@ def train_codec(design: Design, plan: CodecPlan, device: torch.device, replicas:
         codec.load_state_dict(stored["codec"])
         trainer.phones.load_state_dict(stored["phones"])
         trainer.all_phones.load_state_dict(stored["all_phones"])
+        trainer.discriminator.load_state_dict(stored["discriminator"])
         trainer.codebooks.restart()
         trainer.resumed = True
     replicas.from_first([*codec.state_dict().values(), *trainer.trained(), *trainer.discriminator.parameters()])
@@ -173,7 +176,12 @@ def train_codec(design: Design, plan: CodecPlan, device: torch.device, replicas:
 
 def _save(trainer: _Trainer) -> None:
     """codec.pt, whole or not at all."""
-    kept = {"codec": trainer.codec, "phones": trainer.phones, "all_phones": trainer.all_phones}
+    kept = {
+        "codec": trainer.codec,
+        "phones": trainer.phones,
+        "all_phones": trainer.all_phones,
+        "discriminator": trainer.discriminator,
+    }
     half = {name: {n: _half(value) for n, value in module.state_dict().items()} for name, module in kept.items()}
     partial = trainer.plan.out / "codec.partial"
     torch.save(half, partial)
@@ -236,7 +244,7 @@ def _loop(trainer: _Trainer, crops: Crops, progress: Progress) -> None:
         discrete.fill_(float(quantizing))
         made, latents, quantized, *logits = rebuild(samples, discrete)
         loss, figures = _reconstruction(trainer, samples, classes, made, latents, quantized, logits, discrete)
-        if share > plan.adversarial_from:
+        if trainer.resumed or share > plan.adversarial_from:
             _judge(trainer, judge, judging, made[:_JUDGED].detach(), samples[:_JUDGED])
             loss = loss + _persuade(trainer, judge, made[:_JUDGED], samples[:_JUDGED], figures)
         optimizer.zero_grad(set_to_none=True)

@@ -1,15 +1,17 @@
-"""What the codec is trained against: log-mel distances at many resolutions and a spectrogram discriminator.
+"""What the codec is trained against: log-mel distances at many resolutions and discriminators.
 
-Knows signals only. Sources: multi-scale mel loss and multi-resolution spectrogram discriminator of DAC, arXiv 2306.06546.
+Knows signals only. Source of the multi-scale mel loss: DAC, arXiv 2306.06546.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from engine.train.teacher import SAMPLE_RATE
 
@@ -90,41 +92,71 @@ def _half_difference(magnitudes: Tensor) -> Tensor:
     return (made - real).abs().mean()
 
 
-class Discriminator(nn.Module):
-    """Convolutions over complex spectrograms at three resolutions."""
+class SpectrogramDiscriminator(nn.Module):
+    """Convolutions over a complex spectrogram. Source: DAC."""
 
-    def __init__(self, channels: int = 32, sizes: tuple[int, ...] = (256, 512, 1024)) -> None:
+    window: Tensor
+
+    def __init__(self, n_fft: int, channels: int) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.stacks = nn.ModuleList(self._stack(channels) for _ in sizes)
-        for size in sizes:
-            self.register_buffer(f"window{size}", torch.hann_window(size), persistent=False)
+        self.n_fft = n_fft
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        shapes = [(2, 3, 9, 1), *[(channels, 3, 9, 2)] * 3, (channels, 3, 3, 1)]
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(inputs, channels, (high, wide), (1, stride), padding=(high // 2, wide // 2)))
+            for inputs, high, wide, stride in shapes
+        )
+        self.verdict = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
 
-    @staticmethod
-    def _stack(channels: int) -> nn.ModuleList:
-        weight_norm = nn.utils.parametrizations.weight_norm
-        layers = [weight_norm(nn.Conv2d(2, channels, (3, 9), padding=(1, 4)))]
-        layers += [weight_norm(nn.Conv2d(channels, channels, (3, 9), (1, 2), padding=(1, 4))) for _ in range(3)]
-        layers += [
-            weight_norm(nn.Conv2d(channels, channels, 3, padding=1)),
-            weight_norm(nn.Conv2d(channels, 1, 3, padding=1)),
-        ]
-        return nn.ModuleList(layers)
+    def forward(self, samples: Tensor) -> list[Tensor]:
+        """samples float32 [B, L] -> activations of every layer, the verdict last."""
+        spectrum = torch.stft(samples, self.n_fft, self.n_fft // 4, window=self.window, return_complex=True)
+        return _activations(torch.view_as_real(spectrum).permute(0, 3, 2, 1), self.layers, self.verdict)
+
+
+class PeriodDiscriminator(nn.Module):
+    """Convolutions over samples that lie a fixed number apart: what is not quite periodic shows. Source: HiFi-GAN, arXiv 2010.05646."""
+
+    def __init__(self, period: int, channels: int) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, channels // 2, channels, 2 * channels, 4 * channels]
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(inputs, outputs, (5, 1), (3, 1), padding=(2, 0)))
+            for inputs, outputs in pairwise(widths)
+        )
+        self.verdict = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, samples: Tensor) -> list[Tensor]:
+        """samples float32 [B, L] -> activations of every layer, the verdict last."""
+        whole = samples[:, : samples.shape[1] // self.period * self.period]
+        columns = whole.view(len(samples), 1, -1, self.period)
+        return _activations(columns, self.layers, self.verdict)
+
+
+def _activations(x: Tensor, layers: nn.ModuleList, verdict: nn.Module) -> list[Tensor]:
+    out: list[Tensor] = []
+    for layer in layers:
+        x = F.leaky_relu(layer(x), 0.1)
+        out.append(x)
+    return [*out, verdict(x)]
+
+
+class Discriminator(nn.Module):
+    """Several views of the same samples. Spectrograms alone let the codec's harmonics stay rough: hence the periods."""
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        self.views = nn.ModuleList(
+            [
+                *(SpectrogramDiscriminator(n_fft, channels) for n_fft in (512, 1024, 2048)),
+                *(PeriodDiscriminator(period, channels) for period in (2, 3, 5, 7, 11)),
+            ]
+        )
 
     def forward(self, samples: Tensor) -> list[list[Tensor]]:
-        """samples float32 [B, L] -> activations of every layer, for each resolution; the last one is the verdict."""
-        out = []
-        for size, stack in zip(self.sizes, self.stacks, strict=True):
-            spectrum = torch.stft(samples, size, size // 4, window=getattr(self, f"window{size}"), return_complex=True)
-            x = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # [B, 2, time, bin]
-            activations: list[Tensor] = []
-            *layers, verdict = list(stack.children())
-            for layer in layers:
-                x = F.leaky_relu(layer(x), 0.1)
-                activations.append(x)
-            activations.append(verdict(x))
-            out.append(activations)
-        return out
+        """samples float32 [B, L] -> activations of every layer, for each view; the last one is the verdict."""
+        return [view(samples) for view in self.views]
 
 
 def discriminator_loss(made: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
