@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.config import Transport
 from realtime.outbox import MAX_EVENTS, ROOM_BYTES, Close, Outbox
+from realtime.replay import Have, Span
 
 
 def outbox() -> tuple[Outbox, list[str]]:
@@ -154,3 +156,55 @@ def test_no_audio_ever_follows_the_end_of_its_turn(course: list[tuple[str, int]]
     for n in ended:
         assert taken.count(f"done {n}") == 1
         assert bytes([n]) not in taken[taken.index(f"done {n}") :]
+
+
+# Without a socket
+
+
+def span(n: int, index: int) -> Span:
+    return Span(n, index * 10, 10, Transport.RAW)
+
+
+def test_what_was_taken_can_be_had_again_from_where_the_listener_is() -> None:
+    box, _ = outbox()
+    box.open_turn(1)
+    box.event("started")
+    for index in range(3):
+        box.audio(1, bytes([index]), lambda now: None, span(1, index))
+    assert drained(box) == ["started", b"\0", b"\1", b"\2"]
+    box.event("waits")
+    assert box.written_after(Have(1, 10)) == [b"\1", b"\2"] and drained(box) == ["waits"]
+
+
+def test_without_a_socket_there_is_room_for_no_audio_and_events_wait() -> None:
+    box, _ = outbox()
+    assert box.has_room
+    box.detach(0.0)
+    box.event("done")
+    assert not box.has_room
+    box.attached = True
+    assert box.has_room and drained(box) == ["done"]
+
+
+def test_what_was_written_long_before_the_socket_was_lost_is_not_told_again() -> None:
+    box, _ = outbox()
+    box.event("old")
+    box.take(0.0)
+    box.event("new")
+    box.take(25.0)
+    box.detach(40.0)
+    assert box.written_after(None) == ["new"]
+
+
+def test_audio_of_an_interrupted_turn_is_not_written_again_and_that_of_another_is() -> None:
+    box, _ = outbox()
+    for n in (1, 2):
+        box.open_turn(n)
+        box.audio(n, bytes([n]), lambda now: None, span(n, 0))
+    drained(box)
+    box.close_turn(2, "done 2", withdrawn=True)
+    box.close_turn(1, "done 1", withdrawn=False)
+    drained(box)
+    assert box.written_after(None) == [b"\1", "done 2", "done 1"]
+    box.withdraw(1)
+    assert box.written_after(None) == ["done 2", "done 1"]
