@@ -1,4 +1,4 @@
-"""Who may come in: keys, and which pages a browser may connect from.
+"""Who may come in: keys, whose they are, and which pages a browser may connect from.
 
 Knows headers and keys. Does not know requests, sockets or how a refusal is sent. Keys are compared in constant time and never shown.
 """
@@ -12,7 +12,10 @@ import hmac
 import ipaddress
 from collections.abc import Sequence
 from enum import Enum
+from typing import Final
 from urllib.parse import urlsplit
+
+ANYBODY: Final = "anybody"  # the owner of everything on a server without keys
 
 
 class Credential(Enum):
@@ -38,9 +41,15 @@ class Gate:
 
     def knows(self, key: str) -> bool:
         """Whether this is one of the keys. Takes as long for a wrong one; without keys every key is right."""
+        return self.owner(key) is not None
+
+    def owner(self, key: str) -> str | None:
+        """Whose sessions this key opens: the same for the same key, and no secret. None: it is not one of the keys."""
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return any(matches) or self.is_open
+        if self.is_open:
+            return ANYBODY
+        return f"key-{matches.index(True)}" if any(matches) else None
 
     def credential(self, authorization: str | None) -> Credential:
         """`Bearer KEY`, or what a browser sends after asking for a password: `Basic` with any name and the key as the password."""
@@ -48,13 +57,19 @@ class Gate:
             return Credential.RIGHT
         if authorization is None:
             return Credential.NONE
-        scheme, _, value = authorization.partition(" ")
+        return Credential.RIGHT if self.bearer(authorization) is not None else Credential.WRONG
+
+    def bearer(self, authorization: str | None) -> str | None:
+        """The owner of the key in an Authorization header, see `credential` and `owner`. None: there is none, or it is wrong."""
+        if self.is_open:
+            return ANYBODY
+        scheme, _, value = (authorization or "").partition(" ")
         key: str | None = None
         if scheme.lower() == "bearer":
             key = value.strip()
         elif scheme.lower() == "basic":
             key = _basic_password(value)
-        return Credential.RIGHT if key is not None and self.knows(key) else Credential.WRONG
+        return self.owner(key) if key is not None else None
 
     def trusts(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of this origin may connect to a server that was called `host`. None: no page at all, but a program.

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from realtime.auth import Credential, Gate
+from realtime.auth import ANYBODY, Credential, Gate
 
 KEYS = ["correct-horse", "battery-staple"]
 
@@ -46,6 +46,22 @@ def test_each_key_opens_the_gate_in_every_spelling(key: str) -> None:
 )
 def test_anything_else_does_not(header: str) -> None:
     assert Gate(KEYS, []).credential(header) is Credential.WRONG
+
+
+def test_each_key_has_an_owner_of_its_own_that_does_not_tell_it() -> None:
+    gate = Gate(KEYS, [])
+    owners = [gate.owner(key) for key in KEYS]
+    assert len(set(owners)) == 2 and not set(owners) & set(KEYS)
+    for key, owner in zip(KEYS, owners, strict=True):
+        assert gate.bearer(f"Bearer {key}") == gate.bearer(basic(f"me:{key}")) == owner
+    for wrong in (None, "", "Bearer wrong", "Basic !!!"):
+        assert gate.bearer(wrong) is None
+    assert gate.owner("wrong") is None
+
+
+def test_without_keys_everything_belongs_to_anybody() -> None:
+    gate = Gate([], [])
+    assert gate.bearer(None) == gate.bearer("Bearer x") == gate.owner("y") == ANYBODY
 
 
 def test_no_header_is_not_a_wrong_one() -> None:
