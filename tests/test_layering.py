@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "engine/evaluate/external.py": "engine numpy torch safetensors transformers",
     "engine/train/": "engine numpy torch safetensors tokenizers soundfile soxr matplotlib tqdm wordfreq",
     "realtime/": "realtime protocol engine.api numpy pydantic anyio starlette uvicorn opuslib soxr soundfile websockets",
+    "realtime/llm.py": "realtime httpx2",
     # The composition root: the only place in the server that builds a real engine.
     "realtime/cli.py": "realtime protocol engine numpy pydantic anyio starlette uvicorn opuslib soxr soundfile websockets",
 }
