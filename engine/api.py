@@ -84,6 +84,7 @@ class ModelInfo:
     dtype: str = "float32"  # of the AR stacks
     codec_id: str = "codec"  # equal where codes mean the same sound; letters, digits and - only
     scripts: tuple[str, ...] | None = None  # that it can read aloud, as Unicode names them; None: it takes every text
+    numbers_in_words: bool = False  # digits and symbols must reach it written out (English or German); its folder says so
 
     @property
     def frame_s(self) -> float:
@@ -99,6 +100,9 @@ class Frame:
     index: int  # frame index within the turn, from 0, without gaps
     codes: npt.NDArray[np.int16]  # [K]
     samples: Samples  # [frame_samples]
+    # Code point of the segment's text that it speaks, by the model's own attention; None: the checkpoint has no chosen heads. It is known
+    # as the frame is made and may be taken back by a later frame's, which is then further left.
+    text_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
