@@ -10,7 +10,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from protocol.config import MAX_APPEND_CHARS, MAX_TOKEN_CHARS, ConfigFields, Id, Lax, Ms, SamplingConfig, Wire
+from protocol.config import (
+    MAX_APPEND_CHARS,
+    MAX_JSON_BYTES,
+    MAX_TOKEN_CHARS,
+    ConfigFields,
+    Id,
+    Lax,
+    Ms,
+    SamplingConfig,
+    Speed,
+    VolumeDb,
+    Wire,
+)
 
 
 class After(StrEnum):
@@ -21,6 +33,31 @@ class After(StrEnum):
 class Scope(StrEnum):
     ALL = "all"
     TURN = "turn"
+
+
+class PlaybackState(StrEnum):
+    PLAYING = "playing"
+    STALLED = "stalled"  # there was nothing to play, or the player was stopped from outside
+    ENDED = "ended"  # the turn was played to its end
+
+
+class Role(StrEnum):
+    USER = "user"
+    SYSTEM = "system"
+    ASSISTANT = "assistant"
+
+
+class UplinkFormat(StrEnum):
+    PCM_S16LE = "pcm_s16le"
+    MULAW = "mulaw"
+    ALAW = "alaw"
+    OPUS = "opus"
+
+
+class BargeIn(StrEnum):
+    OFF = "off"
+    PAUSE = "pause"
+    CANCEL = "cancel"
 
 
 class CommandBase(Wire):
@@ -76,9 +113,19 @@ class TurnStart(CommandBase):
         description="queue: behind the turns that wait; interrupt: cancel them and the one that speaks.",
     )
     voice: Id | None = Field(default=None, description="Voice of this turn; the session's if absent.")
+    speed: Speed | None = Field(default=None, description="Speed of this turn; the session's if absent.")
+    volume_db: VolumeDb | None = Field(default=None, description="Volume of this turn; the session's if absent.")
     sampling: SamplingConfig | None = Field(
         default=None, description="Sampling of this turn; fields that are not given are the session's."
     )
+
+
+class Mark(CommandBase):
+    """Be told when the speech comes to this place: the end of the text so far."""
+
+    type: Literal["mark"] = "mark"
+    name: Id = Field(description="The client's name for it; comes back in `mark` events.")
+    turn: Id | None = Field(default=None, description="The open turn if absent.")
 
 
 class TurnCancel(CommandBase):
@@ -96,6 +143,56 @@ class TurnCancel(CommandBase):
     )
 
 
+class TurnPause(CommandBase):
+    """Stop for now, perhaps for good: nothing is lost for pause_ttl_ms, then it becomes a cancel."""
+
+    type: Literal["turn.pause"] = "turn.pause"
+    turn: Id | None = Field(default=None, description="The one that speaks if absent.")
+    played_ms: Ms | None = Field(
+        default=None, description="How much of the turn the listener has heard; the server estimates if absent."
+    )
+
+
+class TurnResume(CommandBase):
+    """Go on after a pause. Nothing is generated again."""
+
+    type: Literal["turn.resume"] = "turn.resume"
+    turn: Id | None = Field(default=None, description="The one that is paused if absent.")
+    from_ms: Ms | None = Field(
+        default=None,
+        description="Send the audio again from the start of the word at this time, for a client that dropped what it had; absent: go on "
+        "behind what was sent.",
+    )
+
+
+class PlaybackUpdate(CommandBase):
+    """Where the listener is: every 200 to 500 ms, and when playing starts, stalls or ends."""
+
+    type: Literal["playback.update"] = "playback.update"
+    turn: Id = Field(description="Turn that is, or was, played.")
+    played_ms: Ms = Field(description="How much of it was heard. It never falls.")
+    state: Annotated[PlaybackState, Lax] = Field(
+        default=PlaybackState.PLAYING,
+        description="playing: it goes on from there; stalled: it stands still; ended: it was played to its end.",
+    )
+
+
+class ContextAppend(CommandBase):
+    """What somebody else said, or what the agent was told: part of the conversation, never spoken."""
+
+    type: Literal["context.append"] = "context.append"
+    role: Annotated[Role, Lax] = Field(default=Role.USER, description="Whose words these are.")
+    text: str = Field(min_length=1, max_length=MAX_APPEND_CHARS, repr=False, description="The words.")
+
+
+class ContextTruncate(CommandBase):
+    """A later, better word on how much of a turn was heard that is over. Legal until a later turn has begun to sound."""
+
+    type: Literal["context.truncate"] = "context.truncate"
+    turn: Id = Field(description="Turn that is over.")
+    played_ms: Ms = Field(description="How much of it the listener has heard.")
+
+
 class ContextClear(CommandBase):
     """Forget the conversation."""
 
@@ -103,6 +200,35 @@ class ContextClear(CommandBase):
     keep_voice: bool = Field(
         default=True, description="Whether the session's voice stays; false goes back to the model's own."
     )
+
+
+class AudioInput(CommandBase):
+    """Announce sound from the client's microphone or caller: binary messages of kind 2, or `input_audio.append`."""
+
+    type: Literal["audio.input"] = "audio.input"
+    format: Annotated[UplinkFormat, Lax] = Field(default=UplinkFormat.PCM_S16LE, description="Encoding of its payload.")
+    rate: int = Field(default=16_000, ge=8_000, le=48_000, description="Sample rate in Hz. mulaw and alaw: 8000 only.")
+    barge_in: Annotated[BargeIn, Lax] = Field(
+        default=BargeIn.OFF,
+        description="What speech does to the turn that speaks. off: it is told of; pause: the turn is paused, and goes on after a false "
+        "alarm; cancel: the turn is cancelled.",
+    )
+    min_speech_ms: int = Field(
+        default=200, ge=32, le=5_000, description="Speech that is shorter does nothing to the turn that speaks."
+    )
+    resume_after_ms: int = Field(
+        default=2_000,
+        ge=100,
+        le=10_000,
+        description="barge_in pause: the turn goes on by itself after so much silence without a word of the client's.",
+    )
+
+
+class InputAudioAppend(CommandBase):
+    """Sound from the client, for a client that cannot send binary messages."""
+
+    type: Literal["input_audio.append"] = "input_audio.append"
+    audio: str = Field(max_length=MAX_JSON_BYTES, repr=False, description="Payload in base64.")
 
 
 class Ping(CommandBase):
@@ -119,4 +245,22 @@ class SessionClose(CommandBase):
     drain: bool = Field(default=True, description="true: after what was asked for has been spoken; false: now.")
 
 
-Command = SessionUpdate | TextAppend | TextFlush | TurnEnd | TurnStart | TurnCancel | ContextClear | Ping | SessionClose
+Command = (
+    SessionUpdate
+    | TextAppend
+    | TextFlush
+    | TurnEnd
+    | TurnStart
+    | Mark
+    | TurnCancel
+    | TurnPause
+    | TurnResume
+    | PlaybackUpdate
+    | ContextAppend
+    | ContextTruncate
+    | ContextClear
+    | AudioInput
+    | InputAudioAppend
+    | Ping
+    | SessionClose
+)

@@ -9,6 +9,7 @@ client sent. Hence no field is checked against another when it is parsed; `apply
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final, Literal, TypeVar
@@ -16,7 +17,7 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from protocol.errors import ErrorCode, ProtocolError
+from protocol.errors import ErrorCode, ProtocolError, clipped, quoted
 
 MAX_JSON_BYTES: Final = 64 * 1024
 MAX_BINARY_BYTES: Final = 256 * 1024
@@ -33,6 +34,13 @@ MAX_MS: Final = 24 * 3600 * 1000  # no session lives for a day
 PACKETS_MS: Final = (10, 20, 40, 60)
 MAX_METADATA: Final = 16
 MAX_METADATA_CHARS: Final = 512
+MAX_SPEAKERS: Final = 8
+MAX_LEXICON: Final = 200
+MAX_LEXICON_KEY_CHARS: Final = 64
+MAX_LEXICON_VALUE_CHARS: Final = 256
+MIN_SPEED: Final = 0.25
+MAX_SPEED: Final = 4.0
+MAX_VOLUME_DB: Final = 20.0
 
 
 class Wire(BaseModel):
@@ -56,6 +64,7 @@ class Transport(StrEnum):
 
 
 class Clock(StrEnum):
+    ACK = "ack"
     REALTIME = "realtime"
     NONE = "none"
 
@@ -75,6 +84,12 @@ class TagMode(StrEnum):
 class AlignmentMode(StrEnum):
     NONE = "none"
     WORD = "word"
+    CHAR = "char"
+
+
+class Language(StrEnum):
+    ENGLISH = "en"
+    GERMAN = "de"
 
 
 class Snap(StrEnum):
@@ -84,6 +99,10 @@ class Snap(StrEnum):
 
 # An enum is compared by its exact value; `strict` would ask a JSON string to be an enum member already.
 Lax = Field(strict=False)
+Speed = Annotated[float, Field(ge=MIN_SPEED, le=MAX_SPEED)]
+VolumeDb = Annotated[float, Field(ge=-MAX_VOLUME_DB, le=MAX_VOLUME_DB)]
+LexiconKey = Annotated[str, Field(min_length=1, max_length=MAX_LEXICON_KEY_CHARS)]
+LexiconValue = Annotated[str, Field(min_length=1, max_length=MAX_LEXICON_VALUE_CHARS)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
 Ms = Annotated[int, Field(ge=0, le=MAX_MS)]
 Count = Annotated[int, Field(ge=0)]
@@ -149,8 +168,9 @@ class PacingConfig(Wire):
         "time until the lead is full. Never more than lead_ms.",
     )
     clock: Annotated[Clock, Lax] = Field(
-        default=Clock.REALTIME,
-        description="realtime: playback is taken to start with the first message of a turn; none: no pacing, as for a file.",
+        default=Clock.ACK,
+        description="Where the listener is. ack: where playback.update says, and until the first of them of a turn as with realtime; "
+        "realtime: playback is taken to start with the first message of a turn; none: no pacing, as for a file.",
     )
 
 
@@ -194,6 +214,12 @@ class ConfigFields(Wire):
     """Fields shared by a session's configuration and by `session.update`."""
 
     voice: Id | None = Field(default=None, description="Id of the voice; null is the model's own.")
+    voices: dict[Id, Id] = Field(
+        default={},
+        max_length=MAX_SPEAKERS,
+        description='Voices of the speakers of `<|speaker:i|>`: {"0": id, "1": id}. An update replaces all of them; where there are any, '
+        "`voice` is not used.",
+    )
     audio: AudioConfig = Field(default=AudioConfig(), description="What is sent, and how.")
     pacing: PacingConfig = Field(default=PacingConfig(), description="How far ahead it is sent.")
     latency: Annotated[Latency, Lax] = Field(
@@ -201,12 +227,30 @@ class ConfigFields(Wire):
         description="When the first segment of a turn is spoken. low: a clause of two words or more; balanced: five or more; "
         "quality: a sentence.",
     )
+    speed: Speed = Field(default=1.0, description="How fast it is spoken, at the same pitch.")
+    volume_db: VolumeDb = Field(default=0.0, description="How much louder, in dB.")
+    normalize: bool = Field(
+        default=True,
+        description="Markdown marks, bullets, code blocks, links, tables and emoji are not read as symbols, and numbers are written out "
+        "where the model needs words; a `text_normalized` warning says what was changed. false: the text reaches the model as it stands.",
+    )
+    language: Annotated[Language, Lax] | None = Field(
+        default=None,
+        description="Language that numbers are written out in; null: guessed from the turn's text, English or German.",
+    )
+    lexicon: dict[LexiconKey, LexiconValue] = Field(
+        default={},
+        max_length=MAX_LEXICON,
+        description="Whole words and how they are to be spoken; a word in lower case also stands for its other cases. Spoken that way, "
+        "reported as written. Without `[ ] < > |`, words without space. An update replaces all of them.",
+    )
     tags: Annotated[TagMode, Lax] = Field(
         default=TagMode.PERFORM,
         description="`[tags]` in the text. perform: they act; literal: they are read as text; strip: they are removed.",
     )
     alignment: Annotated[AlignmentMode, Lax] = Field(
-        default=AlignmentMode.NONE, description="Whether `alignment` events are sent."
+        default=AlignmentMode.NONE,
+        description="Whether `alignment` events are sent, and for words or single characters.",
     )
     history: HistoryConfig = Field(default=HistoryConfig(), description="What conditions the next turn.")
     cut: CutConfig = Field(default=CutConfig(), description="Where an interruption cuts.")
@@ -262,12 +306,45 @@ class Limits(Wire):
     )
     drain_s: int = Field(default=30, ge=1, le=30, description="A socket that takes no data for so long is closed.")
     session_s: int = Field(default=4 * 3600, ge=1, le=4 * 3600, description="A session never lives longer, in seconds.")
+    context_chars: int = Field(
+        default=MAX_TURN_CHARS,
+        ge=0,
+        le=MAX_TURN_CHARS,
+        description="Characters of context.append that are kept; the oldest go.",
+    )
+    turn_marks: int = Field(default=256, ge=1, le=256, description="Marks of one turn.")
+    pause_ttl_ms: int = Field(
+        default=10_000, ge=1, le=10_000, description="A turn that is paused for so long is cancelled."
+    )
+    disconnect_grace_ms: int = Field(
+        default=3_000,
+        ge=0,
+        le=3_000,
+        description="After the socket is lost, speech is generated for so long; then the turn is cancelled.",
+    )
+    resume_ttl_s: int = Field(
+        default=60, ge=0, le=60, description="A session without a socket lives for so long; 0: it cannot be resumed."
+    )
+    replay_s: int = Field(
+        default=30,
+        ge=1,
+        le=30,
+        description="Audio that was sent and can be sent again, in seconds: to a socket that resumes, or after a pause.",
+    )
     # Bounds of single fields, the same on every server.
     id_chars: Literal[64] = Field(
         default=MAX_ID_CHARS, description="Characters of an id, a reason or a key of metadata."
     )
     metadata_entries: Literal[16] = Field(default=MAX_METADATA, description="Entries of metadata.")
     metadata_chars: Literal[512] = Field(default=MAX_METADATA_CHARS, description="Characters of a value of metadata.")
+    speakers: Literal[8] = Field(default=MAX_SPEAKERS, description="Entries of voices.")
+    lexicon_entries: Literal[200] = Field(default=MAX_LEXICON, description="Entries of lexicon.")
+    lexicon_key_chars: Literal[64] = Field(
+        default=MAX_LEXICON_KEY_CHARS, description="Characters of a word of lexicon."
+    )
+    lexicon_value_chars: Literal[256] = Field(
+        default=MAX_LEXICON_VALUE_CHARS, description="Characters of how a word of lexicon is spoken."
+    )
     lead_ms: Literal[30_000] = Field(default=MAX_LEAD_MS, description="pacing.lead_ms and pacing.burst_ms.")
     history_s: Literal[120] = Field(default=MAX_HISTORY_S, description="history.max_s.")
     history_turns: Literal[500] = Field(default=MAX_HISTORY_TURNS, description="history.max_turns.")
@@ -275,6 +352,10 @@ class Limits(Wire):
     played_ms: Literal[86_400_000] = Field(default=MAX_MS, description="played_ms: a day.")
 
 
+_SPEAKERS: Final = frozenset(str(speaker) for speaker in range(MAX_SPEAKERS))
+# What marks tags and speakers stays out: a lexicon respells words and does nothing else.
+_WORD: Final = re.compile(r"(?=.*[^\W_])[^\s\[\]<>|]+\Z")
+_SPOKEN: Final = re.compile(r"(?=.*\S)[^\n\r\[\]<>|]+\Z")
 _Part = TypeVar("_Part", bound=Wire)
 
 
@@ -295,6 +376,8 @@ def apply(config: SessionConfig, update: ConfigFields) -> SessionConfig:
     merged = override(config, update)
     output = _settled(merged.audio.output, update.audio.output)
     _check(output)
+    _check_voices(merged.voices)
+    _check_lexicon(merged.lexicon)
     return merged.model_copy(update={"audio": merged.audio.model_copy(update={"output": output})})
 
 
@@ -318,3 +401,21 @@ def _check(output: OutputConfig) -> None:
     if output.bitrate is not None and output.format is not Format.OPUS:
         text = f"audio.output.bitrate is {output.bitrate} but {output.format.value} has no bitrate to set"
         raise ProtocolError(ErrorCode.INVALID_VALUE, text, param="audio.output.bitrate")
+
+
+def _check_voices(voices: Mapping[str, str]) -> None:
+    for speaker in voices:
+        if speaker not in _SPEAKERS:
+            text = f"voices has a key {quoted(speaker)}, which is none of 0 to {MAX_SPEAKERS - 1}"
+            raise ProtocolError(ErrorCode.INVALID_VALUE, text, param=f"voices.{clipped(speaker)}")
+
+
+def _check_lexicon(lexicon: Mapping[str, str]) -> None:
+    for word, spoken in lexicon.items():
+        if not _WORD.match(word):
+            text = f"lexicon has the word {quoted(word)}, which has a space or one of [ ] < > |, or no letter or digit"
+        elif not _SPOKEN.match(spoken):
+            text = f"lexicon speaks {quoted(word)} as {quoted(spoken)}, which has a line end or one of [ ] < > |, or is blank"
+        else:
+            continue
+        raise ProtocolError(ErrorCode.INVALID_VALUE, text, param="lexicon")

@@ -17,7 +17,7 @@ from typing import Final, Never
 
 from pydantic import JsonValue
 
-from protocol.audio_frame import Flag, Kind, pack
+from protocol.audio_frame import AudioFrame, Flag, Kind, pack, unpack
 from protocol.config import Limits, Transport
 from protocol.errors import CLOSE_CODES, CloseCode, ErrorCode, ProtocolError, clipped, quoted
 from protocol.messages import (
@@ -61,8 +61,26 @@ class Connection:
             raise self._judged(ProtocolError(ErrorCode.UNAUTHORIZED, f"{command.type} before a token"))
         return command
 
+    def receive_audio(self, message: bytes, now: float) -> AudioFrame:
+        """The sound in a binary message of the client's. Raises ProtocolError as `receive_text` does."""
+        wait_s = self._bucket.take(now)
+        try:
+            if len(message) > self.limits.binary_bytes:
+                raise _too_big(len(message), self.limits.binary_bytes)
+            if wait_s:
+                raise _rate_limited(self.limits.messages_per_s, wait_s, None)
+            frame = unpack(message)
+            if frame.kind is not Kind.UPLINK:
+                text = f"a client sends binary messages of kind {Kind.UPLINK.value}, not {frame.kind.value}"
+                raise ProtocolError(ErrorCode.UNSUPPORTED, text, param="kind")
+        except ProtocolError as error:
+            raise self._judged(error) from None
+        if not self.authenticated:
+            raise self._judged(ProtocolError(ErrorCode.UNAUTHORIZED, "audio before a token"))
+        return frame
+
     def receive_bytes(self, message: bytes, now: float) -> Never:
-        """A binary message. Raises ProtocolError always: a client has no audio to send in this version."""
+        """A binary message of a session that takes no sound. Raises ProtocolError always."""
         wait_s = self._bucket.take(now)
         if len(message) > self.limits.binary_bytes:
             raise self._judged(_too_big(len(message), self.limits.binary_bytes))

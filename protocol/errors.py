@@ -25,12 +25,15 @@ class ErrorCode(StrEnum):
     RATE_LIMITED = "rate_limited"  # too many messages a second; this one was refused
     TEXT_OVERFLOW = "text_overflow"  # too many characters pending or in one turn
     UNKNOWN_TURN = "unknown_turn"
+    TRUNCATE_TOO_LATE = "truncate_too_late"  # a later turn has begun to sound
     VOICE_NOT_FOUND = "voice_not_found"
     SYNTHESIS_FAILED = "synthesis_failed"  # ends the turn, not the session
     ENGINE_RESTARTED = "engine_restarted"  # ends the turn, not the session; the next turn works
     LIMIT_EXCEEDED = "limit_exceeded"  # a number of session.created.limits
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    UNKNOWN_SESSION = "unknown_session"  # nothing to resume
+    TAKEN_OVER = "taken_over"  # another socket resumed this session
     SESSION_EXPIRED = "session_expired"
     IDLE = "idle"
     TOO_MANY_SESSIONS = "too_many_sessions"
@@ -49,7 +52,9 @@ class CloseCode(IntEnum):
     BAD_MESSAGE = 4400
     UNAUTHORIZED = 4401
     FORBIDDEN = 4403
+    UNKNOWN_SESSION = 4404
     IDLE = 4408
+    TAKEN_OVER = 4409
     SESSION_EXPIRED = 4410
     LIMIT_EXCEEDED = 4413
     TOO_MANY_SESSIONS = 4429
@@ -62,6 +67,8 @@ CLOSE_CODES: Final[Mapping[ErrorCode, CloseCode]] = MappingProxyType(
         ErrorCode.UNAUTHORIZED: CloseCode.UNAUTHORIZED,
         ErrorCode.FORBIDDEN: CloseCode.FORBIDDEN,
         ErrorCode.IDLE: CloseCode.IDLE,
+        ErrorCode.UNKNOWN_SESSION: CloseCode.UNKNOWN_SESSION,
+        ErrorCode.TAKEN_OVER: CloseCode.TAKEN_OVER,
         ErrorCode.SESSION_EXPIRED: CloseCode.SESSION_EXPIRED,
         ErrorCode.LIMIT_EXCEEDED: CloseCode.LIMIT_EXCEEDED,
         ErrorCode.TOO_MANY_SESSIONS: CloseCode.TOO_MANY_SESSIONS,

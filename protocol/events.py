@@ -23,12 +23,29 @@ class Status(StrEnum):
 
 class HeardSource(StrEnum):
     CLIENT = "client"  # played_ms was given
+    ACK = "ack"  # the last playback.update, and the time since then if it was playing
     CLOCK = "clock"  # estimated from when audio was sent
     NONE = "none"  # no audio was sent
 
 
 class AlignmentSource(StrEnum):
+    MODEL = "model"
     ESTIMATE = "estimate"
+
+
+class MarkState(StrEnum):
+    GENERATED = "generated"  # the audio up to it exists
+    PLAYED = "played"  # the listener has heard it
+    DROPPED = "dropped"  # the listener will not hear it
+
+
+class SpeechAction(StrEnum):
+    """What somebody's speech did to the turn that was speaking."""
+
+    NONE = "none"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    RESUMED = "resumed"
 
 
 class ClosingReason(StrEnum):
@@ -42,6 +59,8 @@ class WarningCode(StrEnum):
     TURN_IDLE_CLOSED = "turn_idle_closed"  # an open turn got no text for turn_idle_ms and was ended
     UNDERRUN = "underrun"  # the listener ran out of audio while text was there
     UNSUPPORTED_SCRIPT = "unsupported_script"  # text that the model cannot read; left out, told once a script and turn
+    TEXT_NORMALIZED = "text_normalized"  # text was left out or reworded, as `normalize` says
+    SLOW_CONSUMER = "slow_consumer"  # on resume: the socket before this one was dropped because it took no data
     SPEECH_CUT = "speech_cut"  # degenerate speech was ended at its last sane frame
     SPEECH_RETRIED = "speech_retried"  # degenerate speech was thrown away unsent and drawn again
 
@@ -56,11 +75,30 @@ class AnswerBase(EventBase):
     event_id: Id | None = Field(default=None, description="event_id of the command that this answers.")
 
 
+class LiveTurn(Wire):
+    """A turn that is not over when a socket resumes its session: what of the client's messages has arrived."""
+
+    turn: Id = Field(description="Id of the turn.")
+    n: TurnNumber = Field(description="Its number.")
+    text_chars: Count = Field(description="Code points of its text that arrived.")
+    text_ended: bool = Field(description="Whether its turn.end arrived.")
+
+
 class SessionCreated(EventBase):
-    """First event of a session."""
+    """First event of a session, and of a socket that resumes one."""
 
     type: Literal["session.created"] = "session.created"
     session: Id = Field(description="Id of the session.")
+    resume_token: str | None = Field(
+        default=None,
+        repr=False,
+        description="Secret that resumes this session from another socket. A new one with each socket.",
+    )
+    resumed: bool = Field(default=False, description="Whether the session existed before this socket.")
+    turns: Annotated[tuple[LiveTurn, ...], Lax] = Field(
+        default=(),
+        description="Turns that are not over: `turn`, `n`, `text_chars` and `text_ended` of each. What the server lacks, send again.",
+    )
     config: SessionConfig = Field(description="Configuration in effect.")
     limits: Limits = Field(description="Every number used to refuse something.")
     model: str = Field(description="Name of the loaded model.")
@@ -113,9 +151,41 @@ class Alignment(EventBase):
     source: Annotated[AlignmentSource, Lax] | Id = Field(
         default=AlignmentSource.ESTIMATE,
         union_mode="left_to_right",
-        description="Where the times come from. estimate: from the text and the audio's length.",
+        description="Where the times come from. model: from what the model attended to; estimate: from the text and the audio's length.",
     )
     final: bool = Field(description="Whether these items will not be replaced.")
+
+
+class MarkEvent(EventBase):
+    """The speech has come to a mark, or never will."""
+
+    type: Literal["mark"] = "mark"
+    turn: Id = Field(description="Id of the turn.")
+    name: Id = Field(description="As in the client's mark.")
+    at_ms: Ms | None = Field(
+        default=None, description="Where in the turn's audio it is; absent if that was never known."
+    )
+    state: Annotated[MarkState, Lax] | Id = Field(
+        union_mode="left_to_right",
+        description="generated: the audio up to it exists; played: the listener has heard it, where there is a playback clock; dropped: "
+        "the turn was cut before it.",
+    )
+
+
+class TurnPaused(AnswerBase):
+    """A turn stands still."""
+
+    type: Literal["turn.paused"] = "turn.paused"
+    turn: Id = Field(description="Id of the turn.")
+    at_ms: Ms = Field(description="What was heard of it.")
+
+
+class TurnResumed(AnswerBase):
+    """A turn that was paused goes on."""
+
+    type: Literal["turn.resumed"] = "turn.resumed"
+    turn: Id = Field(description="Id of the turn.")
+    at_ms: Ms = Field(description="Where the listener goes on.")
 
 
 class Heard(Wire):
@@ -127,7 +197,7 @@ class Heard(Wire):
     char_end: Count = Field(description="Code points in `text`.")
     source: Annotated[HeardSource, Lax] | Id = Field(
         union_mode="left_to_right",
-        description="client: from played_ms; clock: estimated from when audio was sent; none: none was sent.",
+        description="client: from played_ms; ack: from playback.update; clock: estimated from when audio was sent; none: none was sent.",
     )
 
 
@@ -173,8 +243,16 @@ class TurnDone(AnswerBase):
     metrics: TurnMetrics = Field(description="How it went.")
 
 
+class TurnPlayed(EventBase):
+    """The listener has heard a completed turn to its end; only where there is a playback clock. It can no longer be cancelled."""
+
+    type: Literal["turn.played"] = "turn.played"
+    turn: Id = Field(description="Id of the turn.")
+    ms: Ms = Field(description="What was heard of it.")
+
+
 class ContextUpdated(AnswerBase):
-    """The conversation after a context.clear, or after a turn.cancel of a turn that was done but not yet heard to its end."""
+    """The conversation after a context command, or after a turn.cancel of a turn that was done but not yet heard to its end."""
 
     type: Literal["context.updated"] = "context.updated"
     turn: Id | None = Field(default=None, description="Turn that was cut after its turn.done.")
@@ -182,6 +260,29 @@ class ContextUpdated(AnswerBase):
     turns: Count = Field(description="Turns it holds.")
     audio_s: Annotated[float, Field(ge=0)] = Field(description="Seconds of heard speech it holds.")
     text_chars: Count = Field(description="Code points of heard text it holds.")
+    used: bool | None = Field(
+        default=None, description="Answer to context.append: whether the words condition how the next turns are spoken."
+    )
+
+
+class SpeechStarted(EventBase):
+    """Somebody on the client's side has begun to speak."""
+
+    type: Literal["speech.started"] = "speech.started"
+    session_ms: Count = Field(description="When it began, by the age of the session.")
+    leg: Count = Field(default=0, description="Where the sound came from; 0 is this socket.")
+    turn: Id | None = Field(default=None, description="Turn that was speaking.")
+    action: Annotated[SpeechAction, Lax] = Field(description="What it did to that turn.")
+
+
+class SpeechStopped(EventBase):
+    """Somebody on the client's side has stopped speaking, or a turn that was paused for it goes on."""
+
+    type: Literal["speech.stopped"] = "speech.stopped"
+    session_ms: Count = Field(description="When it ended, by the age of the session.")
+    leg: Count = Field(default=0, description="Where the sound came from; 0 is this socket.")
+    turn: Id | None = Field(default=None, description="Turn that was speaking when it began.")
+    action: Annotated[SpeechAction, Lax] = Field(description="What it did to that turn.")
 
 
 class WarningEvent(EventBase):
@@ -254,8 +355,14 @@ Event = (
     | SessionUpdated
     | TurnStarted
     | Alignment
+    | MarkEvent
+    | TurnPaused
+    | TurnResumed
     | TurnDone
+    | TurnPlayed
     | ContextUpdated
+    | SpeechStarted
+    | SpeechStopped
     | WarningEvent
     | ErrorEvent
     | Pong

@@ -53,7 +53,9 @@ def files(document: str) -> dict[Path, str]:
     schemas = {Path("schema", "client", f"{name}.json"): command_schema(model) for name, model in COMMANDS.items()}
     schemas |= {Path("schema", "server", f"{name}.json"): event_schema(model) for name, model in EVENTS.items()}
     tables = {name: command_table(command_schema(model)) for name, model in COMMANDS.items()}
-    tables |= {name: event_table(event_schema(model)) for name, model in EVENTS.items()}
+    events = {name: event_table(event_schema(model)) for name, model in EVENTS.items()}
+    # A command and an event may share a name (mark).
+    tables |= {f"event:{name}" if name in COMMANDS else name: table for name, table in events.items()}
     tables["limits"] = limits_table(Limits.model_json_schema())
     texts = {path: json.dumps(schema, indent=2, sort_keys=True) + "\n" for path, schema in sorted(schemas.items())}
     return texts | {DOCUMENT: filled(document, tables)}

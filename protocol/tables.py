@@ -108,7 +108,11 @@ def _value(root: Schema, node: Schema) -> str:
 
 
 def _range(node: Schema) -> str:
-    low = f"> {node['exclusiveMinimum']}" if "exclusiveMinimum" in node else str(node.get("minimum", ""))
+    low = (
+        f"> {node['exclusiveMinimum']}"
+        if "exclusiveMinimum" in node
+        else str(node.get("minimum", "")).removesuffix(".0")
+    )
     # 120.0 reads as 120; a float format would turn large integers into powers.
     high = str(node.get("maximum", node.get("exclusiveMaximum", 0) - 1)).removesuffix(".0")
     if "maximum" in node or "exclusiveMaximum" in node:

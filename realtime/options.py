@@ -5,10 +5,13 @@ Knows voices, output formats and sampling on both sides of the wire. Does not kn
 
 from __future__ import annotations
 
+from typing import Final
+
 from engine.api import ModelInfo, SamplingParams, Voice
-from protocol.commands import TurnStart
+from protocol.commands import Command, SessionUpdate, TurnStart
 from protocol.config import (
     MAX_HISTORY_S,
+    AlignmentMode,
     AudioConfig,
     Format,
     HistoryConfig,
@@ -23,6 +26,18 @@ from realtime.audio import AudioCodec, AudioOutput, OutputFormat
 from realtime.opus import OpusUnavailable
 from realtime.turn import TurnOptions
 from realtime.voices import VoiceNotFound, VoiceStore, VoiceUnusable
+
+_NOT_BUILT: Final = ("voices", "speed", "volume_db", "normalize", "language", "lexicon")  # fields of commands
+
+
+def refuse_what_is_not_built(command: Command) -> None:
+    """Raises ProtocolError `unsupported` for a field of the protocol that this server would accept and not act on."""
+    for name in _NOT_BUILT:
+        if name in command.model_fields_set:
+            text = f"{command.type} has no field {name} yet"
+            raise ProtocolError(ErrorCode.UNSUPPORTED, text, param=name)
+    if isinstance(command, SessionUpdate) and command.alignment is AlignmentMode.CHAR:
+        raise ProtocolError(ErrorCode.UNSUPPORTED, "there is no alignment of characters yet", param="alignment")
 
 
 def first_config(info: ModelInfo) -> SessionConfig:

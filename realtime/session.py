@@ -47,7 +47,14 @@ from protocol.events import (
 from realtime.context import Context
 from realtime.ended import EndedTurns
 from realtime.floor import Floor
-from realtime.options import find_voice, first_config, output_format, pre_skip, turn_options
+from realtime.options import (
+    find_voice,
+    first_config,
+    output_format,
+    pre_skip,
+    refuse_what_is_not_built,
+    turn_options,
+)
 from realtime.outbox import Outbox
 from realtime.speech import Speech
 from realtime.turn import Turn, TurnOptions
@@ -197,6 +204,7 @@ class Session:
         self._engine.forget(self.id)
 
     def _carry_out(self, command: Command, now: float) -> None:
+        refuse_what_is_not_built(command)
         match command:
             case TextAppend():
                 self._append(command, now)
@@ -216,6 +224,9 @@ class Session:
                 self._pong(command, now)
             case SessionClose():
                 self._close_asked(command, now)
+            case _:
+                text = f"{command.type} is not supported yet"
+                raise ProtocolError(ErrorCode.UNSUPPORTED, text, param="type")
 
     def _append(self, command: TextAppend, now: float) -> None:
         turn = self._turn_for_text(command.turn)

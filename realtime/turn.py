@@ -215,7 +215,7 @@ class Turn:
         if self.clock is None:
             pacing = self.options.config.pacing
             self.clock = PlayClock(
-                Pace(pacing.lead_ms, pacing.burst_ms, pacing.clock is Clock.REALTIME), max(not_before, now)
+                Pace(pacing.lead_ms, pacing.burst_ms, pacing.clock is not Clock.NONE), max(not_before, now)
             )
         for _ in range(AT_ONCE):
             self._tell_words()

@@ -1,6 +1,9 @@
-"""The sending half of a client's socket, and what all turns of a session share.
+"""The sending half of a session, over one socket after the other, and what all its turns share.
 
 Knows the order of messages, the server's message rate, how much audio is unread, and why nothing works any more. Does not know turns.
+
+Between two sockets nothing is sent and nothing is kept here: whoever said something remembers it until the server has answered, and says it
+again once the session is resumed (`session`).
 """
 
 from __future__ import annotations
@@ -22,11 +25,10 @@ MESSAGE_SHARE: Final = 0.8  # of the server's messages_per_s goes to text; the r
 
 
 class Link:
-    """One per connection."""
+    """One per session."""
 
     def __init__(
         self,
-        socket: ClientConnection,
         group: anyio.abc.TaskGroup,
         unread_limit: int,
         on_lost: Callable[[ClientError], None],
@@ -34,31 +36,66 @@ class Link:
         """on_lost is called once, when `failure` was set."""
         self.failure: ClientError | None = None  # why nothing works any more
         self.limits = Limits()  # the server's own once session.created came
+        self.resumable = False  # a socket that breaks is replaced
         self.unread_limit: Final = unread_limit
         self.unread = 0  # bytes of audio that came and were not read, over all turns
-        self._socket = socket
+        self._socket: ClientConnection | None = None
         self._group = group
         self._on_lost = on_lost
+        self._open = anyio.Event()  # set: the server knows where we are, so that messages may go
         self._text_may_go = anyio.Event()  # not set: the last text message went a moment ago
         self._text_may_go.set()
 
-    async def send(self, command: Command) -> None:
-        """Messages leave in the order of the calls. Raises why the connection was lost."""
+    @property
+    def is_open(self) -> bool:
+        """Whether what is posted now leaves now."""
+        return self._open.is_set()
+
+    def attach(self, socket: ClientConnection) -> None:
+        """Use this socket from now on; nothing is posted on it before `open`."""
+        self._socket = socket
+        self._open = anyio.Event()
+
+    def open(self) -> None:
+        """Messages may go."""
+        self._open.set()
+
+    def detach(self) -> None:
+        """The socket is gone; another will come."""
+        self._open = anyio.Event()
+
+    async def until_open(self) -> None:
+        """Wait for a socket that takes messages. Raises why there will be none."""
+        while not self._open.is_set() and self.failure is None:
+            await self._open.wait()
         self.raise_failure()
+
+    async def post(self, command: Command) -> None:
+        """Send it if there is a socket; messages leave in the order of the calls. Raises why the connection was lost for good."""
+        self.raise_failure()
+        if self._open.is_set():
+            await self.say(command)
+
+    async def say(self, command: Command) -> None:
+        """`post`, also before `open`."""
+        assert self._socket is not None, "attach comes first"
         try:
             await self._socket.send(encode_command(command))
         except ConnectionClosed as error:
-            raise self.lose(closed(error)) from error
+            if not self.resumable:
+                raise self.lose(closed(error)) from error
 
     async def send_text(self, command: Callable[[], Command | None]) -> None:
-        """Send what `command` returns once the server's message rate has room; None: nothing any more."""
+        """Post what `command` returns once the server's message rate has room; None: nothing any more."""
         while not self._text_may_go.is_set():
             await self._text_may_go.wait()
+        if not self._open.is_set():  # what is taken now would be lost
+            return
         text = command()
         if text is not None:
             self._text_may_go = anyio.Event()
             self.spawn(self._cool_down)
-            await self.send(text)
+            await self.post(text)
 
     def spawn(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Do `work` in the background, as long as the session lasts at most. It must not raise."""
@@ -68,6 +105,7 @@ class Link:
         """Nothing works any more. Returns why: the first reason stays."""
         if self.failure is None:
             self.failure = failure
+            self._open.set()
             self._on_lost(failure)
         return self.failure
 

@@ -45,12 +45,18 @@ def refused(config: SessionConfig, **fields: Any) -> ProtocolError:
 def test_the_defaults_are_the_first_of_the_listed_values() -> None:
     assert SessionConfig().model_dump(mode="json") == {
         "voice": None,
+        "voices": {},
         "audio": {
             "output": {"format": "opus", "rate": 48000, "frame_ms": 20, "bitrate": None},
             "transport": "binary",
         },
-        "pacing": {"lead_ms": 2000, "burst_ms": 400, "clock": "realtime"},
+        "pacing": {"lead_ms": 2000, "burst_ms": 400, "clock": "ack"},
         "latency": "low",
+        "speed": 1.0,
+        "volume_db": 0.0,
+        "normalize": True,
+        "language": None,
+        "lexicon": {},
         "tags": "perform",
         "alignment": "none",
         "history": {"max_s": 60.0, "max_turns": 50},
@@ -136,6 +142,31 @@ def test_a_bitrate_goes_with_opus_alone() -> None:
     assert refused(pcm, audio={"output": {"bitrate": 24_000}}).param == "audio.output.bitrate"
 
 
+@pytest.mark.parametrize("speaker", ["8", "01", "-1", "a", "1.0"])
+def test_voices_are_keyed_by_the_numbers_of_speakers(speaker: str) -> None:
+    assert updated(SessionConfig(), voices={"0": "anna", "7": "ben"}).voices == {"0": "anna", "7": "ben"}
+    error = refused(SessionConfig(), voices={"0": "anna", speaker: "ben"})
+    assert (error.code, error.param) == (ErrorCode.INVALID_VALUE, f"voices.{speaker}")
+
+
+@pytest.mark.parametrize(
+    ("word", "spoken"),
+    [
+        ("two words", "x"),
+        ("[tag]", "x"),
+        ("<|", "x"),
+        ("--", "x"),
+        ("word", " "),
+        ("word", "[laugh]"),
+        ("word", "a\nb"),
+    ],
+)
+def test_a_lexicon_respells_words_and_does_nothing_else(word: str, spoken: str) -> None:
+    assert updated(SessionConfig(), lexicon={"Köln's": "cologne is"}).lexicon == {"Köln's": "cologne is"}
+    error = refused(SessionConfig(), lexicon={word: spoken})
+    assert (error.code, error.param) == (ErrorCode.INVALID_VALUE, "lexicon")
+
+
 def test_options_of_a_turn_lie_over_those_of_the_session() -> None:
     session = SamplingConfig(temperature=0.5, top_k=7)
     assert override(session, SamplingConfig(top_k=1, seed=3)) == SamplingConfig(temperature=0.5, top_k=1, seed=3)
@@ -196,5 +227,9 @@ def test_the_limits_of_single_fields_are_the_bounds_that_refuse() -> None:
     assert settings["metadata"]["propertyNames"]["maxLength"] == limits.id_chars
     assert settings["metadata"]["maxProperties"] == limits.metadata_entries
     assert settings["metadata"]["additionalProperties"]["maxLength"] == limits.metadata_chars
+    assert settings["voices"]["maxProperties"] == limits.speakers
+    assert settings["lexicon"]["maxProperties"] == limits.lexicon_entries
+    assert settings["lexicon"]["propertyNames"]["maxLength"] == limits.lexicon_key_chars
+    assert settings["lexicon"]["additionalProperties"]["maxLength"] == limits.lexicon_value_chars
     assert TurnCancel.model_json_schema()["properties"]["played_ms"]["anyOf"][0]["maximum"] == limits.played_ms
     assert TextAppend.model_json_schema()["properties"]["text"]["maxLength"] == limits.append_chars

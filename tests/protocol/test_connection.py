@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.audio_frame import Flag, unpack
+from protocol.audio_frame import Flag, Kind, pack, unpack
 from protocol.config import Limits, Transport
 from protocol.connection import Connection, decode_event, encode_audio, encode_command, encode_event
 from protocol.errors import CloseCode, ErrorCode, ProtocolError
@@ -77,7 +77,7 @@ def test_the_third_bad_message_closes() -> None:
     assert not refusal(connection, "{").fatal
     said(connection, type="ping")
     assert not refusal(connection, '{"type":5}').fatal
-    assert refusal(connection, '{"type":"mark"}').code is ErrorCode.UNSUPPORTED
+    assert refusal(connection, '{"type":"marks"}').code is ErrorCode.UNSUPPORTED
     third = refusal(connection, "[]")
     assert (third.code, third.close_code) == (ErrorCode.BAD_MESSAGE, CloseCode.BAD_MESSAGE)
 
@@ -379,6 +379,33 @@ def test_audio_leaves_as_its_transport_asks() -> None:
 
 
 def test_an_event_of_an_unknown_type_is_none_and_no_event_is_a_bad_message() -> None:
-    assert decode_event('{"type":"mark","name":"a"}') is None
+    assert decode_event('{"type":"dtmf","digit":"1"}') is None
     with pytest.raises(ProtocolError, match="not JSON"):
         decode_event("oops")
+
+
+def test_sound_of_a_client_is_read_with_its_header() -> None:
+    frame = Connection(LIMITS).receive_audio(pack(Kind.UPLINK, Flag.NONE, 0, 0, 320, b"ab"), 0.0)
+    assert (frame.kind, frame.position, frame.payload) == (Kind.UPLINK, 320, b"ab")
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "fatal"),
+    [
+        (b"short", ErrorCode.BAD_MESSAGE, False),
+        (pack(Kind.SPEECH, Flag.NONE, 0, 0, 0, b""), ErrorCode.UNSUPPORTED, False),
+        (bytes([9]) + bytes(15), ErrorCode.UNSUPPORTED, False),
+        (bytes(256 * 1024 + 1), ErrorCode.LIMIT_EXCEEDED, True),
+    ],
+    ids=["short", "speech", "unknown", "large"],
+)
+def test_what_is_no_sound_of_a_client_is_refused(message: bytes, code: ErrorCode, fatal: bool) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        Connection(LIMITS).receive_audio(message, 0.0)
+    assert (caught.value.code, caught.value.fatal) == (code, fatal)
+
+
+def test_sound_before_a_token_closes() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        Connection(LIMITS, authenticated=False).receive_audio(pack(Kind.UPLINK, Flag.NONE, 0, 0, 0, b""), 0.0)
+    assert caught.value.close_code == 4401

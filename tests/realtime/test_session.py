@@ -23,9 +23,11 @@ from protocol.messages import (
     WarningEvent,
 )
 from realtime.outbox import Close
-from realtime.scripted import Cut, Script, ScriptedEngine
+from realtime.scripted import MINI_LIKE, Cut, Script, ScriptedEngine
 from realtime.voices import VoiceStore
 from tests.realtime.stage import Stage, words
+
+K = MINI_LIKE.codebooks
 
 
 def history(stage: Stage) -> list[str]:
@@ -111,7 +113,7 @@ def test_a_turn_remembers_what_was_heard_before_it() -> None:
     stage.run_until_done("turn-2")
     assert history(stage) == ["First thing."]
     codes = stage.engine.opened[-1].conversation.history[0].codes
-    assert codes.shape == (8, len("First thing."))
+    assert codes.shape == (K, len("First thing."))
 
 
 # Interruptions
@@ -490,7 +492,7 @@ def test_an_update_holds_from_the_next_turn() -> None:
 
 
 def test_a_turns_own_options_are_its_own(tmp_path: Path) -> None:
-    VoiceStore(tmp_path, 8).add("anna", [Reference("Hi.", np.ones((8, 3), np.int16))], [b"wav"])
+    VoiceStore(tmp_path, K).add("anna", [Reference("Hi.", np.ones((K, 3), np.int16))], [b"wav"])
     stage = Stage(voices=tmp_path)
     stage.configure(sampling={"seed": 5, "top_k": 10})
     stage.send("turn.start", turn="a", voice="anna", sampling={"seed": 9})
@@ -561,7 +563,7 @@ def test_the_context_is_cleared_on_demand() -> None:
 
 
 def test_clearing_the_context_may_give_up_the_voice(tmp_path: Path) -> None:
-    VoiceStore(tmp_path, 8).add("anna", [Reference("Hi.", np.ones((8, 3), np.int16))], [b"wav"])
+    VoiceStore(tmp_path, K).add("anna", [Reference("Hi.", np.ones((K, 3), np.int16))], [b"wav"])
     stage = Stage(voices=tmp_path)
     stage.configure(voice="anna")
     stage.send("context.clear")
@@ -944,3 +946,21 @@ def test_word_times_do_not_wait_for_more_text() -> None:
     (final,) = [event for event in stage.all(Alignment) if event.final]
     assert [item.text for item in final.items] == ["Hello", "there,"]
     assert stage.written[-1] is final, "behind the audio that it is about"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"kind": "session.update", "speed": 2.0, "latency": "quality"},
+        {"kind": "turn.start", "volume_db": 3.0},
+        {"kind": "audio.input"},
+    ],
+    ids=str,
+)
+def test_what_is_not_built_yet_is_unsupported_and_changes_nothing(command: dict[str, object]) -> None:
+    stage = Stage()
+    stage.send(**command, event_id="e")  # type: ignore[arg-type]
+    error = stage.one(ErrorEvent)
+    assert (error.code, error.event_id, error.fatal) == ("unsupported", "e", False)
+    stage.configure()
+    assert stage.all(SessionUpdated)[-1].config.latency == "low" and not stage.session.floor.turns
