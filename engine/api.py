@@ -84,7 +84,7 @@ class ModelInfo:
     dtype: str = "float32"  # of the AR stacks
     codec_id: str = "codec"  # equal where codes mean the same sound; letters, digits and - only
     scripts: tuple[str, ...] | None = None  # that it can read aloud, as Unicode names them; None: it takes every text
-    numbers_in_words: bool = False  # digits and symbols must reach it written out (English or German); its folder says so
+    numbers_in_words: bool = False  # its folder says that digits and symbols must reach it written out
 
     @property
     def frame_s(self) -> float:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ from engine.api import (
     Voice,
 )
 from engine.cache import ConversationCache
+from engine.following import Follower
+from engine.gaze import Gaze, Look, TextSpan
 from engine.guard import Fault, SegmentGuard
 from engine.jobs import Jobs
 from engine.kv import Columns, OutOfPages
@@ -49,6 +52,15 @@ from engine.stream import OpenStream, Segment
 MEASURED_POSITIONS = 32  # a shorter prefill is mostly overhead and says nothing about a position
 MAX_ATTEMPTS = 2  # a segment that came out degenerate before any of it was sent is tried once more
 JOB_PATIENCE = 8  # steps that a job waits for a relaxed one before it gets a slice all the same
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Decoding:
+    """A frame that was drawn and is being decoded."""
+
+    stream: OpenStream
+    codes: npt.NDArray[np.int16]  # [K]
+    text_at: int | None  # see Frame
 
 
 class EngineCore:
@@ -73,7 +85,7 @@ class EngineCore:
         self._guarded = guarded
         self._clock = clock
         self._decoder = runner.decoder
-        self._decoding: list[tuple[OpenStream, FrameDrawn]] = []  # what the decoder was given last
+        self._decoding: list[_Decoding] = []  # what the decoder was given last
         self._jobs = Jobs(runner.codec, runner.streaming, runner.spare_row)
         self._jobs_waited = 0  # steps since the last slice of a job
         self._prefetches = Prefetches(self.cache, runner)
@@ -191,7 +203,11 @@ class EngineCore:
             self._fail(stream, SynthesisFailed("bad_input", str(error)))
             return
         self._runner.begin_segment(stream.row)
-        target = _joined([*stream.past, self._prompts.user(segment.text)])
+        past = _joined(stream.past)
+        column, starts = self._prompts.text_starts(segment.text)
+        segment.span = TextSpan(past.shape[1] + column, len(starts))
+        segment.follower = Follower(starts) if len(starts) else None
+        target = _joined([past, self._prompts.user(segment.text)])
         self._aim(stream, target, keep_last=True, room=max(1, segment.guard.least_frames))
 
     def _allow(self, stream: OpenStream, frame_index: int) -> None:
@@ -246,42 +262,55 @@ class EngineCore:
     def _execute(self, planned: Plan) -> None:
         speaking: list[OpenStream] = []
         hidden: list[Hidden] = []
+        gazes: list[Gaze] = []  # of those who speak, in their order; none at all where nobody has chosen heads
         for key, positions in planned.prefill:
             stream = self._streams[key]
-            last = self._prefill(stream, positions)
+            last = self._prefill(stream, positions, gazes)
             if last is not None:
                 speaking.append(stream)
                 hidden.append(last)
         decoding = [self._streams[key] for key in planned.decode if self._can_extend(self._streams[key])]
         if decoding:
             speaking = [*decoding, *speaking]
-            hidden = [self._runner.decode([stream.extendable for stream in decoding]), *hidden]
+            gaze = self._gaze(decoding)
+            gazes = [*gaze, *gazes]
+            hidden = [self._runner.decode([stream.extendable for stream in decoding], *gaze), *hidden]
         segments = [stream.current for stream in speaking]
         drawn = self._runner.draw(hidden, [stream.row for stream in speaking]) if speaking else []
         self._deliver()
-        self._settle(speaking, segments, drawn)
+        self._settle(speaking, segments, drawn, [look for gaze in gazes for look in gaze.looks()])
         if not self._decoder.beside:
             self._deliver()
 
     def _impatient(self, planned: Plan) -> bool:
         """Frames that are being decoded should not wait for this step: it takes long, or one of them is the first of its turn."""
-        return bool(planned.prefill) or any(not stream.frames for stream, _ in self._decoding)
+        return bool(planned.prefill) or any(not item.stream.frames for item in self._decoding)
 
-    def _prefill(self, stream: OpenStream, positions: int) -> Hidden | None:
-        """Compute some of the prompt. Returns the hidden state to draw from once it is complete and a segment waits for it."""
+    def _gaze(self, streams: Sequence[OpenStream]) -> list[Gaze]:
+        """One for a pass after which these draw, or none."""
+        gaze = self._runner.gaze([stream.current.span for stream in streams])
+        return [] if gaze is None else [gaze]
+
+    def _prefill(self, stream: OpenStream, positions: int, gazes: list[Gaze]) -> Hidden | None:
+        """Compute some of the prompt. Returns the hidden state to draw from once it is complete and a segment waits for it.
+
+        What is looked at then is added to `gazes`.
+        """
         target, sequence = stream.target, stream.extendable
         assert target is not None, "a stream that misses positions has a target"
         columns = target[:, sequence.length :][:, :positions]
         if not self._extend(stream, columns):
             return None
-        begun = self._clock()
-        last = self._runner.prefill(sequence, columns.shape[1])
+        begun, complete = self._clock(), sequence.length == target.shape[1]
+        gaze = self._gaze([stream]) if complete and stream.segment is not None else []
+        gazes += gaze
+        last = self._runner.prefill(sequence, columns.shape[1], *gaze)
         if columns.shape[1] >= MEASURED_POSITIONS:
             self._position_s += 0.3 * ((self._clock() - begun) / columns.shape[1] - self._position_s)
         self.cache.counters.prefilled += columns.shape[1]
         if sequence.length >= stream.prefix:
             self.cache.share_voice(stream.voice, sequence, stream.prefix)
-        if sequence.length < target.shape[1]:
+        if not complete:
             return None
         stream.target = None
         return last if stream.segment is not None else None
@@ -307,24 +336,30 @@ class EngineCore:
 
     # -- what came out ----------------------------------------------------------------------------------------------------------------
 
-    def _settle(self, speaking: Sequence[OpenStream], segments: Sequence[Segment], drawn: Sequence[Drawn]) -> None:
-        """Take what was drawn for these segments of these streams, but not what a segment drew that has been ended meanwhile."""
-        wanted: list[tuple[OpenStream, FrameDrawn]] = []
-        for stream, segment, out in zip(speaking, segments, drawn, strict=True):
+    def _settle(
+        self, speaking: Sequence[OpenStream], segments: Sequence[Segment], drawn: Sequence[Drawn], looks: Sequence[Look]
+    ) -> None:
+        """Take what was drawn for these segments of these streams, but not what a segment drew that has been ended meanwhile.
+
+        looks: what each looked at in its text meanwhile; empty: nobody knows.
+        """
+        wanted: list[_Decoding] = []
+        seen: Sequence[Look | None] = looks or [None] * len(speaking)
+        for stream, segment, out, look in zip(speaking, segments, drawn, seen, strict=True):
             if not self._is_open(stream):
                 continue
             if stream.segment is not segment:
                 self._runner.take_back(stream.row)
             elif isinstance(out, FrameDrawn):
                 stream.draw(out.column)
-                wanted.append((stream, out))
+                wanted.append(_Decoding(stream, out.codes, segment.follow(look)))
             elif out is Outcome.NAN:
                 self.cache.poison(stream.conversation, stream.voice)
                 self._degenerate(stream, segment, Fault.NAN)
             else:
                 self._ended_by_model(stream, segment)
         if wanted:
-            self._decoder.start(np.stack([out.codes for _, out in wanted]), [stream.row for stream, _ in wanted])
+            self._decoder.start(np.stack([item.codes for item in wanted]), [item.stream.row for item in wanted])
             self._decoding = wanted
 
     def _deliver(self) -> None:
@@ -333,24 +368,25 @@ class EngineCore:
             return
         decoded, self._decoding = self._decoding, []
         samples, now = self._decoder.finish(), self._clock()
-        for (stream, out), wave in zip(decoded, samples, strict=True):
-            if self._is_open(stream):  # nobody has cancelled it
-                stream.ahead -= 1
-                self._take_frame(stream, out.codes, wave, now)
+        for item, wave in zip(decoded, samples, strict=True):
+            if self._is_open(item.stream):  # nobody has cancelled it
+                item.stream.ahead -= 1
+                self._take_frame(item, wave, now)
 
     def _is_open(self, stream: OpenStream) -> bool:
         return self._streams.get(stream.key) is stream
 
-    def _take_frame(self, stream: OpenStream, codes: npt.NDArray[np.int16], samples: Samples, now: float) -> None:
-        segment = stream.current
+    def _take_frame(self, item: _Decoding, samples: Samples, now: float) -> None:
+        stream, segment = item.stream, item.stream.current
         fault = segment.guard.frame(samples) if self._guarded else None
         if fault is Fault.NAN:
             self._decoder.reset(stream.row)  # it is the codec's: what the frame was drawn from was finite
         if fault is not None:
             self._degenerate(stream, segment, fault)
             return
-        self._report.events.append((stream.key, Frame(segment.index, stream.frames, codes, samples)))
-        stream.deliver(codes, now, self.info.frame_s)
+        frame = Frame(segment.index, stream.frames, item.codes, samples, item.text_at)
+        self._report.events.append((stream.key, frame))
+        stream.deliver(item.codes, now, self.info.frame_s)
         if stream.frames >= stream.params.max_frames:
             stream.texts.clear()
             stream.finished = True

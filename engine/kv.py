@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from engine.attention import grouped_attention
+from engine.gaze import Gaze
 
 PAGE = 32  # positions; smaller wastes gather indices, larger wastes the tail of short conversations
 
@@ -174,10 +175,16 @@ class PagedAttention:
     what is computed there is never read. Valid for one forward pass: indices and mask are made once and shared by all layers.
     """
 
-    def __init__(self, pool: PagePool, rows: Sequence[CachedSequence], new: Sequence[int]) -> None:
-        """rows: sequences already extended by their new columns. new: how many of each row's positions are new, >= 1."""
+    def __init__(
+        self, pool: PagePool, rows: Sequence[CachedSequence], new: Sequence[int], gaze: Gaze | None = None
+    ) -> None:
+        """rows: sequences already extended by their new columns. new: how many of each row's positions are new, >= 1.
+
+        gaze: is shown every layer's queries and keys; its rows are these, and all of them have as many new positions.
+        """
         device = pool.keys.device
         self._pool = pool
+        self._gaze = gaze
         self._width = max(new)
         self._longest = max(row.length for row in rows)
         starts = [row.length - n for row, n in zip(rows, new, strict=True)]
@@ -232,6 +239,8 @@ class PagedAttention:
         into_keys.index_copy_(0, self._slots, self._new(k))
         into_values.index_copy_(0, self._slots, self._new(v))
         keys, values = self._seen[layer] if self._seen else self._gathered(layer, q.shape[0])
+        if self._gaze is not None:
+            self._gaze.see(layer, q, keys, self._mask)
         return grouped_attention(q, keys, values, self._mask)
 
     def _new(self, rows: Tensor) -> Tensor:

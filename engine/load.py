@@ -19,6 +19,7 @@ from engine.codec_weights import load_codec
 from engine.config import declared_scripts, read_json
 from engine.core import EngineCore
 from engine.decoding import FrameDecoder
+from engine.heads import ChosenHeads
 from engine.jobs import Jobs
 from engine.model import DualAR
 from engine.prompt import PromptBuilder
@@ -39,6 +40,7 @@ class Loaded:
     codec: Codec
     prompts: PromptBuilder
     info: ModelInfo
+    heads: ChosenHeads | None = None  # that follow the text
 
 
 def load_core(
@@ -126,7 +128,8 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
         codec_id=codec_id(folder),
         scripts=declared_scripts(folder),
     )
-    return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info)
+    heads = ChosenHeads.load(folder, model.config.slow)
+    return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info, heads)
 
 
 def load_jobs(folder: Path, device: str) -> Jobs:
@@ -142,7 +145,8 @@ def core_of(
     loaded: Loaded, limits: EngineLimits, *, guarded: bool = True, decoder: FrameDecoder | None = None
 ) -> EngineCore:
     """A core with caches and rows of its own, not warm. decoder: instead of one inside it."""
-    runner = Runner(loaded.model, loaded.codec, limits, decoder)
+    heads = loaded.heads.heads if loaded.heads is not None else ()
+    runner = Runner(loaded.model, loaded.codec, limits, decoder, heads)
     return EngineCore(runner, loaded.prompts, loaded.info, limits, guarded=guarded)
 
 

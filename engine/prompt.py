@@ -49,6 +49,10 @@ class PromptBuilder:
         """A segment to speak, up to the place where its frames begin."""
         return _joined(self._user_start, self._text(text), self._message_end, self._assistant_start)
 
+    def text_starts(self, text: str) -> tuple[int, npt.NDArray[np.int64]]:
+        """Where the text is in `user(text)`: the column of its first token, and of each token the code point at which it starts."""
+        return self._user_start.shape[1], np.array(self._tokenizer.text_starts(text), np.int64)
+
     def spoken(self, codes: Codes) -> Columns:
         """A segment's frames and the end of its message: what follows `user` in the history. Raises ValueError for bad codes."""
         return _joined(self.frames(codes), self._message_end)

@@ -19,6 +19,8 @@ from engine.api import EngineLimits, SamplingParams
 from engine.attention import FrameKV
 from engine.codec import Codec
 from engine.decoding import FrameDecoder, InlineDecoder
+from engine.gaze import Gaze, HeadGroups, TextSpan
+from engine.heads import Head
 from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool
 from engine.model import DualAR, Hidden
 from engine.sampling import Sampler
@@ -46,10 +48,17 @@ Drawn = FrameDrawn | Outcome
 class Runner:
     """Owns weights, KV pages, sampling state and codec rows of one device."""
 
-    def __init__(self, model: DualAR, codec: Codec, limits: EngineLimits, decoder: FrameDecoder | None = None) -> None:
+    def __init__(
+        self,
+        model: DualAR,
+        codec: Codec,
+        limits: EngineLimits,
+        decoder: FrameDecoder | None = None,
+        heads: Sequence[Head] = (),
+    ) -> None:
         """model: prepared for serving. decoder: of `codec` and as many rows as `limits` has streams; None: one on the model's device.
 
-        Memory for every row and page is taken now.
+        heads: that follow the text; without any, nobody can tell where in it a row is. Memory for every row and page is taken now.
         """
         config, rows = model.config, limits.max_streams
         slow, fast = config.slow, config.fast
@@ -58,6 +67,7 @@ class Runner:
         pages = -(-limits.kv_positions // PAGE)
         self.pool = PagePool(slow.n_layer, slow.n_kv_head, slow.head_dim, pages, model.device, model.dtype)
         self._model = model
+        self._heads = HeadGroups(heads, slow, model.device) if heads else None
         self._sampler = Sampler(rows, config.num_codebooks, model.device)
         self._frame_kv = FrameKV(fast, rows, config.num_codebooks, model.device, model.dtype)
         # For jobs, which never take a row from speech: one row more than streams, or one here if speech is decoded elsewhere.
@@ -81,21 +91,28 @@ class Runner:
     def close_row(self, row: int) -> None:
         self._sampler.close(row)
 
+    def gaze(self, texts: Sequence[TextSpan]) -> Gaze | None:
+        """To see with, in one pass over as many rows, what each looks at in its text. None: nobody has chosen heads of this model."""
+        return None if self._heads is None else Gaze(self._heads, texts)
+
     @torch.inference_mode()
-    def prefill(self, sequence: CachedSequence, new: int) -> Hidden:
+    def prefill(self, sequence: CachedSequence, new: int, gaze: Gaze | None = None) -> Hidden:
         """Compute the last `new` positions of a sequence. Returns the last one's hidden state, [1, D]."""
-        attend = PagedAttention(self.pool, [sequence], [new])
-        return self._slow(sequence.columns[None, :, -new:], attend)
+        attend = PagedAttention(self.pool, [sequence], [new], gaze)
+        return self._slow(sequence.columns[None, :, -new:], attend, gaze)
 
     @torch.inference_mode()
-    def decode(self, sequences: Sequence[CachedSequence]) -> Hidden:
+    def decode(self, sequences: Sequence[CachedSequence], gaze: Gaze | None = None) -> Hidden:
         """Compute the last position of every sequence in one pass. Returns [B, D]."""
-        attend = PagedAttention(self.pool, sequences, [1] * len(sequences))
-        return self._slow(np.stack([sequence.columns[:, -1:] for sequence in sequences]), attend)
+        attend = PagedAttention(self.pool, sequences, [1] * len(sequences), gaze)
+        return self._slow(np.stack([sequence.columns[:, -1:] for sequence in sequences]), attend, gaze)
 
-    def _slow(self, matrix: npt.NDArray[np.int64], attend: PagedAttention) -> Hidden:
+    def _slow(self, matrix: npt.NDArray[np.int64], attend: PagedAttention, gaze: Gaze | None) -> Hidden:
         x = self._model.embed(torch.from_numpy(matrix).to(self._model.device))
-        return self._model.slow(x, attend.positions, attend).at(-1)
+        hidden = self._model.slow(x, attend.positions, attend).at(-1)
+        if gaze is not None:
+            gaze.finish()
+        return hidden
 
     @torch.inference_mode()
     def draw(self, hidden: Sequence[Hidden], rows: Sequence[int]) -> list[Drawn]:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.api import Codes, SamplingParams
+from engine.following import Follower
+from engine.gaze import Look, TextSpan
 from engine.guard import SegmentGuard
 from engine.kv import CachedSequence, Columns
 from engine.scheduler import View
@@ -26,7 +28,15 @@ class Segment:
     text: str
     guard: SegmentGuard
     attempt: int = 0
+    span: TextSpan = field(
+        default_factory=lambda: TextSpan(0, 0)
+    )  # where its text stands in the prompt, once it has one
+    follower: Follower | None = None  # None: its text has no token
     frames: list[npt.NDArray[np.int16]] = field(default_factory=list)  # codes [K] of the frames delivered
+
+    def follow(self, look: Look | None) -> int | None:
+        """The code point of the text that a frame speaks, of what its chosen heads looked at; call it for every frame that is drawn."""
+        return None if look is None or self.follower is None else self.follower.step(look)
 
     def codes(self, frames: int) -> Codes:
         """Of the first so many frames, at least one."""

@@ -46,6 +46,10 @@ class Tokenizer:
         """Ids of text that somebody wrote. `<|im_end|>` in it is ten characters of text, never the control token."""
         return self._text.encode(text, add_special_tokens=False).ids
 
+    def text_starts(self, text: str) -> list[int]:
+        """For each id that `encode_text` gives, the code point of `text` at which its token starts."""
+        return [start for start, _ in self._text.encode(text, add_special_tokens=False).offsets]
+
     def encode_template(self, text: str) -> list[int]:
         """Ids of a piece of the prompt's template: added tokens are recognised, nothing is added."""
         ids = []
