@@ -40,12 +40,13 @@ class _Audio:
 class Outbox:
     """A queue with one reader. `wake` is called whenever a message is there to take."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], replay_s: float = 30.0) -> None:
+        """`replay_s`: for so long what was taken can be had again."""
         self.overflowed = False  # the peer left MAX_EVENTS messages unread: abort the socket
         self.audio_bytes = 0  # of the audio that waits
         self.attached = True  # somebody takes what is put
         self._wake = wake
-        self._replay = Replay()
+        self._replay = Replay(replay_s)
         self._queue: deque[str | _Audio | Close] = deque()
         self._events = 0
         self._open: set[int] = set()  # turns that may still sound

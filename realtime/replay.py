@@ -15,8 +15,6 @@ from typing import Final
 from protocol.audio_frame import Flag, pack, unpack
 from protocol.config import Transport
 
-# A dead peer is noticed after two pings, 30 s, and what is written until then goes nowhere: less would leave a gap, more is never missed.
-KEPT_S: Final = 30.0
 # 65 s of 16-bit samples at 24 kHz, 16 s of the largest format, 13 minutes of Opus. A thousand sessions that all keep so much need 3 GB.
 KEPT_BYTES: Final = 3 * 1024 * 1024
 
@@ -69,7 +67,9 @@ class _Written:
 class Replay:
     """The newest messages of one session, oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept_s: float) -> None:
+        """`kept_s`: a dead peer is noticed after two pings, 30 s, and what is written until then goes nowhere. Less would leave a gap."""
+        self._kept_s = kept_s
         self._written: deque[_Written] = deque()
         self._bytes = 0
 
@@ -85,7 +85,7 @@ class Replay:
     def forget_old(self, now: float) -> None:
         """Let go of what nobody can miss any more. Call it when the socket is lost, too: afterwards nothing grows old."""
         written = self._written
-        while written and (self._bytes > KEPT_BYTES or written[0].at < now - KEPT_S):
+        while written and (self._bytes > KEPT_BYTES or written[0].at < now - self._kept_s):
             self._bytes -= len(written.popleft().message)
 
     def withdraw(self, n: int) -> None:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from protocol.audio_frame import Flag, unpack
 from protocol.config import Transport
 from protocol.connection import encode_audio
-from realtime.replay import KEPT_BYTES, KEPT_S, Have, Replay, Span
+from realtime.replay import KEPT_BYTES, Have, Replay, Span
 
 PACKET = 480  # samples
+KEPT_S = 30.0
 
 
 def audio(n: int, index: int, transport: Transport = Transport.BINARY) -> tuple[bytes | str, Span]:
@@ -52,7 +53,7 @@ def test_a_place_is_a_turn_and_a_sample() -> None:
 
 
 def test_who_has_nothing_gets_everything_in_order() -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     two_turns(ring)
     expected = [word for n in (1, 2) for word in (f"started {n}", f"{n}/0", f"{n}/1", f"{n}/2", f"done {n}")]
     assert told(ring.after(None)) == expected
@@ -72,20 +73,20 @@ def test_who_has_nothing_gets_everything_in_order() -> None:
     ],
 )
 def test_what_follows_the_listeners_place_is_told_again(have: Have, first: str) -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     two_turns(ring)
     everything, again = told(ring.after(None)), told(ring.after(have))
     assert again[0] == first and again == everything[everything.index(first) :]
 
 
 def test_asking_changes_nothing() -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     two_turns(ring)
     assert ring.after(Have(1, PACKET)) == ring.after(Have(1, PACKET))
 
 
 def test_what_is_old_is_forgotten() -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     ring.record("old", None, 100.0)
     ring.record("new", None, 101.0)
     ring.record("newest", None, 100.5 + KEPT_S)
@@ -95,20 +96,20 @@ def test_what_is_old_is_forgotten() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     for index in range(8):
         ring.record(bytes(KEPT_BYTES // 4), Span(1, index, 1, Transport.RAW), 0.0)
     assert len(ring) == 4
 
 
 def test_a_message_larger_than_the_bound_leaves_nothing() -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     ring.record(bytes(KEPT_BYTES + 1), Span(1, 0, 1, Transport.RAW), 0.0)
     assert len(ring) == 0
 
 
 def test_a_gap_is_marked_on_the_first_audio_after_it_alone() -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     for index in range(5, 8):
         ring.record(*audio(1, index), 0.0)
     first, second, third = ring.after(Have(1, 3 * PACKET))
@@ -118,14 +119,14 @@ def test_a_gap_is_marked_on_the_first_audio_after_it_alone() -> None:
 
 @pytest.mark.parametrize("have", [Have(1, 5 * PACKET), Have(1, 6 * PACKET), Have(1, 5 * PACKET + 7)])
 def test_where_nothing_is_missing_nothing_is_marked(have: Have) -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     for index in range(5, 8):
         ring.record(*audio(1, index), 0.0)
     assert all(flags(message) == Flag.NONE for message in ring.after(have))
 
 
 def test_the_beginning_of_a_later_turn_is_no_gap_and_its_middle_is() -> None:
-    whole, middle = Replay(), Replay()
+    whole, middle = Replay(KEPT_S), Replay(KEPT_S)
     whole.record(*audio(2, 0), 0.0)
     middle.record(*audio(2, 1), 0.0)
     assert flags(whole.after(Have(1, PACKET))[0]) == Flag.FIRST
@@ -133,17 +134,17 @@ def test_the_beginning_of_a_later_turn_is_no_gap_and_its_middle_is() -> None:
 
 
 def test_a_gap_is_marked_in_json_too_and_raw_audio_stays_as_it_is() -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     ring.record(*audio(1, 5, Transport.JSON), 0.0)
     (message,) = ring.after(None)
     assert isinstance(message, str) and json.loads(message)["flags"] == 4
-    raw = Replay()
+    raw = Replay(KEPT_S)
     raw.record(*audio(1, 5, Transport.RAW), 0.0)
     assert raw.after(None) == [b"1/5"]
 
 
 def test_interrupted_audio_is_never_told_again_and_its_events_are() -> None:
-    ring = Replay()
+    ring = Replay(KEPT_S)
     two_turns(ring)
     ring.withdraw(2)
     ring.withdraw(9)
@@ -153,7 +154,7 @@ def test_interrupted_audio_is_never_told_again_and_its_events_are() -> None:
 @given(st.lists(st.sampled_from(["audio", "event", "turn"]), max_size=40), st.integers(0, 12), st.integers(0, 12))
 def test_what_was_had_and_what_is_told_again_are_everything(course: list[str], n: int, packets: int) -> None:
     """Nobody loses audio, and nobody gets again what he said he has."""
-    ring, written, place, index = Replay(), list[str](), 1, 0
+    ring, written, place, index = Replay(KEPT_S), list[str](), 1, 0
     for kind in course:
         if kind == "turn":
             place, index = place + 1, 0
