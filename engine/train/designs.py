@@ -99,6 +99,7 @@ def _model(slow: dict[str, Any], fast: dict[str, Any], codebooks: int, entries: 
         "model_type": "fish_qwen3_omni",
         "max_history_s": 40.0,  # of ours: how much heard speech a prompt may hold
         "scripts": ["Latin"],  # of ours: what it can read aloud, as Unicode names scripts; other text gets a warning instead of noise
+        "numbers_in_words": True,  # of ours: digits and symbols should reach it written out
         "semantic_start_token_id": SEMANTIC_BEGIN,
         "semantic_end_token_id": SEMANTIC_BEGIN + entries - 1,
         "eos_token_id": special_id("<|im_end|>"),

@@ -6,8 +6,10 @@ Knows German sentence shapes. Articles are not made to agree with random nouns: 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from engine.train.grammar import Grammar, Rule, salad
+from engine.train.numerals import perhaps_in_words
 from engine.train.words import Vocabulary
 
 
@@ -60,14 +62,18 @@ def _date(rng: random.Random) -> str:
     return rng.choice((f"{rng.randint(1, 31)}. {month}", month, str(rng.randint(1700, 2050))))
 
 
+def _perhaps(rule: Callable[[random.Random], str]) -> Rule:
+    return lambda rng: perhaps_in_words(rule(rng), "de", rng)
+
+
 RULES: dict[str, Rule] = {
     "noun": [*_NOUNS, *["{cap}"] * 40],
     "verb": [*_VERBS, *["{rare}"] * 8],
     "past": [*_PAST, *["{rare}"] * 4],
     "adj": [*_ADJECTIVES, *["{rare}"] * 8],
-    "num": _number,
-    "time": _time,
-    "date": _date,
+    "num": _perhaps(_number),
+    "time": _perhaps(_time),
+    "date": _perhaps(_date),
     "name": _split("Anna Ben Clara David Emma Felix Greta Hans Ida Jonas Klara Lukas Maria Nina Otto Paul Sophie Herr Frau"),
     "last": _split("Müller Schmidt Schneider Fischer Weber Meyer Wagner Becker Schulz Hoffmann Koch Bauer Richter Klein Wolf"),
     "place": _split("Berlin Hamburg München Köln Frankfurt Wien Zürich Leipzig Dresden Bremen Deutschland Österreich Bayern"),

@@ -6,8 +6,10 @@ Knows English sentence shapes, names, numbers, dates, times, money and abbreviat
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from engine.train.grammar import Grammar, Rule, salad
+from engine.train.numerals import perhaps_in_words
 from engine.train.words import Vocabulary
 
 
@@ -150,6 +152,10 @@ def _capital(vocabulary: Vocabulary) -> Rule:
     return lambda rng: vocabulary.flat(rng).capitalize()
 
 
+def _perhaps(rule: Callable[[random.Random], str], single: bool = False) -> Rule:
+    return lambda rng: perhaps_in_words(rule(rng), "en", rng, single)
+
+
 RULES: dict[str, Rule] = {
     "name": ["{first}", "{first}", "{first} {last}", "{title} {last}", "{odd}"],
     "first": _NAMES,
@@ -165,12 +171,12 @@ RULES: dict[str, Rule] = {
     "adv": [*_ADVERBS, *["{rare}"] * 6],
     "month": _MONTHS,
     "day": _DAYS,
-    "num": _number,
-    "time": _time,
-    "date": _date,
-    "money": _money,
-    "measure": _measure,
-    "digits": _digits,
+    "num": _perhaps(_number),
+    "time": _perhaps(_time),
+    "date": _perhaps(_date),
+    "money": _perhaps(_money),
+    "measure": _perhaps(_measure),
+    "digits": _perhaps(_digits, single=True),
     "letters": _letters,
     "pron": _split("I you he she we they"),
     "obj": _split("me you him her us them it this that everything something nothing"),
