@@ -195,20 +195,6 @@ def read_json(path: Path) -> Json:
     return value
 
 
-def declared_scripts(folder: Path) -> tuple[str, ...] | None:
-    """The scripts that a checkpoint can read aloud, as Unicode names them; None where config.json does not say, as those of S2-Pro do not.
-
-    Raises ConfigError for anything but a list of names.
-    """
-    path = folder / "config.json"
-    names = read_json(path).get("scripts")
-    if names is None:
-        return None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ConfigError(path, f'"scripts" is {names!r}, not a list of names such as ["Latin"]')
-    return tuple(names)
-
-
 def _nested(raw: Json) -> Json:
     """Fields of ModelConfig from the `fish_qwen3_omni` form. Source: spec 2.1."""
     text = raw["text_config"]

@@ -16,8 +16,9 @@ from engine.codec import Codec
 from engine.codec_identity import codec_id
 from engine.codec_process import CodecProcess
 from engine.codec_weights import load_codec
-from engine.config import declared_scripts, read_json
+from engine.config import read_json
 from engine.core import EngineCore
+from engine.declared import declared_numbers_in_words, declared_scripts
 from engine.decoding import FrameDecoder
 from engine.heads import ChosenHeads
 from engine.jobs import Jobs
@@ -127,6 +128,7 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
         dtype=dtype,
         codec_id=codec_id(folder),
         scripts=declared_scripts(folder),
+        numbers_in_words=declared_numbers_in_words(folder),
     )
     heads = ChosenHeads.load(folder, model.config.slow)
     return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info, heads)

@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
-import engine
 from engine.config import (
     CodecConfig,
     ConfigError,
     ModelConfig,
     SpecialIds,
     StackConfig,
-    declared_scripts,
     load_codec_config,
     load_model_config,
 )
@@ -220,20 +218,3 @@ def test_codec_configurations_that_cannot_be_are_refused(s2pro: Path, tmp_path: 
     path.write_text(json.dumps({name: value for name, value in raw.items() if name != "latent_dim"}))
     with pytest.raises(ConfigError, match="'latent_dim' is missing"):
         load_codec_config(tmp_path)
-
-
-def test_a_checkpoint_may_say_which_scripts_it_reads(s2pro: Path, tmp_path: Path) -> None:
-    assert declared_scripts(s2pro) is None
-    (tmp_path / "config.json").write_text('{"scripts": ["Latin", "Greek"]}')
-    assert declared_scripts(tmp_path) == ("Latin", "Greek")
-
-
-@pytest.mark.parametrize("scripts", ['"Latin"', "[]", "[1]", "{}"])
-def test_scripts_that_are_no_list_of_names_are_refused(scripts: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(f'{{"scripts": {scripts}}}')
-    with pytest.raises(ConfigError, match="not a list of names"):
-        declared_scripts(tmp_path)
-
-
-def test_the_mini_reads_latin_script_alone() -> None:
-    assert declared_scripts(Path(engine.__file__).parent / "mini") == ("Latin",)

@@ -41,12 +41,14 @@ def test_a_dtype_that_does_not_exist_is_named(s2pro: Path) -> None:
         load_model(s2pro, "tiny", "cpu", "float8", None)
 
 
-def test_a_checkpoint_says_how_much_history_it_is_good_for(s2pro: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_says_how_it_wants_to_be_used(s2pro: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(s2pro, folder)
     config = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(config.replace("{", '{"max_history_s": 60,', 1))
-    assert load_model(folder, "tiny", "cpu", "float32", None).info.max_history_s == 60.0
+    declared = '{"max_history_s": 60, "scripts": ["Latin"], "numbers_in_words": true,'
+    (folder / "config.json").write_text(config.replace("{", declared, 1))
+    info = load_model(folder, "tiny", "cpu", "float32", None).info
+    assert (info.max_history_s, info.scripts, info.numbers_in_words) == (60.0, ("Latin",), True)
 
 
 def test_limits_that_leave_no_room_to_speak_are_an_error_at_the_start(s2pro: Path) -> None:
