@@ -47,8 +47,9 @@ class Tokenizer:
         return self._text.encode(text, add_special_tokens=False).ids
 
     def text_starts(self, text: str) -> list[int]:
-        """For each id that `encode_text` gives, the code point of `text` at which its token starts."""
-        return [start for start, _ in self._text.encode(text, add_special_tokens=False).offsets]
+        """For each id that `encode_text` gives, the code point of `text` at which its token starts: the word, not the blank before it."""
+        spans = self._text.encode(text, add_special_tokens=False).offsets
+        return [start + _blanks(text[start:end]) for start, end in spans]
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of a piece of the prompt's template: added tokens are recognised, nothing is added."""
@@ -65,6 +66,11 @@ class Tokenizer:
         if name not in self._specials:
             raise ConfigError(path, f"has no token {name}")
         return self._specials[name]
+
+
+def _blanks(token: str) -> int:
+    """White space in front of what a token says; none if it says nothing else."""
+    return len(token) - len(token.lstrip()) if token.strip() else 0
 
 
 def _without_specials(raw: dict[str, Any]) -> tokenizers.Tokenizer:

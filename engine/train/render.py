@@ -113,6 +113,11 @@ class Renderer:
         joined = Clip(np.concatenate([c.samples for c in clips]), np.concatenate([c.labels for c in clips]))
         return Turn(joined, tuple(segments))
 
+    def timed(self, phrase: Phrase, language: str) -> tuple[Clip, tuple[tuple[int, int], ...]]:
+        """One phrase, and where its words start: (code point in the phrase's text, sample in the clip)."""
+        sound = self._phrase(phrase, language)
+        return _clip([sound], exact=True), sound.words
+
     def _segment(self, script: SegmentScript, language: str, cut: float | None) -> tuple[str, Clip, bool]:
         text, ended = "", True
         sounds: list[_Sound] = []
