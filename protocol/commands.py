@@ -207,20 +207,21 @@ class AudioInput(CommandBase):
 
     type: Literal["audio.input"] = "audio.input"
     format: Annotated[UplinkFormat, Lax] = Field(default=UplinkFormat.PCM_S16LE, description="Encoding of its payload.")
-    rate: int = Field(default=16_000, ge=8_000, le=48_000, description="Sample rate in Hz. mulaw and alaw: 8000 only.")
+    rate: Annotated[int, Field(ge=8_000, le=48_000, multiple_of=25)] | None = Field(
+        default=None,
+        description="Sample rate in Hz; absent: 16000 for PCM, 8000 for mulaw and alaw, 48000 for opus, which have no other.",
+    )
     barge_in: Annotated[BargeIn, Lax] = Field(
         default=BargeIn.OFF,
         description="What speech does to the turn that speaks. off: it is told of; pause: the turn is paused, and goes on after a false "
         "alarm; cancel: the turn is cancelled.",
     )
     min_speech_ms: int = Field(
-        default=200, ge=32, le=5_000, description="Speech that is shorter does nothing to the turn that speaks."
+        default=200, ge=0, le=5_000, description="Speech that is shorter does nothing to the turn that speaks."
     )
-    resume_after_ms: int = Field(
+    resume_after_ms: Annotated[int, Field(ge=0, le=30_000)] | None = Field(
         default=2_000,
-        ge=100,
-        le=10_000,
-        description="barge_in pause: the turn goes on by itself after so much silence without a word of the client's.",
+        description="barge_in pause: the turn goes on by itself after so much silence in which the client did nothing; null: never.",
     )
 
 

@@ -298,6 +298,7 @@ class Limits(Wire):
     )
     queued_turns: int = Field(default=8, ge=1, le=8, description="Turns waiting behind the one that speaks.")
     turn_audio_s: int = Field(default=600, ge=1, le=600, description="Audio of one turn, in seconds.")
+    uplink_ms: int = Field(default=100, ge=10, le=100, description="Sound in one message of the client's, in ms.")
     turn_idle_ms: int = Field(
         default=30_000, ge=1, le=30_000, description="An open turn without new text for so long is ended."
     )

@@ -92,7 +92,7 @@ class SessionCreated(EventBase):
     resume_token: str | None = Field(
         default=None,
         repr=False,
-        description="Secret that resumes this session from another socket. A new one with each socket.",
+        description="Secret that resumes this session from another socket; absent where it cannot be resumed.",
     )
     resumed: bool = Field(default=False, description="Whether the session existed before this socket.")
     turns: Annotated[tuple[LiveTurn, ...], Lax] = Field(

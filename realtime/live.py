@@ -163,7 +163,7 @@ class LiveSession:
         log.info("session opened", extra={"session": session.id})
         try:
             async with self._tasks:
-                self._outbox.event(encode_event(session.created(round(time.time() * 1000))))
+                self._outbox.event(encode_event(session.created(round(time.time() * 1000), self._clock())))
                 if first is not None:
                     await self._voice_encoded(first)
                     session.handle(first, self._clock())

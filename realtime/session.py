@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from engine.api import Engine, EngineError, StreamEvent
 from protocol.commands import (
@@ -36,6 +36,7 @@ from protocol.events import (
     ErrorEvent,
     Event,
     Heard,
+    LiveTurn,
     Pong,
     SessionClosing,
     SessionCreated,
@@ -47,6 +48,7 @@ from protocol.events import (
 from realtime.context import Context
 from realtime.ended import EndedTurns
 from realtime.floor import Floor
+from realtime.lifetime import Closing, Due, Lifetime
 from realtime.options import (
     find_voice,
     first_config,
@@ -59,19 +61,6 @@ from realtime.outbox import Outbox
 from realtime.speech import Speech
 from realtime.turn import Turn, TurnOptions
 from realtime.voices import VoiceStore
-
-NOTICE_S = (
-    30.0  # a session that reaches its age limit is told so long before: enough to finish a sentence and reconnect
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Closing:
-    """No new turn; the socket closes when the last one is over, at the latest at `deadline`."""
-
-    code: CloseCode
-    reason: str
-    deadline: float
 
 
 class Session:
@@ -98,31 +87,36 @@ class Session:
         history = self._config.history
         context = Context(engine.info.frame_s, history.max_s, history.max_turns)
         self.floor = Floor(session_id, engine, outbox, context, admission_timeout_s, spawn, self._turn_over)
-        self._created_at = now
-        self._active_at = now  # last sign of life of the client
+        self._life = Lifetime(limits, now)
         self._next_n = 1
         self._ended = EndedTurns()
-        self._noticed = False  # of the age limit
-        self._closing: _Closing | None = None
 
-    def created(self, unix_ms: int) -> SessionCreated:
-        """The first event of the session."""
+    def created(
+        self, unix_ms: int, now: float, resume_token: str | None = None, resumed: bool = False
+    ) -> SessionCreated:
+        """The first event of the session, and of every socket that resumes it."""
         return SessionCreated(
             session=self.id,
+            resume_token=resume_token,
+            resumed=resumed,
+            turns=tuple(
+                LiveTurn(turn=turn.id, n=turn.n, text_chars=turn.text.chars, text_ended=turn.text.ended)
+                for turn in self.floor.turns
+            ),
             config=self._config,
             limits=self._limits,
             model=self._engine.info.name,
             sample_rate=self._engine.info.sample_rate,
             pre_skip=pre_skip(output_format(self._config.audio.output), self._engine.info),
             server_time=unix_ms,
-            expires_at=unix_ms + self._limits.session_s * 1000,
+            expires_at=unix_ms + max(0, round(self._life.left_s(now) * 1000)),
         )
 
     def handle(self, command: Command, now: float) -> None:
         """Carry out a command, or refuse it with an error event."""
         if self.closed:
             return
-        self._active_at = now
+        self._life.touch(now)
         try:
             self._carry_out(command, now)
         except ProtocolError as error:
@@ -133,7 +127,7 @@ class Session:
         """Tell the client of an error; a fatal one ends the session."""
         if self.closed:
             return
-        self._active_at = now
+        self._life.touch(now)
         if error.close_code is not None:
             self._cancel_all(error.code.value, now)
         self._emit(ErrorEvent.of(error))
@@ -142,7 +136,7 @@ class Session:
 
     def alive(self, now: float) -> None:
         """The peer answered a ping of the WebSocket."""
-        self._active_at = max(self._active_at, now)
+        self._life.touch(now)
 
     def on_event(self, turn: Turn, speech: Speech, event: StreamEvent, now: float) -> None:
         """A stream delivered something."""
@@ -166,15 +160,8 @@ class Session:
 
     def deadline(self, now: float) -> float:
         """When `tick` is due if nothing else happens. Ask again after each call of another method."""
-        times = [
-            self._created_at + self._limits.session_s - (0.0 if self._noticed else NOTICE_S),
-            self.floor.deadline(now),
-        ]
-        if self._closing is not None:
-            times.append(self._closing.deadline)
+        times = [self._life.deadline(bool(self.floor.turns), self.floor.silent_at), self.floor.deadline(now)]
         times += [self._idle_at(turn) for turn in self.floor.turns if not turn.text.ended]
-        if not self.floor.turns:
-            times.append(self._silent_since() + self._limits.idle_s)
         return min(times)
 
     def tick(self, now: float) -> None:
@@ -186,18 +173,27 @@ class Session:
                 text = f"no text came for turn_idle_ms={self._limits.turn_idle_ms}; the turn was ended"
                 self._emit(WarningEvent(code=WarningCode.TURN_IDLE_CLOSED, turn=turn.id, message=text))
                 turn.text.end()
-        self._check_age(now)
+        while not self.closed and (due := self._life.due(bool(self.floor.turns), self.floor.silent_at, now)):
+            self._meet(due, now)
         self._go_on(now)
+
+    def detach(self, now: float) -> None:
+        """The socket is lost, and another may come: go on without a listener for a while. Idempotent."""
+        self._life.detach(now)
+
+    def attach(self, now: float) -> None:
+        """There is a socket again. Idempotent; call `tick` when it takes what is put."""
+        self._life.attach(now)
 
     def drain(self, grace_s: float, now: float) -> None:
         """The server is about to end: say so, let what was begun be spoken, begin nothing."""
         if not self.closed:
             self._emit(SessionClosing(reason=ClosingReason.RESTART, in_ms=round(grace_s * 1000)))
-            self._closing = _Closing(CloseCode.SERVICE_RESTART, "restart", now + grace_s)
+            self._life.close(Closing(CloseCode.SERVICE_RESTART, "restart", now + grace_s))
             self._go_on(now)
 
     def disconnect(self, now: float) -> None:
-        """The socket is gone: nothing is spoken any more, and the engine forgets the conversation. Call it once, at the end."""
+        """Nobody will listen again: nothing is spoken any more, and the engine forgets the conversation. Call it once, at the end."""
         if not self.closed:
             self._cancel_all("disconnected", now)
             self._close(CloseCode.GOING_AWAY, "disconnected")
@@ -288,7 +284,7 @@ class Session:
         self._open(command.turn, options, now)
 
     def _options(self, command: TurnStart) -> TurnOptions:
-        if self._closing is not None:
+        if self._life.closing is not None:
             raise ProtocolError(
                 ErrorCode.INVALID_VALUE, "the session is closing and takes no new turn", turn=command.turn
             )
@@ -369,7 +365,7 @@ class Session:
         self._emit(
             Pong(
                 t=command.t,
-                session_ms=round((now - self._created_at) * 1000),
+                session_ms=round((now - self._life.created_at) * 1000),
                 turn=turn.id if turn is not None else None,
                 sent_ms=round(turn.sent_ms) if turn is not None else None,
                 event_id=command.event_id,
@@ -382,30 +378,34 @@ class Session:
                 turn.text.end()
         else:
             self._cancel_all("closed", now)
-        if self._closing is None:
-            self._closing = _Closing(CloseCode.NORMAL, "closed", math.inf)
+        self._life.close(Closing(CloseCode.NORMAL, "closed", math.inf))
 
-    def _check_age(self, now: float) -> None:
-        """End a session that has lived long enough, that nobody uses, or whose grace is over."""
-        left_s = self._created_at + self._limits.session_s - now
-        if self._closing is not None and now >= self._closing.deadline:
-            self._cancel_all(self._closing.reason, now)
-        elif left_s <= 0:
-            text = f"the session has lived for session_s={self._limits.session_s}"
-            self.refuse(ProtocolError.fatal_error(ErrorCode.SESSION_EXPIRED, text), now)
-        elif left_s <= NOTICE_S and not self._noticed:
-            self._noticed = True
-            self._emit(SessionClosing(reason=ClosingReason.EXPIRED, in_ms=round(left_s * 1000)))
-        elif not self.floor.turns and now >= self._silent_since() + self._limits.idle_s:
-            self._emit(SessionClosing(reason=ClosingReason.IDLE, in_ms=0))
-            text = f"no message, audio or pong for idle_s={self._limits.idle_s}"
-            self.refuse(ProtocolError.fatal_error(ErrorCode.IDLE, text), now)
+    def _meet(self, due: Due, now: float) -> None:
+        """Do what is due."""
+        closing = self._life.closing
+        match due:
+            case Due.NOTICE:
+                left_ms = max(0, round(self._life.left_s(now) * 1000))
+                self._emit(SessionClosing(reason=ClosingReason.EXPIRED, in_ms=left_ms))
+            case Due.EXPIRED:
+                text = f"the session has lived for session_s={self._limits.session_s}"
+                self.refuse(ProtocolError.fatal_error(ErrorCode.SESSION_EXPIRED, text), now)
+            case Due.IDLE:
+                self._emit(SessionClosing(reason=ClosingReason.IDLE, in_ms=0))
+                text = f"no message, audio or pong for idle_s={self._limits.idle_s}"
+                self.refuse(ProtocolError.fatal_error(ErrorCode.IDLE, text), now)
+            case Due.HUSH:
+                self._cancel_all("disconnected", now)
+            case Due.GONE:
+                self._cancel_all("disconnected", now)
+                self._close(CloseCode.GOING_AWAY, "disconnected")
+            case Due.CLOSE:
+                assert closing is not None, "a close is due after it was asked for"
+                self._cancel_all(closing.reason, now)
+                self._close(closing.code, closing.reason)
 
     def _idle_at(self, turn: Turn) -> float:
         return turn.touched_at + self._limits.turn_idle_ms / 1000
-
-    def _silent_since(self) -> float:
-        return max(self._active_at, self.floor.silent_at)
 
     def _live(self, turn_id: str) -> Turn | None:
         return next((turn for turn in self.floor.turns if turn.id == turn_id), None)
@@ -424,8 +424,9 @@ class Session:
         if self.closed:
             return
         self.floor.advance(now)
-        if self._closing is not None and not self.floor.turns:
-            self._close(self._closing.code, self._closing.reason)
+        closing = self._life.closing
+        if closing is not None and not self.floor.turns:
+            self._close(closing.code, closing.reason)
 
     def _close(self, code: CloseCode, reason: str) -> None:
         self.closed = True

@@ -6,9 +6,10 @@
             if isinstance(item, AudioChunk):
                 play(item.payload)
 
-Does not decode or play audio, and does not reconnect. Runs on asyncio, as the websockets library does. Reading never waits for anybody:
-not for text that is still being written, not for a consumer that is slow. So what a consumer does not read has a bound: beyond it its
-turn is cancelled and raises Overrun.
+A socket that is lost is replaced: the server keeps the session for a while, text that did not arrive is sent again, audio that did not
+arrive comes again, and the turns notice nothing but the time it took. Does not decode or play audio. Runs on asyncio, as the websockets
+library does. Reading never waits for anybody: not for text that is still being written, not for a consumer that is slow. So what a consumer
+does not read has a bound: beyond it its turn is cancelled and raises Overrun.
 """
 
 from protocol.client.errors import ClientError, ConnectionLost, Overrun, Refused, ServerError

@@ -47,6 +47,11 @@ class Link:
         self._text_may_go.set()
 
     @property
+    def has_socket(self) -> bool:
+        """Whether there is a socket that may be told things."""
+        return self._socket is not None
+
+    @property
     def is_open(self) -> bool:
         """Whether what is posted now leaves now."""
         return self._open.is_set()
@@ -62,6 +67,7 @@ class Link:
 
     def detach(self) -> None:
         """The socket is gone; another will come."""
+        self._socket = None
         self._open = anyio.Event()
 
     async def until_open(self) -> None:
@@ -78,7 +84,8 @@ class Link:
 
     async def say(self, command: Command) -> None:
         """`post`, also before `open`."""
-        assert self._socket is not None, "attach comes first"
+        if self._socket is None:
+            return
         try:
             await self._socket.send(encode_command(command))
         except ConnectionClosed as error:

@@ -19,7 +19,7 @@ class Memory:
         self.have: tuple[int, int] | None = None  # turn n, sample before which nothing is missing
         self._events: deque[str] = deque(maxlen=REMEMBERED)  # as they came
         self._repeatable: Counter[str] | None = None  # while the server repeats: what it may
-        self._positions: dict[int, int] = {}  # while it repeats: the newest sample's packet of a turn, by n
+        self._positions: dict[int, int] = {}  # of the newest message of a turn, by n
 
     @property
     def repeating(self) -> bool:

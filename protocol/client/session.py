@@ -1,53 +1,68 @@
-"""One connection: opening it, reading it, and whom a message is for.
+"""One session: opening it, reading it, going on over another socket when one is lost, and whom a message is for.
 
-Knows which turn or call an event belongs to. Does not know what a turn does with it (`turn`), nor how messages are paced (`link`).
+Knows which turn or call an event belongs to, and what must be said again after a resumption. Does not know what a turn does with its events
+(`turn`), how messages are paced (`link`), nor how a server is reached (`socket`).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final
 from weakref import WeakValueDictionary
 
 import anyio
 from anyio.abc import TaskGroup
 from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as websocket_connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.typing import Subprotocol
+from websockets.exceptions import ConnectionClosed
 
 from protocol.audio_frame import Flag, Kind, unpack
+from protocol.client.calls import Calls
 from protocol.client.errors import ClientError, ConnectionLost, Refused, ServerError
 from protocol.client.link import Link, closed
-from protocol.client.turn import AudioChunk, Deltas, Turn
-from protocol.commands import After, ContextClear, Ping, Scope, SessionClose, SessionUpdate, TurnCancel, TurnStart
+from protocol.client.memory import Memory
+from protocol.client.socket import PASSING, open_socket, resuming, waits
+from protocol.client.turn import AudioChunk, Deltas, Turn, TurnEvent
+from protocol.commands import (
+    After,
+    Command,
+    ContextAppend,
+    ContextClear,
+    ContextTruncate,
+    Ping,
+    Role,
+    Scope,
+    SessionClose,
+    SessionUpdate,
+    TurnCancel,
+    TurnStart,
+)
 from protocol.config import SamplingConfig, SessionConfig, Transport
 from protocol.connection import decode_event
-from protocol.errors import ErrorCode, ProtocolError
+from protocol.errors import CloseCode, ErrorCode, ProtocolError
 from protocol.events import (
-    Alignment,
+    AnswerBase,
     Audio,
     ContextUpdated,
     ErrorEvent,
     Event,
+    Heard,
     Pong,
     SessionCreated,
     SessionUpdated,
     TurnDone,
+    TurnResumed,
     TurnStarted,
-    WarningEvent,
 )
 
-SUBPROTOCOL: Final = "live.v1"
 MAX_UNREAD_BYTES: Final = 128 * 2**20  # the longest turn, ten minutes, as 48 kHz float samples
-CLOSE_TIMEOUT_S: Final = 2.0
-
-_AnswerEvent = TypeVar("_AnswerEvent", SessionUpdated, ContextUpdated, Pong)
+NO_SESSION: Final = 404  # HTTP's status for it
+GONE: Final = "the server does not know the session any more"
+FINAL_CLOSES: Final = frozenset({CloseCode.NORMAL, CloseCode.TAKEN_OVER})  # ends that somebody wanted
 
 
 @asynccontextmanager
@@ -62,28 +77,19 @@ async def connect(
 ) -> AsyncIterator[Client]:
     """A session at `url` (ws:// or wss://), configured, until the block ends; turns that still speak are then cut off.
 
+    A socket that is lost is replaced, as long as the server keeps the session: turns go on where they were, and on_event gets another
+    SessionCreated. Only when that fails do calls and turns raise.
+
     on_event gets, in the task that reads, every event that concerns neither a turn nor a call. Raises Refused, ServerError, ConnectionLost.
     """
-    headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
-    try:
-        socket = await websocket_connect(
-            url,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            additional_headers=headers,
-            compression=None,
-            open_timeout=open_timeout_s,
-            close_timeout=CLOSE_TIMEOUT_S,
-        )
-    except InvalidStatus as error:
-        detail = error.response.body.decode("utf-8", "replace").strip() if error.response.body else "no reason given"
-        raise Refused(error.response.status_code, detail) from error
-    except (OSError, InvalidHandshake) as error:  # TimeoutError is an OSError
-        raise Refused(None, f"{url}: {str(error) or 'timed out'}") from error
+    socket = await open_socket(url, token, open_timeout_s)
     try:
         async with anyio.create_task_group() as group:
-            client = Client(socket, group, on_event, unread_bytes)
+            client = Client(
+                partial(open_socket, token=token, timeout_s=open_timeout_s), url, group, on_event, unread_bytes
+            )
             try:
-                group.start_soon(client._read)
+                group.start_soon(client._read, socket)
                 await client._wait_for_session(open_timeout_s)
                 if config is not None:
                     await client.update(config)
@@ -91,7 +97,7 @@ async def connect(
             finally:
                 group.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True):
-                    await socket.close()
+                    await client._close()
     except BaseExceptionGroup as errors:
         # The group wraps what the caller's block raised; our own tasks raise nothing.
         if len(errors.exceptions) == 1:
@@ -106,17 +112,27 @@ class Client:
     config: SessionConfig  # in effect from the next turn on
 
     def __init__(
-        self, socket: ClientConnection, group: TaskGroup, on_event: Callable[[Event], None], unread_bytes: int
+        self,
+        open_socket: Callable[[str], Awaitable[ClientConnection]],
+        url: str,
+        group: TaskGroup,
+        on_event: Callable[[Event], None],
+        unread_bytes: int,
     ) -> None:
         """`connect` makes it."""
-        self._socket = socket
-        self._link = Link(socket, group, unread_bytes, self._lost)
+        self._open_socket = open_socket
+        self._url = url
+        self._socket: ClientConnection | None = None  # the newest
+        self._link = Link(group, unread_bytes, self._lost)
+        self._calls = Calls(self._link)
+        self._memory = Memory()
         self._on_event = on_event
         self._ids = count(1)
-        self._answers: dict[str, _Answer] = {}  # by event_id
         self._turns: dict[str, Turn] = {}  # by id, in the order of speaking, until their turn.done
         self._spoken: WeakValueDictionary[str, Turn] = WeakValueDictionary()  # by id, after it
         self._numbers: dict[int, Turn] = {}  # by n, from turn.started to turn.done
+        self._resumptions = 0
+        self._closing = False  # we asked the server to close
         self._created = anyio.Event()
         self._ended = anyio.Event()
 
@@ -125,6 +141,8 @@ class Client:
         deltas: Deltas | None = None,
         *,
         voice: str | None = None,
+        speed: float | None = None,
+        volume_db: float | None = None,
         sampling: SamplingConfig | None = None,
         after: After = After.QUEUE,
     ) -> Turn:
@@ -133,11 +151,10 @@ class Client:
         A plain iterable is consumed in the event loop: one that blocks belongs in a thread. What it raises, the turn raises.
         """
         name = f"t{next(self._ids)}"
-        options = {"voice": voice, "sampling": sampling}
+        options = {"voice": voice, "speed": speed, "volume_db": volume_db, "sampling": sampling}
         given = {key: value for key, value in options.items() if value is not None}
-        turn = Turn(
-            self._link, TurnStart.model_validate({"turn": name, "after": after, "event_id": f"{name}:start"} | given)
-        )
+        start = TurnStart.model_validate({"turn": name, "after": after, "event_id": f"{name}:start"} | given)
+        turn = Turn(self._link, self._calls, start)
         self._turns[name] = turn
         if self._link.failure is not None:
             turn._fail(self._link.failure)
@@ -150,27 +167,51 @@ class Client:
         turns = list(self._turns.values())
         for turn in turns:
             turn._hush()
+            turn._cancelling = TurnCancel(turn=turn.id, scope=Scope.TURN, reason=reason)
             await turn._open()
         if turns:
-            await self._link.send(TurnCancel(turn=turns[0].id, scope=Scope.ALL, played_ms=played_ms, reason=reason))
+            turns[0]._cancelling = TurnCancel(turn=turns[0].id, scope=Scope.ALL, played_ms=played_ms, reason=reason)
+            await self._link.post(turns[0]._cancelling)
+
+    async def interrupt(self, turn: Turn, played_ms: int | None = None, reason: str = "barge_in") -> Heard | None:
+        """The listener heard so much of `turn` and wants no more of it, nor of those behind it; returns what of its text was heard.
+
+        Stop your own sound first. `turn` may be done and still play. None: nothing of it was ever said.
+        """
+        behind = [other for other in self._turns.values() if other is not turn]
+        await turn.cancel(played_ms, reason)
+        for other in behind:
+            await other.cancel(0, reason)
+        await self.ping()  # answered behind the cancels: what they changed has come by then
+        return turn.heard
 
     async def update(self, update: SessionUpdate) -> SessionUpdated:
         """Change settings from the next turn on. Raises ServerError where it is refused, ValueError for audio without labels."""
         if "audio" in update.model_fields_set and update.audio.transport is Transport.RAW:
             raise ValueError("audio.transport raw does not say which turn a packet belongs to; use binary or json")
-        return await self._call(update, SessionUpdated)
+        return await self._calls.call(update, SessionUpdated)
+
+    async def append_context(self, text: str, role: Role = Role.USER) -> ContextUpdated:
+        """Tell what somebody else said, so that it is part of the conversation. Never spoken."""
+        return await self._calls.call(ContextAppend(role=role, text=text), ContextUpdated)
+
+    async def truncate(self, turn: Turn, played_ms: int) -> ContextUpdated:
+        """Correct how much of a turn that is over was heard. Raises ServerError once a later turn has begun to sound."""
+        return await self._calls.call(ContextTruncate(turn=turn.id, played_ms=played_ms), ContextUpdated)
 
     async def clear_context(self, keep_voice: bool = True) -> ContextUpdated:
         """Let the server forget the conversation."""
-        return await self._call(ContextClear(keep_voice=keep_voice), ContextUpdated)
+        return await self._calls.call(ContextClear(keep_voice=keep_voice), ContextUpdated)
 
     async def ping(self) -> Pong:
         """Ask for a sign of life."""
-        return await self._call(Ping(), Pong)
+        return await self._calls.call(Ping(), Pong)
 
     async def close(self, drain: bool = True) -> None:
         """Let the server close: after what was asked for was spoken, or now. Returns when it has; read the turns meanwhile."""
-        await self._link.send(SessionClose(drain=drain))
+        self._closing = True
+        await self._link.until_open()
+        await self._link.post(SessionClose(drain=drain))
         await self._ended.wait()
 
     async def _wait_for_session(self, timeout_s: float) -> None:
@@ -180,34 +221,78 @@ class Client:
         if not self._created.is_set():
             raise Refused(None, f"no session.created within {timeout_s:g} s")
 
-    async def _call(self, command: SessionUpdate | ContextClear | Ping, expected: type[_AnswerEvent]) -> _AnswerEvent:
-        event_id = f"c{next(self._ids)}"
-        answer = self._answers[event_id] = _Answer()
-        try:
-            await self._link.send(command.model_copy(update={"event_id": event_id}))
-            await answer.come.wait()
-        finally:
-            del self._answers[event_id]
-        if isinstance(answer.event, ErrorEvent):
-            raise ServerError(answer.event)
-        if isinstance(answer.event, expected):
-            return answer.event
-        # No event: the connection was lost, and the reason is there already.
-        raise self._link.lose(ConnectionLost(None, f"{command.type} was answered by {type(answer.event).__name__}"))
+    async def _close(self) -> None:
+        if self._socket is not None:
+            await self._socket.close()
 
-    async def _read(self) -> None:
-        """The one task that reads. Awaits nothing but the socket."""
+    async def _read(self, socket: ClientConnection) -> None:
+        """The one task that reads, from one socket after the other. Awaits nothing but the socket."""
+        next_socket: ClientConnection | None = socket
+        while next_socket is not None:
+            self._socket = next_socket
+            self._link.attach(next_socket)
+            lost = await self._read_socket(next_socket)
+            self._link.detach()
+            if not self._link.resumable or self._closing or lost.code in FINAL_CLOSES:
+                self._link.lose(lost)
+            next_socket = await self._come_back(lost) if self._link.failure is None else None
+
+    async def _read_socket(self, socket: ClientConnection) -> ConnectionLost:
+        """Until it is lost."""
         try:
             while True:
-                message = await self._socket.recv()
+                message = await socket.recv()
                 if isinstance(message, bytes):
                     self._take_binary(message)
-                elif (event := decode_event(message)) is not None:
+                elif (event := decode_event(message)) is not None and self._memory.event(message):
                     self._take(event)
         except ConnectionClosed as error:
-            self._link.lose(closed(error))
+            return closed(error)
         except (ProtocolError, binascii.Error) as error:
-            self._link.lose(ConnectionLost(None, f"the server sent what is no message of the protocol: {error}"))
+            broken = ConnectionLost(None, f"the server sent what is no message of the protocol: {error}")
+            self._link.lose(broken)
+            return broken
+
+    async def _come_back(self, lost: ConnectionLost) -> ClientConnection | None:
+        """Another socket to the same session; None: the connection is lost for good."""
+        failure: ClientError = lost
+        assert self.session.resume_token is not None, "else the link is not resumable"
+        url = resuming(self._url, self.session.resume_token, self._memory.have)
+        with anyio.move_on_after(self._link.limits.resume_ttl_s):
+            for wait_s in waits():
+                await anyio.sleep(wait_s)
+                try:
+                    socket = await self._open_socket(url)
+                except Refused as refused:
+                    if refused.status is None or refused.status in PASSING:
+                        continue
+                    failure = refused if refused.status != NO_SESSION else ConnectionLost(lost.code, GONE)
+                    break
+                self._memory.expect_repeats()
+                return socket
+        self._link.lose(failure)
+        return None
+
+    async def _catch_up(self) -> None:
+        """Ask for a sign of life: what comes before it, the server has said before."""
+        self._resumptions += 1
+        with suppress(ClientError):
+            await self._link.say(Ping(event_id=f"resumption:{self._resumptions}"))
+
+    async def _go_on(self, known: SessionCreated) -> None:
+        """Say again what the server lacks. Nothing else is said before: all of it is settled before the first `await`."""
+        if known is not self.session or not self._link.has_socket:  # this socket is lost, too
+            return
+        self._memory.all_new()
+        live = {turn.turn: turn for turn in known.turns}
+        again: list[Command] = []
+        for turn in self._turns.values():
+            again += turn._say_again(live.get(turn.id))
+        again += self._calls.unanswered()
+        self._link.open()
+        with suppress(ClientError):
+            for command in again:
+                await self._link.say(command)
 
     def _take_binary(self, message: bytes) -> None:
         try:
@@ -216,21 +301,24 @@ class Client:
             if error.code is ErrorCode.UNSUPPORTED:  # a kind of a later version
                 return
             raise
+        if frame.kind is not Kind.SPEECH or not self._memory.audio(frame.n, frame.position):
+            return
         turn = self._numbers.get(frame.n)
-        if turn is not None and frame.kind is Kind.SPEECH:
+        if turn is not None:
             turn._hear(AudioChunk(turn.id, frame.n, frame.position, frame.payload, frame.flags))
 
     def _take(self, event: Event) -> None:
         if isinstance(event, SessionCreated):
-            self.session, self.config, self._link.limits = event, event.config, event.limits
-            self._created.set()
+            self._take_session(event)
         elif isinstance(event, Audio):
-            if (turn := self._turns.get(event.turn)) is not None:
+            if self._memory.audio(event.n, event.position) and (turn := self._turns.get(event.turn)) is not None:
                 payload = base64.b64decode(event.data, validate=True)
                 turn._hear(AudioChunk(event.turn, event.n, event.position, payload, Flag(event.flags)))
         elif isinstance(event, ErrorEvent):
             self._take_error(event)
-        elif isinstance(event, TurnStarted | Alignment | WarningEvent | TurnDone) and event.turn in self._turns:
+        elif isinstance(event, Pong) and event.event_id == f"resumption:{self._resumptions}":
+            self._link.spawn(partial(self._go_on, self.session))
+        elif isinstance(event, TurnEvent) and event.turn in self._turns:
             self._take_turn_event(self._turns[event.turn], event)
         else:
             if isinstance(event, SessionUpdated):
@@ -239,21 +327,39 @@ class Client:
                 turn.heard = event.heard or turn.heard
             self._answer(event)
 
-    def _take_turn_event(self, turn: Turn, event: TurnStarted | Alignment | WarningEvent | TurnDone) -> None:
+    def _take_session(self, event: SessionCreated) -> None:
+        known = self._created.is_set()
+        if known and (not event.resumed or event.session != self.session.session):
+            self._link.lose(ConnectionLost(None, GONE))
+            return
+        self.session, self.config, self._link.limits = event, event.config, event.limits
+        self._link.resumable = event.resume_token is not None
+        if known:
+            self._on_event(event)
+            self._link.spawn(self._catch_up)
+        else:
+            self._link.open()
+            self._created.set()
+
+    def _take_turn_event(self, turn: Turn, event: TurnEvent) -> None:
         if isinstance(event, TurnStarted):
             self._numbers[event.n] = turn
         elif isinstance(event, TurnDone):
             del self._turns[turn.id]
             self._numbers.pop(event.n, None)
             self._spoken[turn.id] = turn
+        elif isinstance(event, TurnResumed):
+            for n in [n for n, numbered in self._numbers.items() if numbered is turn]:
+                self._memory.rewound(n)
         turn._learn(event)
+        self._calls.answer(event.event_id if isinstance(event, AnswerBase) else None, event)
 
     def _take_error(self, event: ErrorEvent) -> None:
         of_turn = event.turn or (event.event_id or "").partition(":")[0]
         if event.fatal:
             self._link.lose(ServerError(event))
-        elif event.event_id in self._answers:
-            self._answer(event)
+        elif self._calls.answer(event.event_id, event):
+            return
         elif of_turn in self._turns:
             self._turns[of_turn]._refuse(event)
             if event.event_id == f"{of_turn}:start":
@@ -262,26 +368,14 @@ class Client:
             self._on_event(event)
 
     def _answer(self, event: Event) -> None:
-        answer = self._answers.get(getattr(event, "event_id", None) or "")
-        if answer is None:
+        event_id = event.event_id if isinstance(event, AnswerBase) else None
+        if not self._calls.answer(event_id, event):
             self._on_event(event)
-        else:
-            answer.event = event
-            answer.come.set()
 
     def _lost(self, failure: ClientError) -> None:
         """Everybody who waits learns why the connection ended."""
         for turn in self._turns.values():
             turn._fail(failure)
-        for answer in self._answers.values():
-            answer.come.set()
+        self._calls.give_up()
         self._created.set()
         self._ended.set()
-
-
-class _Answer:
-    """What a call waits for."""
-
-    def __init__(self) -> None:
-        self.come = anyio.Event()
-        self.event: Event | None = None  # None once `come` is set: the connection ended first

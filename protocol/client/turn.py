@@ -15,11 +15,37 @@ import anyio
 import anyio.lowlevel
 
 from protocol.audio_frame import Flag
+from protocol.client.calls import Calls
 from protocol.client.errors import ClientError, Overrun, ServerError
 from protocol.client.link import Link
-from protocol.commands import Scope, TextAppend, TextFlush, TurnCancel, TurnEnd, TurnStart
+from protocol.commands import (
+    Command,
+    Mark,
+    PlaybackState,
+    PlaybackUpdate,
+    Scope,
+    TextAppend,
+    TextFlush,
+    TurnCancel,
+    TurnEnd,
+    TurnPause,
+    TurnResume,
+    TurnStart,
+)
 from protocol.errors import ErrorCode
-from protocol.events import Alignment, ErrorEvent, Heard, Status, TurnDone, TurnStarted, WarningEvent
+from protocol.events import (
+    Alignment,
+    ErrorEvent,
+    Heard,
+    LiveTurn,
+    MarkEvent,
+    Status,
+    TurnDone,
+    TurnPaused,
+    TurnResumed,
+    TurnStarted,
+    WarningEvent,
+)
 from protocol.surrogates import join
 
 
@@ -34,7 +60,9 @@ class AudioChunk:
     flags: Flag
 
 
-TurnItem = TurnStarted | AudioChunk | Alignment | WarningEvent | TurnDone
+TurnEvent = TurnStarted | Alignment | MarkEvent | TurnPaused | TurnResumed | WarningEvent | TurnDone
+TurnItem = TurnEvent | AudioChunk
+_Outgoing = str | TextFlush | Mark | TurnEnd
 Deltas = str | Iterable[str] | AsyncIterable[str]
 
 
@@ -44,16 +72,19 @@ class Turn:
     The iteration raises ServerError for a turn that failed or was refused, what its deltas raised, Overrun, or ConnectionLost.
     """
 
-    def __init__(self, link: Link, start: TurnStart) -> None:
+    def __init__(self, link: Link, calls: Calls, start: TurnStart) -> None:
         """`Client.speak` makes it."""
         assert start.turn is not None, "the client names its turns"
         self.id: Final[str] = start.turn
         self.done: TurnDone | None = None  # once it was received, perhaps before it was read
         self.heard: Heard | None = None  # of `done`, or of what the server told since then
         self._link = link
+        self._calls = calls
         self._start = start
-        self._opened = False  # turn.start was sent, or is about to be
-        self._outgoing: deque[str | TextFlush | TurnEnd] = deque()
+        self._opened = False  # turn.start was sent
+        self._cancelling: TurnCancel | None = None  # was asked for
+        self._outgoing: deque[_Outgoing] = deque()
+        self._sent_items: list[_Outgoing] = []  # what left, until the server's turn.done: a socket may lose it
         self._waiting_chars = 0  # in _outgoing
         self._half = ""  # of a surrogate pair that the last append cut
         self._closed = False  # no text is taken any more
@@ -87,6 +118,11 @@ class Turn:
         if not self._closed:
             self._put(TextFlush(turn=self.id, event_id=f"{self.id}:flush"))
 
+    def mark(self, name: str) -> None:
+        """Have `mark` events tell when the speech comes to the text that follows."""
+        if not self._closed:
+            self._put(Mark(turn=self.id, name=name, event_id=f"{self.id}:mark"))
+
     def end(self) -> None:
         """No more text. Deltas that have not come yet are not waited for."""
         self._feeding.cancel()
@@ -104,11 +140,25 @@ class Turn:
         if self._failure is not None:
             return
         self._hush()
-        await self._open()
         event_id = f"{self.id}:cancel"
-        await self._link.send(
+        await self._withdraw(
             TurnCancel(turn=self.id, scope=Scope.TURN, played_ms=played_ms, reason=reason, event_id=event_id)
         )
+
+    async def pause(self, played_ms: int | None = None) -> TurnPaused:
+        """Stop for now, perhaps for good; stop your own sound first. Raises ServerError where there is nothing to pause."""
+        return await self._calls.call(TurnPause(turn=self.id, played_ms=played_ms), TurnPaused)
+
+    async def resume(self, from_ms: int | None = None) -> TurnResumed:
+        """Go on after a pause. With from_ms, audio from that word on comes again, for a client that dropped what it had."""
+        return await self._calls.call(TurnResume(turn=self.id, from_ms=from_ms), TurnResumed)
+
+    async def played(self, ms: int, state: PlaybackState = PlaybackState.PLAYING) -> None:
+        """Report how much the listener has heard: every 200 to 500 ms, and when playing starts, stalls and ends. It never falls.
+
+        A report that a lost socket swallows is not made up for: the next one says more.
+        """
+        await self._link.post(PlaybackUpdate(turn=self.id, played_ms=ms, state=state))
 
     async def finish(self) -> TurnDone:
         """Read to the end, and drop what is read. Raises what the iteration raises."""
@@ -147,9 +197,7 @@ class Turn:
             except Exception as error:  # supervisor of the caller's iterator: the turn raises what it raised
                 failure = error
         if failure is not None:
-            self._fail(failure)
-            self._hush()
-            await self._withdraw()
+            self._abandon(failure)
         elif not self._feeding.cancel_called:
             self.end()
 
@@ -171,21 +219,20 @@ class Turn:
     async def _pump(self) -> None:
         """The one task that sends the turn's text, in order, as much at once as waits."""
         with suppress(ClientError):  # which the client has told every turn
-            await self._open()
             while not self._withdrawn:
+                await self._link.until_open()
+                await self._open()
                 await self._to_send.wait()
                 first = self._outgoing[0] if self._outgoing else None
                 if isinstance(first, str):
                     await self._link.send_text(self._next_text)
-                elif first is not None:
-                    self._outgoing.popleft()
-                    await self._link.send(first)
-                if isinstance(first, TurnEnd):
-                    return
+                elif first is not None and self._link.is_open:
+                    self._sent_items.append(self._outgoing.popleft())
+                    await self._link.post(first)
                 if not self._outgoing and not self._withdrawn:
                     self._to_send = anyio.Event()
 
-    def _put(self, item: str | TextFlush | TurnEnd) -> None:
+    def _put(self, item: _Outgoing) -> None:
         self._outgoing.append(item)
         self._to_send.set()
 
@@ -200,19 +247,45 @@ class Turn:
             room -= len(parts[-1])
         text = "".join(parts)
         self._waiting_chars -= len(text)
+        self._sent_items.append(text)
         self._sent.set()
         return TextAppend(turn=self.id, text=text, event_id=f"{self.id}:text") if text else None
 
     async def _open(self) -> None:
-        if not self._opened:
+        if not self._opened and self._link.is_open:
             self._opened = True
-            await self._link.send(self._start)
+            await self._link.post(self._start)
 
-    async def _withdraw(self) -> None:
-        """Take the turn back: nobody will read it."""
+    async def _withdraw(self, cancel: TurnCancel) -> None:
+        """Take the turn back. Without a socket, the server is told as soon as there is one."""
+        self._cancelling = cancel
+        await self._open()
+        await self._link.post(cancel)
+
+    async def _give_up(self) -> None:
         with suppress(ClientError):
-            await self._open()
-            await self._link.send(TurnCancel(turn=self.id, scope=Scope.TURN))
+            await self._withdraw(TurnCancel(turn=self.id, scope=Scope.TURN))
+
+    def _say_again(self, known: LiveTurn | None) -> list[Command]:
+        """The session goes on over another socket, and this is what arrived of the turn; None: nothing did. What to say before its text."""
+        again: list[Command] = [] if known is not None else [self._start]
+        self._opened = True
+        chars = known.text_chars if known is not None else 0
+        at, rest = 0, list[_Outgoing]()
+        for item in self._sent_items:
+            if isinstance(item, str):
+                at += len(item)
+                if at > chars:
+                    rest.append(item[max(0, len(item) - (at - chars)) :])
+            # What stood just there may have arrived, too: to flush twice does no harm, and a mark is told twice.
+            elif at >= chars and not (isinstance(item, TurnEnd) and known is not None and known.text_ended):
+                rest.append(item)
+        if not self._withdrawn:
+            self._sent_items = ["".join(item for item in self._sent_items if isinstance(item, str))[:chars]]
+            self._outgoing.extendleft(reversed(rest))
+            self._waiting_chars += sum(len(item) for item in rest if isinstance(item, str))
+            self._to_send.set()
+        return again + ([self._cancelling] if self._cancelling is not None else [])
 
     def _close_text(self) -> None:
         """Take no more text and send none."""
@@ -240,11 +313,12 @@ class Turn:
             self._abandon(Overrun(self._link.unread))
         self._arrived.set()
 
-    def _learn(self, event: TurnStarted | Alignment | WarningEvent | TurnDone) -> None:
+    def _learn(self, event: TurnEvent) -> None:
         self._inbox.append(event)
         self._arrived.set()
         if isinstance(event, TurnDone):
             self._close_text()
+            self._sent_items.clear()
             self.done, self.heard = event, event.heard
             if event.status is Status.FAILED and self._failure is None:
                 code, message = ErrorCode.SYNTHESIS_FAILED, event.reason or "the turn failed"
@@ -259,10 +333,11 @@ class Turn:
         else:
             self._abandon(ServerError(event))
 
-    def _abandon(self, failure: ClientError) -> None:
+    def _abandon(self, failure: Exception) -> None:
+        """Nobody will read it."""
         self._fail(failure)
         self._hush()
-        self._link.spawn(self._withdraw)
+        self._link.spawn(self._give_up)
 
     def _fail(self, failure: Exception) -> None:
         """Nothing more is expected of this turn. The first reason stays."""

@@ -64,7 +64,7 @@ class Stage:
             lambda turn, speech: self._streams.append((turn, speech, [0.0])),
             self.now,
         )
-        self.outbox.event(encode_event(self.session.created(unix_ms=0)))
+        self.outbox.event(encode_event(self.session.created(0, self.now)))
         self.configure(**PCM)
 
     def send(self, kind: str, **fields: Any) -> None:

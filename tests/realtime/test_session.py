@@ -964,3 +964,67 @@ def test_what_is_not_built_yet_is_unsupported_and_changes_nothing(command: dict[
     assert (error.code, error.event_id, error.fatal) == ("unsupported", "e", False)
     stage.configure()
     assert stage.all(SessionUpdated)[-1].config.latency == "low" and not stage.session.floor.turns
+
+
+# A socket that is lost
+
+
+def detached(stage: Stage) -> None:
+    """What happens around a session whose socket is gone."""
+    stage.session.detach(stage.now)
+    stage.outbox.detach(stage.now)
+    stage.writable = False
+
+
+def attached(stage: Stage) -> None:
+    """And when there is one again."""
+    stage.session.attach(stage.now)
+    stage.outbox.attached = stage.writable = True
+    stage.session.tick(stage.now)
+    stage.write()
+
+
+def test_a_turn_goes_on_when_its_socket_comes_back_in_time() -> None:
+    stage = Stage()
+    stage.say(words(20))
+    stage.run(1.0)
+    detached(stage)
+    stage.run(2.9)
+    attached(stage)
+    assert stage.run_until_done().status == "completed"
+
+
+def test_a_turn_whose_listener_stays_away_is_cancelled_by_the_clock() -> None:
+    stage = Stage()
+    stage.say(words(40))
+    stage.run(1.0)
+    detached(stage)
+    stage.run(3.1)
+    assert not stage.session.floor.turns and not stage.engine.streams
+    attached(stage)
+    done = stage.one(TurnDone)
+    assert (done.status, done.reason, done.heard.source) == ("cancelled", "disconnected", "clock")
+    assert done.heard.ms <= done.sent_ms < 3000
+    stage.say("Again.")
+    stage.run(0.1)
+    assert remembered(stage) == squeezed(done.heard.text)
+
+
+def test_a_session_without_a_socket_ends_after_its_time_to_live() -> None:
+    stage = Stage()
+    detached(stage)
+    stage.run(59.9)
+    assert not stage.session.closed
+    stage.run(0.2)
+    assert stage.session.closed
+
+
+def test_who_resumes_learns_what_of_his_text_arrived() -> None:
+    stage = Stage()
+    stage.say("Hello there, my friend.", turn="a")
+    stage.send("text.append", turn="b", text="And ")
+    stage.run(10.0)
+    created = stage.session.created(5_000_000, stage.now, "token", resumed=True)
+    assert [(turn.turn, turn.n, turn.text_chars, turn.text_ended) for turn in created.turns] == [("b", 2, 4, False)]
+    assert created.resumed and created.resume_token == "token"
+    assert created.expires_at == 5_000_000 + Limits().session_s * 1000 - 10_000
