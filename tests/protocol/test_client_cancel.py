@@ -167,8 +167,8 @@ async def test_a_turn_that_the_server_refuses_raises_why() -> None:
         start = await peer.hears(TurnStart)
         refusal = ErrorEvent(code=ErrorCode.VOICE_NOT_FOUND, message="no voice", param="voice", event_id=start.event_id)
         await peer.says(refusal)
-        await peer.hears(Ping)
-        await peer.says(Pong(session_ms=1, event_id="c2"))
+        ping = await peer.hears(Ping)
+        await peer.says(Pong(session_ms=1, event_id=ping.event_id))
         await peer.stays()
 
     async with connected(script) as client:

@@ -274,7 +274,7 @@ async def test_sending_into_a_dropped_connection_raises_what_is_known() -> None:
         client._socket.transport.abort()
         with pytest.raises(ConnectionLost):
             while True:
-                await client._link.send(Ping())
+                await client._link.post(Ping())
         with pytest.raises(ConnectionLost):
             await client.ping()
 
@@ -319,7 +319,7 @@ async def test_what_a_later_server_says_is_ignored() -> None:
     async def script(peer: Peer) -> None:
         await peer.opens()
         await peer.hears(TurnStart)
-        await peer.socket.send('{"type":"turn.paused","turn":"t1","at_ms":3}')
+        await peer.socket.send('{"type":"turn.sung","turn":"t1","at_ms":3}')
         await peer.starts("t1")
         await peer.socket.send(b"\x09" + bytes(15))
         await peer.socket.send(pack(Kind.UPLINK, Flag.NONE, 0, 1, 0, b"yours"))

@@ -263,8 +263,8 @@ async def test_text_after_the_end_of_a_turn_that_the_server_ended_is_dropped() -
         await peer.opens()
         await peer.hears(TurnStart)
         await peer.ends("t1", status=Status.CANCELLED, reason="superseded")
-        await peer.hears(Ping)
-        await peer.says(Pong(session_ms=1, event_id="c2"))
+        ping = await peer.hears(Ping)
+        await peer.says(Pong(session_ms=1, event_id=ping.event_id))
         await peer.stays()
 
     async with connected(script) as client:
