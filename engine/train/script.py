@@ -121,11 +121,11 @@ class ScriptWriter:
         rng = self.rng
         builtin = dict(enumerate(SPEAKERS))
         draw = rng.random()
-        if draw < 0.28:
+        if draw < 0.2:
             return _Cast(builtin, range(8), tokens=False), ()
-        if draw < 0.52:
+        if draw < 0.42:
             return _Cast(builtin, range(8), tokens=True), ()
-        count = rng.choices((1, 2, 3), (0.8, 0.16, 0.04))[0]
+        count = rng.choices((1, 2, 3), (0.7, 0.24, 0.06))[0]
         known = {i: random_speaker(rng, held_out=self.held_out_voices) for i in range(count)}
         if count > 1 and rng.random() < 0.6:  # one recording in which several speak
             lines = [
@@ -157,7 +157,9 @@ class ScriptWriter:
             self._change_speaker(cast, cast.pick(rng))
         if rng.random() < 0.4:
             self._change_style(cast)
-        segments = tuple(self._next_segment(part, cast, i) for i, part in enumerate(self._segment_texts(language)))
+        segments = tuple(
+            self._next_segment(part, cast, i) for i, part in enumerate(self._segment_texts(language, cast.tokens))
+        )
         if rng.random() < 0.15:
             return self._barge_in(segments, cast)
         return TurnScript(segments, mute=len(segments) == 1 and rng.random() < 0.05)
@@ -171,9 +173,11 @@ class ScriptWriter:
         cast.index = next(i for i, voice in cast.voices.items() if voice == last.speaker)
         return TurnScript((*kept[:-1], SegmentScript(phrases)), cut=self.rng.uniform(0.3, 0.95))
 
-    def _segment_texts(self, language: English | German) -> list[str]:
-        """Text of a turn cut as the server cuts it: often a clause first, then whole sentences."""
+    def _segment_texts(self, language: English | German, dialogue: bool) -> list[str]:
+        """Text of a turn cut as the server cuts it: often a clause first, then whole sentences; a short exchange stays whole."""
         rng = self.rng
+        if dialogue and rng.random() < 0.35:
+            return [" ".join(self._sentence(language, 50) for _ in range(rng.randint(2, 4)))]
         sentences = [self._sentence(language, 150) for _ in range(rng.choices((1, 2, 3), (0.6, 0.28, 0.12))[0])]
         parts: list[str] = []
         first = sentences[0].split(" ")
@@ -224,8 +228,10 @@ class ScriptWriter:
         rng = self.rng
         starts = [i for i, char in enumerate(text) if char == " " and 0 < i < len(text) - 1]
         sentences = [i for i in starts if text[i - 1] in ".!?"]
-        if dialogue and sentences and rng.random() < 0.5:
+        if dialogue and sentences and rng.random() < 0.6:
             starts = sentences
+            if rng.random() < 0.5:
+                return [text[i:j] for i, j in zip([0, *starts[:4]], [*starts[:4], len(text)], strict=True)]
         chances = (0.4, 0.25, 0.2, 0.1, 0.05) if dialogue else (0.68, 0.22, 0.07, 0.02, 0.01)
         at = sorted(rng.sample(starts, min(len(starts), rng.choices(range(5), chances)[0])))
         return [text[i:j] for i, j in zip([0, *at], [*at, len(text)], strict=True)]
@@ -233,11 +239,15 @@ class ScriptWriter:
     def _marker(self, cast: _Cast) -> tuple[str, float]:
         """A tag or speaker token in the middle of a segment, with the silence it asks for."""
         rng = self.rng
-        draw = rng.random()
-        if cast.tokens and draw < 0.3:
+        if cast.tokens and rng.random() < 0.65:
             self._change_speaker(cast, cast.pick(rng))
-            return f"{rng.choice((' ', ' ', ''))}<|speaker:{cast.index}|>{rng.choice(('', '', ' '))}", 0.0
-        if draw < 0.6:
+            token = f"{rng.choice((' ', ' ', ''))}<|speaker:{cast.index}|>{rng.choice(('', '', ' '))}"
+            if rng.random() < 0.6:
+                return token, 0.0
+            self._change_style(cast)  # in a dialogue each has a style of his own: <|speaker:1|>[fast] And you?
+            return f"{token}{cast.tagged}{rng.choice((' ', ' ', ''))}", 0.0
+        draw = rng.random()
+        if draw < 0.5:
             self._change_style(cast)
             return f" {cast.tagged} ", 0.0
         if draw < 0.85:

@@ -56,7 +56,8 @@ def test_a_style_in_force_is_restated_where_a_later_segment_of_the_turn_starts(
         for before, after in zip(turn.segments, turn.segments[1:], strict=False):
             tag = f"[{before.phrases[-1].style.value}]"
             named = tag in before.phrases[-1].tags and before.phrases[-1].style is not Style.NORMAL
-            if named and after.phrases[0].style is before.phrases[-1].style:
+            same = after.phrases[0].speaker == before.phrases[-1].speaker  # else he has a style of his own
+            if named and same and after.phrases[0].style is before.phrases[-1].style:
                 assert tag in after.phrases[0].tags
                 restated += 1
     assert restated > 5
