@@ -11,16 +11,19 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from engine.api import SamplingParams
+from engine.checkpoint import CheckpointError
+from engine.codec_weights import CodecWeightsError
+from engine.config import ConfigError
 from engine.evaluate import carry, clarity, external, measure, seed_tts, tags, voices
 from engine.evaluate.listening import Ear
 from engine.evaluate.report import Row, json_line, table
-from engine.evaluate.speaking import Mouth, Setting
+from engine.evaluate.speaking import Mouth, Setting, SpeakerLost
 from engine.evaluate.teaching import Yardstick
 from engine.evaluate.trial import FULL, QUICK, Trial
 from engine.hub import HubError, resolve
@@ -36,20 +39,22 @@ GROUPS: dict[str, Callable[[Trial], Groups]] = {
     "carry": carry.rows,
 }
 _CPU_ROWS, _GPU_ROWS = 24, 96  # turns at once: beyond that a step gets longer as fast as it says more
+_INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit status: 0 also where targets are missed, 2 for what cannot be measured."""
+    """Run; returns the exit status: 0 also where targets are missed, 2 for what cannot be measured, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        if options.seed_tts and not options.recognizer:
-            raise UsageError("--seed-tts needs --recognizer")
-        if options.speaker_model and not options.seed_tts:
-            raise UsageError("--speaker-model needs --seed-tts")
+        _check(options)
         groups, conditions = _run(options)
-    except (HubError, TeacherError, UsageError, external.OutsideModelError, seed_tts.SeedTtsError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    except (HubError, ConfigError, CheckpointError, CodecWeightsError, TeacherError) as error:
+        return _refuse(error)
+    except (UsageError, SpeakerLost, external.OutsideModelError, seed_tts.SeedTtsError, OSError) as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted" if options.work else "interrupted; with --work DIR a run can go on", file=sys.stderr)
+        return _INTERRUPTED
     line = json_line(groups, conditions)
     print(table(groups))
     print(line, flush=True)
@@ -58,8 +63,39 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _refuse(error: Exception) -> int:
+    print(error, file=sys.stderr)
+    return 2
+
+
 class UsageError(Exception):
     """Options or files that do not fit; the text is one line."""
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Whatever can be known to be wrong before anything is loaded. Raises UsageError."""
+    if options.seed_tts and not options.recognizer:
+        raise UsageError("--seed-tts needs --recognizer")
+    if options.speaker_model and not options.seed_tts:
+        raise UsageError("--speaker-model needs --seed-tts")
+    if options.temperature <= 0 or not 0 < options.top_p <= 1:
+        raise UsageError("--temperature is above 0, and --top-p above 0 and at most 1")
+    if (options.workers is not None and options.workers < 0) or (options.rows is not None and options.rows < 1):
+        raise UsageError("--workers is 0 or more, and --rows 1 or more")
+    out, data = options.json_out, options.espeak_data
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise UsageError(f"--json-out {out} is {'a folder' if out.is_dir() else 'in no folder that exists'}")
+    if data is not None and not (data / "espeak-ng-data").is_dir():  # the library would go on with the system's
+        raise UsageError(f"--espeak-data {data} holds no folder espeak-ng-data")
+    for weights in (options.recognizer_weights, options.speaker_weights):
+        if not weights.is_file():
+            raise UsageError(f"{weights} is missing; stages `recognizer` and `speaker` of engine.train make such files")
+    try:
+        device = torch.device(_device(options))
+    except RuntimeError as error:
+        raise UsageError(f"--device {options.device} is none that torch knows") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {options.device} needs a GPU and a build of torch for it")
 
 
 def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | float | bool]]:
@@ -68,18 +104,14 @@ def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | flo
     def show(line: str) -> None:
         print(f"[{time.monotonic() - start:5.0f} s] {line}", file=sys.stderr, flush=True)
 
-    listed = (
-        seed_tts.read_list(options.seed_tts) if options.seed_tts else []
-    )  # its mistakes are known before anything is loaded
+    listed = seed_tts.read_list(options.seed_tts) if options.seed_tts else []
     english = _sentences(options.sentences or _HERE / "sentences_en.txt")
     teacher = Yardstick(options.espeak_data)
-    for weights in (options.recognizer_weights, options.speaker_weights):
-        if not weights.is_file():
-            raise UsageError(f"{weights} is missing; stages `recognizer` and `speaker` of engine.train make such files")
     folder = resolve(options.checkpoint).folder
     setting = _setting(options, folder)
     device = torch.device("cuda" if setting.device.startswith("cuda") else "cpu")
     torch.set_num_threads(1 if device.type == "cpu" else torch.get_num_threads())
+    outside = _Outside.load(options, device.type)
     ear, net = Ear(options.recognizer_weights, device), load_speaker_net(options.speaker_weights, device)
     show(f"{folder} on {setting.device}, {max(1, setting.workers)} x {setting.rows} turns at once")
     with Mouth(setting, options.work, show) as mouth:
@@ -91,7 +123,8 @@ def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | flo
         trial.rehearse(chosen)
         for group in chosen:
             groups |= group(trial)
-        groups |= _outside(options, trial, listed, setting)
+        if outside is not None:
+            groups |= outside.rows(trial, listed, options, setting)
         info = mouth.info
     show("done")
     conditions = {
@@ -102,35 +135,53 @@ def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | flo
     return groups, conditions
 
 
-def _outside(options: argparse.Namespace, trial: Trial, listed: list[seed_tts.Utterance], setting: Setting) -> Groups:
-    """What recognisers that somebody else has trained say."""
-    if not options.recognizer:
-        return {}
-    device = "cuda" if setting.device.startswith("cuda") else "cpu"
-    hears = external.load_recognizer(options.recognizer, device)
-    texts = trial.some(trial.sizes.plain)
-    spoken = [take.samples for take in trial.say(texts, "plain sentences")]
-    taught = [trial.teacher.say(text) for text in texts]
-    groups = {"Words, by a recogniser from outside": external.rows(hears, texts, spoken, taught, measure.RATE)}
-    if listed:
-        embeds = external.load_speaker_model(options.speaker_model, device) if options.speaker_model else None
-        if embeds is None:
-            print("no --speaker-model: speaker similarity is left out", file=sys.stderr)
-        run = {"checkpoint": options.checkpoint, "sampling": repr(setting.params)}
-        results = seed_tts.measure(listed, trial.mouth, hears, embeds, run=run, work=options.work, progress=sys.stderr)
-        groups["Seed-TTS"] = seed_tts.rows(results)
-    return groups
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    """Recognisers that somebody else has trained. Loaded before anything is spoken, so that one that cannot be is known at once."""
+
+    hears: external.Hears
+    embeds: external.Embeds | None
+
+    @classmethod
+    def load(cls, options: argparse.Namespace, device: str) -> _Outside | None:
+        """What the options name; None: nothing. Raises OutsideModelError."""
+        if not options.recognizer:
+            return None
+        hears = external.load_recognizer(options.recognizer, device)
+        return cls(hears, external.load_speaker_model(options.speaker_model, device) if options.speaker_model else None)
+
+    def rows(
+        self, trial: Trial, listed: list[seed_tts.Utterance], options: argparse.Namespace, setting: Setting
+    ) -> Groups:
+        """Their word errors on the plain sentences and, where a list is given, on that."""
+        texts = trial.some(trial.sizes.plain)
+        spoken = [take.samples for take in trial.say(texts, "plain sentences")]
+        taught = [trial.teacher.say(text) for text in texts]
+        groups = {"Words, by a recogniser from outside": external.rows(self.hears, texts, spoken, taught, measure.RATE)}
+        if listed:
+            if self.embeds is None:
+                print("no --speaker-model: speaker similarity is left out", file=sys.stderr)
+            run = {"checkpoint": options.checkpoint, "sampling": repr(setting.params)}
+            results = seed_tts.measure(
+                listed, trial.mouth, self.hears, self.embeds, run=run, work=options.work, progress=sys.stderr
+            )
+            groups["Seed-TTS"] = seed_tts.rows(results)
+        return groups
 
 
 def _setting(options: argparse.Namespace, folder: Path) -> Setting:
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(options)
     cpu = device == "cpu"
     workers = options.workers if options.workers is not None else len(os.sched_getaffinity(0))
     params = replace(SamplingParams(), temperature=options.temperature, top_p=options.top_p)
     rows = options.rows or (_CPU_ROWS if cpu else _GPU_ROWS)
     return Setting(folder, options.checkpoint, device, params, workers if cpu else 0, rows)
+
+
+def _device(options: argparse.Namespace) -> str:
+    if options.device != "auto":
+        return str(options.device)
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _sentences(path: Path) -> list[str]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess, parent_process
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -34,13 +38,16 @@ from engine.api import (
     SpokenSegment,
     Voice,
 )
-from engine.codec_weights import load_codec
 from engine.core import EngineCore
 from engine.load import Loaded, core_of, load_model
 from engine.resample import resample
 
 NO_VOICE = Voice("none")
 _POSITIONS = 900  # of KV a row: a reference of 10 s, a first turn and a second one, with some to spare
+
+
+class SpeakerLost(Exception):
+    """A process that speaks has ended; the text is one line, and what it had to say about it was printed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,6 +137,10 @@ class Rows:
                 self._core.handle(c.Forget(f"evaluate-{key}"))
                 yield key, turn.spoken(event, self._core.info)
 
+    def close(self) -> None:
+        """No other call follows."""
+        self._core.close()
+
 
 @dataclass(slots=True)
 class _Turn:
@@ -153,24 +164,23 @@ class Mouth:
     """Speaks lists of requests, each distinct one once. Use it as a context manager: it may own processes."""
 
     def __init__(self, setting: Setting, keep: Path | None = None, show: Callable[[str], None] | None = None) -> None:
-        """keep: folder in which turns are kept for later runs. show: told what is going on, a line at a time."""
+        """keep: folder in which turns are kept for later runs. show: told what is going on, a line at a time. Raises OSError."""
         self._setting, self._keep = setting, keep
         self._show = show or (lambda line: None)
         self._made: dict[str, Spoken] = {}
         self._encoded: dict[tuple[int, bytes], Codes] = {}
         self._print = _fingerprint(setting.folder)
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
         loaded = load_model(setting.folder, setting.name, setting.device, "auto", None)
         self.info = loaded.info
         self._codec = loaded.codec
         self._rows: Rows | None = None
         self._pool: _Pool | None = None
         if setting.workers > 1 and loaded.model.device.type == "cpu":
-            self._codec = load_codec(setting.folder, "cpu")
             self._pool = _Pool(setting)
         else:
             self._rows = _rows_of(loaded, setting)
-        if keep is not None:
-            keep.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Mouth:
         return self
@@ -178,6 +188,8 @@ class Mouth:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._pool is not None:
             self._pool.close()
+        if self._rows is not None:
+            self._rows.close()
 
     @property
     def sample_rate(self) -> int:
@@ -196,7 +208,7 @@ class Mouth:
         return self._encoded[key]
 
     def speak(self, requests: Sequence[Request], what: str = "turns") -> list[Spoken]:
-        """All requests, in order. Raises RuntimeError when a worker process is lost."""
+        """All requests, in order. Raises SpeakerLost, and OSError where they cannot be kept."""
         digests = [request.digest(self._setting.params) for request in requests]
         left = {digest: request for digest, request in zip(digests, requests, strict=True) if not self._known(digest)}
         keys = list(left)
@@ -268,14 +280,19 @@ class _Pool:
 
     def __init__(self, setting: Setting) -> None:
         context = multiprocessing.get_context("spawn")
-        self._inbox: Queue[tuple[int, Request] | None] = context.Queue()
+        self._inbox: Queue[tuple[int, Request]] = context.Queue()
         self._outbox: Queue[tuple[int, Spoken]] = context.Queue()
         self._processes: list[BaseProcess] = [
             context.Process(target=_serve, args=(setting, self._inbox, self._outbox), daemon=True)
             for _ in range(setting.workers)
         ]
-        for process in self._processes:
-            process.start()
+        # Ctrl-C reaches all processes of a terminal. It is for this one, which ends the others: they inherit that it is blocked.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for process in self._processes:
+                process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def speak(self, numbered: Sequence[tuple[int, Request]]) -> Iterator[tuple[int, Spoken]]:
         for item in numbered:
@@ -290,7 +307,7 @@ class _Pool:
             except Empty:
                 lost = [process.exitcode for process in self._processes if process.exitcode is not None]
                 if lost:
-                    raise RuntimeError(f"a speaking process ended, exit code {lost[0]}; see above") from None
+                    raise SpeakerLost(f"a speaking process ended, exit code {lost[0]}; see above") from None
 
     def close(self) -> None:
         """End the processes, whatever they do."""
@@ -303,19 +320,25 @@ class _Pool:
             queue.close()
 
 
-def _serve(setting: Setting, inbox: Queue[tuple[int, Request] | None], outbox: Queue[tuple[int, Spoken]]) -> None:
-    """A process of the pool."""
+def _serve(setting: Setting, inbox: Queue[tuple[int, Request]], outbox: Queue[tuple[int, Spoken]]) -> None:
+    """A process of the pool. Whoever started it ends it."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     sys.stdout = sys.stderr  # standard output belongs to the table
     rows = _rows_of(load_model(setting.folder, setting.name, setting.device, "auto", None), setting)
     while True:
         while rows.free:
             try:
-                item = inbox.get(block=not rows.busy)
+                rows.begin(*inbox.get(block=not rows.busy))
             except Empty:
                 break
-            if item is None:
-                return
-            rows.begin(*item)
         for made in rows.step():
             outbox.put(made)
+
+
+def _leave_with_parent() -> None:
+    """End this process with the one that started it, however that ended: a queue would be waited at for ever."""
+    parent = parent_process()
+    assert parent is not None, "a process of the pool was started by another"
+    wait([parent.sentinel])
+    os._exit(1)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +25,7 @@ from engine.evaluate.report import Row, json_line, share, table
 from engine.evaluate.speaking import Mouth, Setting
 from engine.evaluate.trial import Sizes, Trial, middle
 from engine.train.speaker_net import SpeakerNet
-from tests.engine.evaluating import TEXTS, teacher, untrained
+from tests.engine.evaluating import MINI, ROOT, TEXTS, teacher, untrained
 
 TINY = Sizes(2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
@@ -87,16 +93,76 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
 ) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("\n\n")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in MINI.iterdir():
+        if file.is_file():
+            (broken / file.name).symlink_to(file)
+    (broken / "config.json").unlink()
+    (broken / "config.json").write_text("{}")
     for refused in (
         lambda: run(sentences=empty),
         lambda: run(sentences=tmp_path / "missing.txt"),
         lambda: run(checkpoint="no such model"),
+        lambda: run(checkpoint=str(broken)),
         lambda: run("--recognizer-weights", str(tmp_path / "missing.pt")),
         lambda: run("--seed-tts", str(empty)),
         lambda: run("--speaker-model", "x"),
+        lambda: run("--rows", "0"),
+        lambda: run("--workers", "-1"),
+        lambda: run("--temperature", "0"),
+        lambda: run("--top-p", "1.1"),
+        lambda: run("--device", "abacus"),
+        lambda: run("--json-out", str(tmp_path / "nowhere" / "out.json")),
+        lambda: run("--json-out", str(tmp_path)),
+        lambda: run("--espeak-data", str(tmp_path)),
+        lambda: run("--work", str(empty)),
     ):
         assert refused() == 2
-        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+        told = capsys.readouterr()
+        assert not told.out
+        assert len([line for line in told.err.splitlines() if "turns at once" not in line]) == 1, told.err
+
+
+def test_a_recogniser_that_cannot_be_loaded_is_known_before_anything_is_spoken(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="needs the optional extra `evaluate`")
+    assert run("--recognizer", str(tmp_path / "nothing")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"there is no folder {tmp_path / 'nothing'}"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=lambda sent: sent.name)
+def test_the_processes_that_speak_end_with_the_command(sent: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C in a terminal reaches all of them, here while they still start; a kill reaches only the first."""
+    (tmp_path / "two.txt").write_text("\n".join(TEXTS[:2]))
+    command = ["env", "--default-signal=INT"]  # where the tests run in the background it is ignored, and inherited so
+    command += [sys.executable, "-m", "engine.evaluate", "mini", "--quick", "--only", "carry", "--workers", "2"]
+    command += ["--device", "cpu", "--sentences", str(tmp_path / "two.txt")]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        while "needs no history" not in (line := process.stderr.readline()):
+            assert line, "it ended"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        watched = [os.pidfd_open(int(child)) for child in children]
+        (os.killpg if sent is signal.SIGINT else os.kill)(process.pid, sent)
+        try:
+            assert len(watched) == 3  # two that speak, and one of Python's own
+            for descriptor in watched:
+                ended, _, _ = select.select([descriptor], [], [], 60)
+                assert ended
+            assert process.wait(timeout=60) == (130 if sent is signal.SIGINT else -sent)
+            told = process.stderr.read()
+        finally:
+            for child, descriptor in zip(children, watched, strict=True):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), signal.SIGKILL)
+                os.close(descriptor)
+    if sent is signal.SIGINT:
+        assert told == "interrupted; with --work DIR a run can go on\n"
 
 
 def a_trial(folder: Path, mouth: Mouth | None) -> Trial:
