@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from engine.train.teacher import Teacher
 MEDIAN_MS, P90_MS = 80.0, 150.0  # targets
 _HERE = Path(__file__).parent
 _STYLES = (Style.NORMAL, Style.NORMAL, Style.SLOW, Style.FAST)
+
+_WORD = re.compile(r"(?<=\s)[^\W_]")  # first letter or digit of a word behind a blank
 
 Samples = npt.NDArray[np.float32]
 Times = dict[int, float]  # code point at which a word begins -> ms
@@ -143,8 +146,9 @@ class Measurement:
         phrase = Phrase("", sentence.text, SPEAKERS[sentence.speaker], sentence.style)
         clip, words = self._renderer.timed(phrase, sentence.language)
         times: Times = {}
+        begun = {match.start() for match in _WORD.finditer(sentence.text)}
         for char, sample in words:
-            if 0 < char < len(sentence.text):
+            if char in begun:  # it tells of the ends of clauses, too, and of parts of numbers
                 times.setdefault(char, sample * 1000 / self._loaded.info.sample_rate)
         return clip.samples.astype(np.float32) / np.float32(32768), times
 
