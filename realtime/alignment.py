@@ -17,7 +17,7 @@ from realtime.characters import facts
 from realtime.durations import END_MS, PAUSE_MS, sound_ms, spoken_ms
 from realtime.repertoire import EVERYTHING, Repertoire
 from realtime.segmenter import Segment
-from realtime.tags import SpeakerToken, Tag, TagKind, Text, engine_text, lex
+from realtime.tags import SpeakerToken, Tag, TagKind, Text
 
 _SLACK_MS: Final = 1e-6  # sums of frame durations in floating point
 _RATES: Final = (0.5, 2.0)  # outside of these a segment went wrong: that is no rate to expect of the next one
@@ -91,6 +91,7 @@ class _Piece:
     speaker: int | None
     level: Level  # best border in front of it
     sounds: list[Tag]  # between the piece before and this one
+    said: str = ""  # what is spoken for it
 
 
 def _pieces(segment: Segment, tags: TagMode, repertoire: Repertoire) -> Iterator[_Piece]:
@@ -98,10 +99,10 @@ def _pieces(segment: Segment, tags: TagMode, repertoire: Repertoire) -> Iterator
     scanner = BorderScanner(sounds=tags is TagMode.PERFORM, pos=segment.start)
     piece: _Piece | None = None
     speaker, level, sounds = segment.speaker, Level.INSIDE, list[Tag]()
-    for token in lex(segment.raw, tags, segment.start):
+    for token in segment.tokens:
         borders = scanner.scan(token)
         if isinstance(token, Text):
-            for border, char in zip(borders, token.raw, strict=True):
+            for border, char, said in zip(borders, token.raw, token.said or token.raw, strict=True):
                 if facts(char).gap:
                     continue
                 if piece is None or border.level >= Level.WEAK:
@@ -110,6 +111,7 @@ def _pieces(segment: Segment, tags: TagMode, repertoire: Repertoire) -> Iterator
                     piece = _Piece(border.pos, "", speaker, max(level, border.level), sounds)
                     level, sounds = Level.INSIDE, []
                 piece.text = segment.raw[piece.start - segment.start : border.pos + 1 - segment.start]
+                piece.said += said
             continue
         if piece:
             yield piece
@@ -132,9 +134,9 @@ def units(segment: Segment, tags: TagMode, repertoire: Repertoire = EVERYTHING) 
     for piece in _pieces(segment, tags, repertoire):
         pause_ms = max(pause_ms, PAUSE_MS.get(piece.level, 0.0)) if found else 0.0
         sounds += piece.sounds
-        if repertoire.sounds(piece.text):
+        if repertoire.sounds(piece.said):
             before_ms = pause_ms + sum(sound_ms(tag.name) for tag in sounds)
-            ms = spoken_ms(repertoire.kept(piece.text))
+            ms = sum(map(spoken_ms, repertoire.kept(piece.said).split()))
             found.append(Unit(piece.text, piece.start, piece.speaker, True, before_ms, ms))
             pause_ms, sounds = 0.0, []
     for tag in sounds:
@@ -299,8 +301,7 @@ class Timeline:
         elif count == len(spoken.units):
             heard_end_ms = max(heard_end_ms, ms)  # in the pause after its last word
         frames = floor((heard_end_ms - spoken.start_ms + _SLACK_MS) / self._frame_ms)
-        part = spoken.segment.raw[: last.end - spoken.segment.start]
-        text = engine_text(spoken.segment.prefix, lex(part, self._tags), self._tags, self._repertoire)
+        text = spoken.segment.text_until(last.end)
         return HeardSegment(spoken.segment, text, min(max(frames, 1), sane_frames), False), last.end
 
     def _words(self, spoken: _Spoken) -> list[Word]:

@@ -96,9 +96,12 @@ class BorderScanner:
         self._speaker: int | None = None
 
     def scan(self, token: Token) -> list[Border]:
-        """The borders in front of each character of a text run, or in front of a tag or a speaker token."""
+        """The borders in front of each character of a text run, or in front of a tag or a speaker token.
+
+        What stands there decides how good a border is, what is said for it how long it takes.
+        """
         if isinstance(token, Text):
-            return [self._character(char) for char in token.raw]
+            return [self._character(char, said) for char, said in zip(token.raw, token.said or token.raw, strict=True)]
         return [self._mark_token(token)]
 
     def here(self, level: Level) -> Border:
@@ -120,27 +123,27 @@ class BorderScanner:
             return not (self._before_mark_digit or address)
         return self._last_facts.script is not Script.SPACED and not leads_syllable(self._last)
 
-    def _character(self, char: str) -> Border:
+    def _character(self, char: str, said: str) -> Border:
         found = facts(char)
         joined = self._clusters.joins(char)
         if found.gap:
             level = Level.INSIDE if joined or self._pos == self._origin else Level.GRAPHEME
             border = self.here(level)
-            self._read_space(char, found)
+            self._read_space(char, found, said)
         else:
             border = self.here(self._level(char, found, joined))
-            self._read(char, found, border.level)
+            self._read(char, found, border.level, said)
         self._pos += 1
         return border
 
-    def _read_space(self, char: str, found: Facts) -> None:
-        if not self._gap:
+    def _read_space(self, char: str, found: Facts, said: str) -> None:
+        if not self._gap and said:
             self._weight += found.weight
         self._gap = max(self._gap, found.gap)
         if found.line and not (char == "\n" and self._clusters.length == 2):  # CR LF is one line end
             self._lines += 1
 
-    def _read(self, char: str, found: Facts, level: Level) -> None:
+    def _read(self, char: str, found: Facts, level: Level, said: str) -> None:
         if self._gap:
             self._chunk_first = self._lines > 0
             self._chunk = ""
@@ -151,7 +154,12 @@ class BorderScanner:
         self._gap, self._lines = Gap.NONE, 0
         self._held, self.dangling = False, None
         self._last, self._last_facts = char, found
-        if not self._repertoire.reads(char):
+        for sound in said:
+            self._count(sound, facts(sound))
+
+    def _count(self, sound: str, found: Facts) -> None:
+        """A character that is spoken, if it can be."""
+        if not self._repertoire.reads(sound):
             return
         self._weight += found.weight
         if found.speakable:

@@ -18,8 +18,11 @@ from typing import Final
 from protocol.config import Latency, TagMode
 from realtime.borders import Border, BorderScanner, Level
 from realtime.characters import UNITS_PER_WORD
+from realtime.markdown import MarkdownLexer
 from realtime.repertoire import EVERYTHING, Repertoire, Unread
-from realtime.tags import Delivery, Lexer, Tag, TagKind, Text, Token, engine_text, lex, understood
+from realtime.said import Change
+from realtime.tags import Delivery, Lexer, Reading, Tag, TagKind, Text, Token, engine_reading, joined, lex, understood
+from realtime.wording import AS_IT_STANDS, Wording
 
 IDLE_S: Final = (
     0.35  # a hosted model's tokens come in bursts up to 200 ms apart; a listener notices a pause above some 400 ms
@@ -45,9 +48,18 @@ class Segment:
     end: int
     speaker: int | None  # in force at its start
     speakable: bool  # it has a letter, a digit or a sound that is heard; others are not given to the engine
-    unread: tuple[
-        Unread, ...
-    ] = ()  # what of `raw` the engine does not get because its checkpoint cannot read it; positions in the turn
+    # What of `raw` the engine does not get because its checkpoint cannot read it, and what is not read as it stands; both with positions
+    # in the turn.
+    unread: tuple[Unread, ...] = ()
+    changes: tuple[Change, ...] = ()
+    tokens: tuple[Token, ...] = ()  # what `raw` consists of, with what is said for it
+    # For each code point of `text` the one of the turn that it is said for, -1 for the prefix; behind that it never falls.
+    origin: tuple[int, ...] = ()
+
+    def text_until(self, end: int) -> str:
+        """What the engine got of it, up to a code point of the turn."""
+        count = next((at for at, place in enumerate(self.origin) if place >= end), len(self.origin))
+        return self.text[:count].rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,7 @@ class Segmenter:
         tags: TagMode,
         max_segment_chars: int = MAX_SEGMENT_CHARS,
         repertoire: Repertoire = EVERYTHING,
+        wording: Wording = AS_IT_STANDS,
     ) -> None:
         """Raises ValueError for a bound that a single tag could exceed."""
         if max_segment_chars < MIN_SEGMENT_CHARS:
@@ -101,11 +114,12 @@ class Segmenter:
         self._tags = tags
         self._repertoire = repertoire
         self._max_chars = max_segment_chars
-        self._lexer = Lexer(tags)
+        self._lexer = MarkdownLexer(tags) if wording.clean else Lexer(tags)
         self._scanner = BorderScanner(sounds=tags is TagMode.PERFORM, repertoire=repertoire)
         self._delivery = Delivery()  # in force where the open segment starts
         self._start = self._scanner.here(Level.INSIDE)  # of the open segment
         self._tail = ""  # raw text from there on
+        self._tokens: list[Token] = []  # what of it is known; text is in pieces as it came
         self._borders: list[Border] = []  # inside the open segment, in order
         self._examined = 0  # how many of them did not end it
         self._best: dict[Level, Border] = {}  # the last of each level among those
@@ -150,7 +164,7 @@ class Segmenter:
             self._take_in("\ufffd")
         self._ended = True
         for token in self._lexer.finish():
-            self._borders += self._scanner.scan(token)
+            self._scan(token)
         end = self._scanner.here(Level.GRAPHEME)
         self._borders.append(end)
         self._examine()
@@ -192,8 +206,12 @@ class Segmenter:
     def _take_in(self, text: str) -> None:
         self._tail += text
         for token in self._lexer.feed(text):
-            self._borders += self._scanner.scan(token)
+            self._scan(token)
             self._examine()
+
+    def _scan(self, token: Token) -> None:
+        self._tokens.append(token)
+        self._borders += self._scanner.scan(token)
 
     def _examine(self) -> None:
         """Look at each border once for the open segment, and again for the one that follows where it lies beyond a cut."""
@@ -267,15 +285,26 @@ class Segmenter:
         """End the open segment there."""
         length = border.pos - self._start.pos
         raw, self._tail = self._tail[:length], self._tail[length:]
-        tokens = lex(raw, self._tags, self._start.pos)
+        tokens = self._take_tokens(raw, border.pos)
         known = understood(tokens, self._repertoire)
         speakable = any(self._sounds(token) for token in known)
         prefix = self._delivery.prefix(known, self._tags) if speakable else ""
-        text = engine_text(prefix, tokens, self._tags, self._repertoire) if speakable else ""
-        unread = tuple(stretch for token in tokens for stretch in self._unread(token))
-        speaker = self._delivery.speaker
+        reading = engine_reading(prefix, tokens, self._tags, self._repertoire) if speakable else Reading("", ())
         self._ready.append(
-            Segment(self._count, text, prefix, raw, self._start.pos, border.pos, speaker, speakable, unread)
+            Segment(
+                index=self._count,
+                text=reading.text,
+                prefix=prefix,
+                raw=raw,
+                start=self._start.pos,
+                end=border.pos,
+                speaker=self._delivery.speaker,
+                speakable=speakable,
+                unread=tuple(stretch for token in tokens for stretch in self._unread(token)),
+                changes=self._lexer.take_changes(border.pos) if isinstance(self._lexer, MarkdownLexer) else (),
+                tokens=tuple(tokens),
+                origin=reading.origin,
+            )
         )
         self._count += 1
         self._spoken += speakable
@@ -285,16 +314,38 @@ class Segmenter:
         self._examined, self._best, self._word_border = 0, {}, None
         self._start = border
 
+    def _take_tokens(self, raw: str, end: int) -> list[Token]:
+        """Those of the open segment, whose text is `raw`; texts are whole."""
+        if isinstance(self._lexer, Lexer):
+            self._tokens.clear()
+            return lex(raw, self._tags, self._start.pos)
+        taken = [part for token in self._tokens if (part := _before(token, end))]
+        self._tokens = [part for token in self._tokens if (part := _behind(token, end))]
+        return joined(taken)
+
     def _sounds(self, token: Token) -> bool:
         """Whether a token is heard."""
         if isinstance(token, Text):
-            return self._repertoire.sounds(token.raw)
+            return self._repertoire.sounds(token.spoken)
         return isinstance(token, Tag) and token.kind is TagKind.SOUND and self._tags is TagMode.PERFORM
 
     def _unread(self, token: Token) -> list[Unread]:
         """What of a token is left out because it cannot be read; where tags are removed anyway, they are not."""
         if isinstance(token, Text):
-            return self._repertoire.unread(token.raw, token.start)
+            return self._repertoire.unread(token.shown, token.start)
         if isinstance(token, Tag) and self._tags is TagMode.PERFORM:
             return self._repertoire.unread(token.raw, token.start)
         return []
+
+
+def _before(token: Token, end: int) -> Token | None:
+    """What of a token stands before a position: only text is ever cut."""
+    if token.start >= end:
+        return None
+    return token.between(token.start, end) if isinstance(token, Text) else token
+
+
+def _behind(token: Token, first: int) -> Token | None:
+    if token.start + len(token.raw) <= first:
+        return None
+    return token.between(first, token.start + len(token.raw)) if isinstance(token, Text) else token

@@ -7,9 +7,11 @@ one: at most MAX_TAG_CHARS characters without brackets, angle brackets, bars and
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from protocol.config import TagMode
 from realtime.repertoire import EVERYTHING, Repertoire
@@ -30,10 +32,31 @@ class TagKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A run of characters that are read as they stand."""
+    """A run of characters that are no tags."""
 
     start: int  # code point in the turn's raw input
     raw: str
+    said: tuple[str, ...] | None = None  # what is spoken for each code point of `raw`; None: the code point itself
+
+    @property
+    def spoken(self) -> str:
+        """What is spoken for all of it."""
+        return self.raw if self.said is None else "".join(self.said)
+
+    @property
+    def shown(self) -> str:
+        """`raw` with blanks for what is not spoken, and with a digit for each character that something else is spoken for."""
+        if self.said is None:
+            return self.raw
+        return "".join(
+            char if char == said else "0" if said.strip() else " "
+            for char, said in zip(self.raw, self.said, strict=True)
+        )
+
+    def between(self, first: int, end: int) -> Text:
+        """The part between two code points of the turn."""
+        part = slice(max(0, first - self.start), end - self.start)
+        return Text(max(first, self.start), self.raw[part], None if self.said is None else self.said[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,7 @@ _TAG_BEGUN = re.compile(rf"\[[^{_NOT_IN_TAG}]{{0,{MAX_TAG_CHARS}}}\Z")
 _SPEAKER = re.compile(r"<\|speaker:([0-9]{1,4})\|>")
 _SPEAKER_BEGUN = re.compile(r"<\|speaker:[0-9]{0,4}\|?\Z")
 _SPEAKER_HEAD = "<|speaker:"
+_LAYOUT_MARKS: Final = frozenset(".,。")  # what is said for a bullet or the bar of a table
 _AS_PARENTHESES = str.maketrans("[]", "()")
 
 
@@ -107,6 +131,25 @@ def tag_kind(name: str) -> TagKind:
     if name in _SOUND_PHRASES or not _SOUNDS.isdisjoint(words):
         return TagKind.SOUND
     return TagKind.STYLE if _ACCENTS.isdisjoint(words) else TagKind.ACCENT
+
+
+def special_at(buffer: str, at: int, start: int) -> Tag | SpeakerToken | None:
+    """The tag or speaker token that begins there, if it is complete and is one. `start`: where that is in the turn."""
+    if found := _SPEAKER.match(buffer, at):
+        return SpeakerToken(start, found[0], int(found[1]))
+    if found := _TAG.match(buffer, at):
+        name = tag_name(found[1])
+        return None if name is None else Tag(start, found[0], name, tag_kind(name))
+    return None
+
+
+def special_begun(buffer: str, at: int) -> bool:
+    """Whether what begins there may still become a tag or a speaker token."""
+    if buffer[at] == "[":
+        return _TAG_BEGUN.match(buffer, at) is not None
+    if len(buffer) - at <= len(_SPEAKER_HEAD):
+        return _SPEAKER_HEAD.startswith(buffer[at:])
+    return _SPEAKER_BEGUN.match(buffer, at) is not None
 
 
 class Lexer:
@@ -133,8 +176,8 @@ class Lexer:
         plain = scan = 0  # text from `plain` on is not yet in a token, up to `scan` it is known to be text
         while found := opening.search(buffer, scan):
             at = found.start()
-            token = self._special(buffer, at)
-            if token is None and self._begun(buffer, at):
+            token = special_at(buffer, at, self._start + at)
+            if token is None and special_begun(buffer, at):
                 scan = at
                 break
             scan = at + (len(token.raw) if token else 1)
@@ -157,22 +200,6 @@ class Lexer:
         self._held = ""
         return tokens
 
-    def _special(self, buffer: str, at: int) -> Tag | SpeakerToken | None:
-        start = self._start + at
-        if found := _SPEAKER.match(buffer, at):
-            return SpeakerToken(start, found[0], int(found[1]))
-        if found := _TAG.match(buffer, at):
-            name = tag_name(found[1])
-            return None if name is None else Tag(start, found[0], name, tag_kind(name))
-        return None
-
-    def _begun(self, buffer: str, at: int) -> bool:
-        if buffer[at] == "[":
-            return _TAG_BEGUN.match(buffer, at) is not None
-        if len(buffer) - at <= len(_SPEAKER_HEAD):
-            return _SPEAKER_HEAD.startswith(buffer[at:])
-        return _SPEAKER_BEGUN.match(buffer, at) is not None
-
     def _add_text(self, tokens: list[Token], buffer: str, first: int, end: int) -> None:
         if first < end:
             tokens.append(Text(self._start + first, buffer[first:end]))
@@ -190,6 +217,29 @@ def lex(text: str, mode: TagMode, start: int = 0) -> list[Token]:
         if isinstance(token, Tag) and isinstance(after, Text) and after.raw.startswith("("):
             tokens[index] = Text(token.start, token.raw)
     return tokens
+
+
+def joined(tokens: Iterable[Token]) -> list[Token]:
+    """The tokens with texts that follow each other made one."""
+    made: list[Token] = []
+    run: list[Text] = []
+    for token in tokens:
+        if isinstance(token, Text):
+            run.append(token)
+            continue
+        made += _one(run)
+        made.append(token)
+        run = []
+    return made + _one(run)
+
+
+def _one(run: list[Text]) -> list[Token]:
+    if len(run) < 2:
+        return [*run]
+    said = None
+    if any(text.said is not None for text in run):
+        said = tuple(sound for text in run for sound in (text.said or text.raw))
+    return [Text(run[0].start, "".join(text.raw for text in run), said)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +269,7 @@ class Delivery:
                 speaker = style = None
             elif isinstance(token, Tag) and token.kind in (TagKind.STYLE, TagKind.NORMAL):
                 style = None
-            elif isinstance(token, Tag) or (isinstance(token, Text) and token.raw.strip()):
+            elif isinstance(token, Tag) or (isinstance(token, Text) and token.spoken.strip()):
                 break
         return ("" if speaker is None else _speaker_token(speaker)) + (f"{style} " if style else "")
 
@@ -234,26 +284,85 @@ def understood(tokens: list[Token], repertoire: Repertoire) -> list[Token]:
 
 
 def engine_text(prefix: str, tokens: list[Token], mode: TagMode, repertoire: Repertoire = EVERYTHING) -> str:
-    """What the engine gets for these tokens: the prefix, then their text without white space around it.
+    """The text of `engine_reading`."""
+    return engine_reading(prefix, tokens, mode, repertoire).text
+
+
+class Reading(NamedTuple):
+    """What the engine gets, and where it comes from."""
+
+    text: str
+    origin: tuple[
+        int, ...
+    ]  # for each code point of `text` that of the turn it stands for, -1 for the prefix; behind that it never falls
+
+
+def engine_reading(prefix: str, tokens: list[Token], mode: TagMode, repertoire: Repertoire = EVERYTHING) -> Reading:
+    """What the engine gets for these tokens: the prefix, then what is spoken for them without white space around it.
 
     The engine takes `[...]` for a tag wherever it stands, so brackets that are text become parentheses. Stripped tags leave one space
     where there would be two, and a speaker token that the prefix gave already is not given again. Text and tags that the checkpoint cannot
     read are left out.
     """
     body = ""
+    origin: list[int] = []
     stripped = False
     for token in tokens:
         if isinstance(token, Tag):
             left_out = mode is TagMode.STRIP or not repertoire.reads_all(token.name)
             stripped = stripped or left_out
             body += "" if left_out else token.raw
+            origin += [] if left_out else range(token.start, token.start + len(token.raw))
             continue
         if isinstance(token, SpeakerToken):
             raw = _speaker_token(token.speaker)
             raw = "" if not body.strip() and prefix.startswith(raw) else raw
+            places = [token.start] * len(raw)
         else:
-            raw = repertoire.spoken(token.raw).translate(_AS_PARENTHESES)
-            raw = raw.lstrip() if stripped and (not body or body[-1].isspace()) else raw
+            raw, places = _spoken(token, repertoire)
+            gone = len(raw) - len(raw.lstrip()) if stripped and (not body or body[-1].isspace()) else 0
+            raw, places = raw[gone:], places[gone:]
         body += raw
+        origin += places
         stripped = False
-    return prefix + body.strip()
+    first = len(body) - len(body.lstrip())
+    text = body.strip()
+    return Reading(prefix + text, (*[-1] * len(prefix), *origin[first : first + len(text)]))
+
+
+def _spoken(token: Text, repertoire: Repertoire) -> tuple[str, list[int]]:
+    """What the engine gets for a run of text, and where each code point comes from."""
+    text, places = _gathered(token)
+    spoken = repertoire.spoken(text)
+    if len(spoken) != len(text):
+        places = _followed(text, places, spoken)
+    return spoken.translate(_AS_PARENTHESES), places
+
+
+def _gathered(token: Text) -> tuple[str, list[int]]:
+    """What is spoken for a run, without the white space that what is not spoken left behind."""
+    if token.said is None:
+        return token.raw, [*range(token.start, token.start + len(token.raw))]
+    text: list[str] = []
+    places: list[int] = []
+    left_out = False  # something was, since the last sound
+    for at, (char, said) in enumerate(zip(token.raw, token.said, strict=True), token.start):
+        added = said[:1] in _LAYOUT_MARKS and said[:1] != char
+        if added or (left_out and said and said in ".,;:!?"):
+            while text and text[-1].isspace():
+                del text[-1], places[-1]
+        for sound in said:
+            if not (sound.isspace() and text and text[-1].isspace()):
+                text.append(sound)
+                places.append(at)
+        left_out = not said.strip() and (left_out or not char.isspace())
+    return "".join(text), places
+
+
+def _followed(text: str, places: list[int], changed: str) -> list[int]:
+    """The places of a text for what a repertoire made of it."""
+    found: list[int] = []
+    for _, first, end, new_first, new_end in SequenceMatcher(None, text, changed, autojunk=False).get_opcodes():
+        kept = places[first:end] or places[max(0, first - 1) : first] or places[:1]
+        found += [kept[min(index, len(kept) - 1)] for index in range(new_end - new_first)]
+    return found
