@@ -1,4 +1,4 @@
-"""A turn's samples become packets: one resampler and one encoder for the whole turn, exact positions, an exact end.
+"""A turn's samples become packets: one stretch, one gain, one resampler and one encoder for the whole turn; exact positions and end.
 
 Knows formats, packet sizes and which sample of the turn a packet begins with. Does not know pacing, headers or sockets. However the
 samples are cut into pieces, the packets are the same, byte for byte.
@@ -6,16 +6,19 @@ samples are cut into pieces, the packets are the same, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from realtime.g711 import encode_alaw, encode_mulaw
+from realtime.loudness import Volume, decibels
 from realtime.opus import DEFAULT_BITRATE, OPUS_RATE_HZ, OpusEncoder, check_opus
 from realtime.resample import Resampler
+from realtime.stretch import TimeStretch
 
 Samples = npt.NDArray[np.float32]  # [n], mono, in [-1, 1]
 
@@ -78,6 +81,7 @@ class AudioPacket:
     position: int  # index of its first sample within the turn, at the format's rate, Opus's pre-skip not counted
     samples: int  # samples of the turn it brings; the next packet's position is position + samples
     last: bool  # the turn ends with it
+    level_db: float  # root mean square of its samples, in dB of full scale; -100 at the least
 
 
 def to_int16(samples: Samples) -> npt.NDArray[np.int16]:
@@ -95,17 +99,43 @@ _PCM_ENCODERS: dict[AudioCodec, Callable[[Samples], bytes]] = {
 }
 
 
+class _Stage(Protocol):
+    """Turns samples into samples; how they are cut into pieces changes nothing."""
+
+    def push(self, samples: Samples) -> Samples:
+        """More; returns what is final now."""
+
+    def finish(self) -> Samples:
+        """The rest."""
+
+
+def _stages(rate: int, speed: float, volume_db: float) -> list[_Stage]:
+    """What happens to samples at the source rate; nothing, if nothing was asked for."""
+    stages: list[_Stage] = []
+    if speed != 1:
+        stages.append(TimeStretch(rate, speed))
+    if volume_db != 0:
+        stages.append(Volume(rate, volume_db))
+    return stages
+
+
 class AudioOutput:
     """The audio of one turn on its way out. One owner, no locks; memory is bounded by the largest piece and one packet.
 
     A packet leaves as soon as its samples and one more are known (finish() then always has one to mark as the last). Samples pass
-    unfiltered where the rates are equal. After a cancel just drop it.
+    as they are at a speed of 1, a volume of 0 dB and equal rates. After a cancel just drop it.
     """
 
-    def __init__(self, source_rate: int, fmt: OutputFormat) -> None:
-        """`source_rate` in Hz. Raises OpusUnavailable where fmt asks for Opus and this machine has no libopus."""
+    def __init__(self, source_rate: int, fmt: OutputFormat, speed: float = 1.0, volume_db: float = 0.0) -> None:
+        """`source_rate` in Hz. speed: 2 plays in half the time, at the same pitch. volume_db: louder by so much, limited.
+
+        Raises OpusUnavailable where fmt asks for Opus and this machine has no libopus; ValueError for a speed or volume out of range.
+        """
+        self._speed = speed
         self._packet_samples = fmt.packet_samples
-        self._resampler = Resampler(source_rate, fmt.rate) if source_rate != fmt.rate else None
+        self._stages = _stages(source_rate, speed, volume_db)
+        if source_rate != fmt.rate:
+            self._stages.append(Resampler(source_rate, fmt.rate))
         self._opus: OpusEncoder | None = None
         self._encode: Callable[[Samples], bytes]
         if fmt.codec is AudioCodec.OPUS:
@@ -133,24 +163,34 @@ class AudioOutput:
             raise ValueError(f"samples must be float32 [n], not {samples.dtype} {list(samples.shape)}")
         if not np.isfinite(samples).all():
             raise ValueError("samples must be finite")
-        self._receive(samples if self._resampler is None else self._resampler.push(samples))
+        self._pass_on(samples, self._stages)
         return self._full_packets()
 
     def finish(self) -> list[AudioPacket]:
-        """The rest: the turn is then ceil(n_in * rate / source_rate) samples and its final packet has `last`.
+        """The rest: the turn is then ceil(m * rate / source_rate) samples, m = round(n_in / speed), and its final packet has `last`.
 
         A turn that got no samples has no packet.
         """
         assert not self._finished, "finish called twice"
         self._finished = True
-        if self._resampler is not None:
-            self._receive(self._resampler.finish())
+        for at, stage in enumerate(self._stages):
+            self._pass_on(stage.finish(), self._stages[at + 1 :])
         packets = self._full_packets()
         while max(0, self._encoded - self.pre_skip) < self._known:
             packets.append(self._packet())
         return packets
 
-    def _receive(self, samples: Samples) -> None:
+    def output_ms(self, generated_ms: float) -> float:
+        """When in the turn something is heard that is so far into what was generated; off by some 30 ms at most of either."""
+        return generated_ms / self._speed
+
+    def generated_ms(self, output_ms: float) -> float:
+        """The inverse of `output_ms`."""
+        return output_ms * self._speed
+
+    def _pass_on(self, samples: Samples, stages: Sequence[_Stage]) -> None:
+        for stage in stages:
+            samples = stage.push(samples)
         self._waiting = np.concatenate((self._waiting, samples))
         self._known += len(samples)
 
@@ -165,7 +205,9 @@ class AudioOutput:
         samples, self._waiting = self._waiting[: self._packet_samples], self._waiting[self._packet_samples :]
         if self._opus is not None and len(samples) < self._packet_samples:
             samples = np.pad(samples, (0, self._packet_samples - len(samples)))
+        level_db = decibels(float(np.sqrt(np.mean(samples**2))))
         position = max(0, self._encoded - self.pre_skip)
         self._encoded += len(samples)
         end = max(0, min(self._encoded - self.pre_skip, self._known))
-        return AudioPacket(self._encode(samples), position, end - position, last=self._finished and end == self._known)
+        last = self._finished and end == self._known
+        return AudioPacket(self._encode(samples), position, end - position, last, level_db)

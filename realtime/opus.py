@@ -20,6 +20,8 @@ Samples = npt.NDArray[np.float32]  # [n], mono
 
 OPUS_RATE_HZ = 48000
 OPUS_FRAMES_MS = (10, 20, 40, 60)  # 20 is the codec's own frame and the protocol's default; RFC 6716 2.1.4
+OPUS_DECODED_HZ = (8000, 12000, 16000, 24000, 48000)  # RFC 6716 2.1.3
+OPUS_LONGEST_MS = 120  # of a packet; RFC 6716 3.2.5
 OPUS_BITRATES = range(6000, 510_001)  # bit/s, RFC 6716 2.1.1
 
 # Full-band mono speech. On espeak-ng speech at 22 kHz the log-spectral distance to the input was 5.1 dB at 24 kbit/s, 4.5 at 32
@@ -89,17 +91,19 @@ class OpusEncoder:
 
 
 class OpusDecoder:
-    """The client's half: packets of one stream to samples. For `parley say`, the bench and tests."""
+    """Packets of one stream to samples: the client's half, and a microphone's on its way in."""
 
-    def __init__(self) -> None:
-        """Raises OpusUnavailable."""
+    def __init__(self, rate: int = OPUS_RATE_HZ) -> None:
+        """rate: Hz of the samples, one of OPUS_DECODED_HZ whatever the encoder's was. Raises OpusUnavailable."""
+        assert rate in OPUS_DECODED_HZ, f"Opus does not decode to {rate} Hz"
         self._opuslib = _opuslib()
-        self._decoder = self._opuslib.Decoder(OPUS_RATE_HZ, 1)
+        self._longest = rate * OPUS_LONGEST_MS // 1000
+        self._decoder = self._opuslib.Decoder(rate, 1)
 
     def decode(self, packet: bytes) -> Samples:
-        """Float32 samples [n] at 48 kHz, the encoder's lookahead included. Raises ValueError for a broken packet."""
+        """Float32 samples [n], the encoder's lookahead included. Raises ValueError for a broken packet."""
         try:
-            decoded: bytes = self._decoder.decode_float(packet, OPUS_RATE_HZ * OPUS_FRAMES_MS[-1] // 1000)
+            decoded: bytes = self._decoder.decode_float(packet, self._longest)
         except self._opuslib.OpusError as error:
             raise ValueError(f"broken Opus packet of {len(packet)} bytes: {error}") from error
         return np.frombuffer(decoded, np.float32)
