@@ -7,7 +7,7 @@ and both ends sleep while they wait. It costs a second or two at the start, besi
 torch's.
 
 It loads the folder's codec itself, so that starting it costs no time beside loading the model. It ends when the other end of its socket
-does, however that ended; if it dies first, `finish` raises PeerGone, which ends the engine, which its server starts again.
+does, however that ended; if it dies first, the next call raises CodecGone, which ends the engine, which its server starts again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,11 @@ from engine.wire import BlockingPeer, PeerGone
 
 # As for the engine's own process: import what the parent imports, never what lies in the current folder.
 _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[2:]; from engine.codec_process import main; main(int(sys.argv[1]))"
+_LEAVE_S = 1.0  # from the end of its socket to its own
+
+
+class CodecGone(Exception):
+    """The codec's process has ended, and nobody told it to; the text says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +88,43 @@ class CodecProcess:
             raise
         self._socket = ours
         self._peer = BlockingPeer(ours)
-        self._peer.send(CodecSpec(folder, rows, threads))
+        self._send(CodecSpec(folder, rows, threads))
 
     def wait(self) -> None:
-        """Until it has loaded; before the first `start`. Raises PeerGone if it cannot, having said why on stderr."""
-        self._peer.receive(wait=True)
+        """Until it has loaded; before the first `start`. Raises CodecGone if it cannot, having said why on stderr. So do the others."""
+        self._answer()
 
     def start(self, codes: npt.NDArray[np.int16], rows: Sequence[int]) -> None:
-        self._peer.send(Frames(codes, tuple(rows)))
+        self._send(Frames(codes, tuple(rows)))
 
     def finish(self) -> Samples:
-        (samples,) = self._peer.receive(wait=True)
+        samples = self._answer()
         assert isinstance(samples, np.ndarray), "an answer to Frames is samples"
         return samples
 
     def reset(self, row: int) -> None:
-        self._peer.send(Reset(row))
+        self._send(Reset(row))
+
+    def _send(self, message: object) -> None:
+        with self._watched():
+            self._peer.send(message)
+
+    def _answer(self) -> object:
+        with self._watched():
+            (answer,) = self._peer.receive(wait=True)
+        return answer
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except PeerGone as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LEAVE_S)
+            self.close()
+            status = self._process.returncode
+            how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}, see stderr"
+            raise CodecGone(f"the process that decodes frames has ended ({how})") from error
 
     def close(self) -> None:
         """End the process, whatever it is doing. Safe to call twice."""

@@ -154,7 +154,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """The core could not be built; the text is for a person."""
+class Failed:
+    """The core could not be built, or cannot go on; the text is for a person. Nothing follows."""
 
     detail: str

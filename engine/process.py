@@ -45,6 +45,7 @@ class _Link(asyncio.Protocol):
         self.process = process
         self.ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
         self.lost = False
+        self.why = ""  # it ended, as far as it could still say
         self.writable = asyncio.Event()  # what was sent is not piling up, or never will be read
         self.writable.set()
         self.on_report: Callable[[c.Report], None] | None = None  # set by the engine that takes the link over
@@ -68,14 +69,14 @@ class _Link(asyncio.Protocol):
                 self.on_report(message)
             elif isinstance(message, c.Ready) and not self.ready.done():
                 self.ready.set_result(message.info)
-            elif isinstance(message, c.LoadFailed) and not self.ready.done():
-                self.ready.set_exception(EngineUnavailable(message.detail))
+            elif isinstance(message, c.Failed):
+                self.why = message.detail
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self.writable.set()
         if not self.ready.done():
-            self.ready.set_exception(EngineUnavailable("the engine process ended while it was loading"))
+            self.ready.set_exception(EngineUnavailable(self.why or "the engine process ended while it was loading"))
         if self.on_lost is not None:
             self.on_lost(self)
 
@@ -258,7 +259,7 @@ class EngineProcess(EngineFront):
 
     async def _restart(self, old: _Link) -> None:
         await old.end(grace_s=0)
-        log.error("the engine process ended", extra={"exit_code": old.process.returncode})
+        log.error("the engine process ended%s", old.why and f": {old.why}", extra={"exit_code": old.process.returncode})
         while True:
             if self._failures >= MAX_FAILURES:
                 self._settled.set()

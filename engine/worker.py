@@ -11,10 +11,12 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 
 from engine import commands as c
+from engine.codec_process import CodecGone
 from engine.core import EngineCore
 from engine.load import load_core
 from engine.wire import BlockingPeer, PeerGone
@@ -30,12 +32,16 @@ def main(fd: int) -> None:
     sock = socket.socket(fileno=fd)
     threading.Thread(target=leave_with_server, args=(sock,), daemon=True).start()
     peer = BlockingPeer(sock)
-    with contextlib.suppress(PeerGone):  # nobody is left to speak for
+    try:
         serve(peer)
+    except PeerGone:
+        pass  # nobody is left to speak for
+    except CodecGone:
+        sys.exit(1)  # the server has been told, and a traceback of ours would say nothing more
 
 
 def serve(peer: BlockingPeer) -> None:
-    """Load what the first message asks for, then step. Returns only if that cannot be loaded; raises PeerGone."""
+    """Load what the first message asks for, then step. Returns only if that cannot be loaded; else raises PeerGone, or what it died of."""
     first, *commands = peer.receive(wait=True)
     assert isinstance(first, c.WorkerSpec), "the first message is a WorkerSpec"
     try:
@@ -43,11 +49,22 @@ def serve(peer: BlockingPeer) -> None:
             first.folder, first.name, first.device, first.dtype, first.limits, first.attribution, guarded=first.guarded
         )
     except Exception as error:  # supervisor: whatever it is, the server tells a person
-        peer.send(c.LoadFailed(f"{type(error).__name__}: {error}"))
+        peer.send(c.Failed(_named(error)))
         return
     with contextlib.closing(core):
-        peer.send(c.Ready(core.info))
-        run(core, peer, commands)
+        try:
+            peer.send(c.Ready(core.info))
+            run(core, peer, commands)
+        except PeerGone:
+            raise
+        except Exception as error:  # supervisor: who starts us again shall know why
+            with contextlib.suppress(PeerGone):
+                peer.send(c.Failed(_named(error)))
+            raise
+
+
+def _named(error: Exception) -> str:
+    return str(error) if isinstance(error, CodecGone) else f"{type(error).__name__}: {error}"
 
 
 def run(core: EngineCore, peer: BlockingPeer, commands: list[object]) -> None:

@@ -41,7 +41,7 @@ def main(fd: int) -> None:
     if order == "exit":
         os._exit(3)
     if order == "fail":
-        peer.send(c.LoadFailed("out of luck"))
+        peer.send(c.Failed("out of luck"))
         return
     peer.send(c.Ready(INFO))
     if order == "deaf":

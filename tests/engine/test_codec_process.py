@@ -11,11 +11,10 @@ import torch
 
 from engine import commands as c
 from engine.api import Conversation, EngineLimits, SamplingParams
-from engine.codec_process import CodecProcess
+from engine.codec_process import CodecGone, CodecProcess
 from engine.core import EngineCore
 from engine.load import core_of, threads_beside
 from engine.streaming import StreamingCodec
-from engine.wire import PeerGone
 from tests.engine.core_driver import Driver, assert_nothing_leaked, random_codes, tiny_core, tiny_model
 
 ROWS = 4
@@ -65,11 +64,18 @@ def test_the_end_of_the_process_is_noticed(s2pro: Path) -> None:
     process = CodecProcess(s2pro, 1, threads=1)
     process.wait()
     process._process.kill()
-    with pytest.raises(PeerGone):
+    with pytest.raises(CodecGone, match=r"the process that decodes frames has ended \(killed by SIGKILL\)"):
         process.start(random_codes(1, 0).T, [0])
         process.finish()
     process.close()
     process.close()
+
+
+def test_a_codec_that_cannot_be_loaded_ends_its_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    process = CodecProcess(tmp_path, 1, threads=1)
+    with pytest.raises(CodecGone, match=r"ended \(exit status 1, see stderr\)"):
+        process.wait()
+    assert "CodecWeightsError" in capfd.readouterr().err
 
 
 def test_the_process_ends_with_whoever_started_it(s2pro: Path) -> None:

@@ -106,6 +106,23 @@ def test_a_killed_engine_ends_its_turn_once_and_the_next_turn_keeps_the_context(
     run(test)
 
 
+def test_an_engine_whose_codec_is_killed_says_so_and_comes_back(s2pro: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        engine = await EngineProcess.start(spec(s2pro))
+        pid = engine.pid
+        (codec,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(int(codec), signal.SIGKILL)
+        with pytest.raises(EngineDied):
+            await codes_of(speak(engine, Conversation("a")))
+        assert (await codes_of(speak(engine, Conversation("a")))).shape == (10, 8)
+        assert pid is not None and engine.pid != pid
+        await engine.close()
+
+    run(test)
+    (ended,) = [record for record in caplog.records if "ended" in record.message]
+    assert ended.message == "the engine process ended: the process that decodes frames has ended (killed by SIGKILL)"
+
+
 def test_a_folder_without_a_model_is_reported_in_words(tmp_path: Path) -> None:
     async def test() -> None:
         with pytest.raises(EngineUnavailable, match=r"config\.json"):
