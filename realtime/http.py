@@ -1,11 +1,13 @@
-"""The HTTP side of the server: health, models, and the page.
+"""The HTTP side of the server: health, models, secrets for browsers, and the page.
 
-Knows what each route says and which headers keep a browser safe. Does not know sessions. With keys set, every route asks for one; a
-browser is asked for a password, so that a person can open the page (any name, the key as the password).
+Knows what each route says and which headers keep a browser safe. Does not know what a session does. With keys set, every route asks for
+one; a browser is asked for a password, so that a person can open the page (any name, the key as the password).
 """
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +18,12 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from protocol.errors import ErrorCode, ProtocolError
 from realtime.auth import Credential, Gate
 from realtime.service import Service
+
+LIVE_PATH: Final = "/v1/live"
+MAX_EMPTY_BYTES: Final = 64  # an empty object and white space around it
 
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
@@ -36,6 +42,7 @@ def routes() -> list[BaseRoute]:
         Route("/health/live", _live, methods=["GET"]),
         Route("/health/ready", _ready, methods=["GET"]),
         Route("/v1/models", _models, methods=["GET"]),
+        Route("/v1/sessions", _new_session, methods=["POST"]),
         Mount("/", StaticFiles(directory=web_root(), html=True)),
     ]
 
@@ -119,3 +126,51 @@ async def _models(request: Request) -> JSONResponse:
     if info.attribution is not None:
         model["attribution"] = info.attribution
     return JSONResponse({"object": "list", "data": [model]})
+
+
+async def _new_session(request: Request) -> JSONResponse:
+    """A secret that opens one session, once: for a page, whose owner has the key and does not give it away."""
+    service = _service(request)
+    if not service.gate.trusts(request.headers.get("origin"), request.headers.get("host")):
+        return refusal_response(ProtocolError.fatal_error(ErrorCode.FORBIDDEN, "this origin may not ask for a session"))
+    if (refusal := service.refusal()) is not None:
+        return refusal_response(refusal)
+    if await _has_content(request):
+        text = "POST /v1/sessions takes no content: a session is configured over its socket"
+        return refusal_response(ProtocolError.fatal_error(ErrorCode.BAD_MESSAGE, text))
+    owner, now = service.gate.bearer(request.headers.get("authorization")), service.clock()
+    assert owner is not None, "GuardedHttp lets nobody else pass"
+    made = service.client_secrets.mint(owner, now)
+    if made is None:
+        retry_ms = math.ceil(service.client_secrets.retry_after_s(now) * 1000)
+        text = "too many client secrets are unused"
+        return refusal_response(ProtocolError.fatal_error(ErrorCode.TOO_MANY_SESSIONS, text, retry_after_ms=retry_ms))
+    secret, grant = made
+    address = service.settings.public_url or str(request.base_url).rstrip("/")
+    body = {
+        "session": grant.session_id,
+        "client_secret": secret,
+        "ws_url": address.replace("http", "ws", 1) + LIVE_PATH,
+        "expires_at": round((time.time() + grant.expires_at - now) * 1000),
+    }
+    return JSONResponse(body, status_code=201, headers={"Cache-Control": "no-store"})
+
+
+async def _has_content(request: Request) -> bool:
+    """Whether there is a body that says more than `{}`. Reads no more than it needs."""
+    content = b""
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MAX_EMPTY_BYTES:
+            return True
+    return content.strip() not in (b"", b"{}")
+
+
+def refusal_response(error: ProtocolError) -> JSONResponse:
+    """A fatal error as an HTTP answer: its close code less 4000 is the status."""
+    assert error.close_code is not None, "a refusal is fatal"
+    headers = {"WWW-Authenticate": "Bearer"} if error.code is ErrorCode.UNAUTHORIZED else {}
+    if error.retry_after_ms is not None:
+        headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))
+    body = {"error": {"message": error.message, "type": "refused", "code": error.code.value}}
+    return JSONResponse(body, status_code=error.close_code - 4000, headers=headers)

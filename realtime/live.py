@@ -1,7 +1,7 @@
-"""`WS /v1/live`: a socket, its session, and the few tasks between them.
+"""`WS /v1/live`: a socket, from its handshake to its close: who is let in, and how messages get from it to a session and back.
 
-Knows who is let in and how a refusal is delivered; when to wait and what for. Does not know what a command means: every task waits for one
-thing (a message, a stream's event, a deadline, room in the socket) and then calls one method of the session, which never waits.
+Knows how a refusal is delivered and when to wait for the socket. Does not know what a command means, or what becomes of the session when
+the socket is lost (`realtime.live_session`).
 """
 
 from __future__ import annotations
@@ -9,75 +9,102 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-import time
 from typing import Final, cast
 
 import anyio
 import anyio.abc
 from anyio.lowlevel import checkpoint
-from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from engine.api import EngineDied, EngineError
+from engine.api import EngineError
 from protocol.commands import Command, SessionUpdate, TurnStart
 from protocol.connection import Connection, encode_event
 from protocol.errors import CloseCode, ErrorCode, ProtocolError
 from protocol.events import ErrorEvent
-from realtime.auth import Credential
-from realtime.outbox import Close, Outbox
+from realtime.entrance import Shown, Wish, check_owner
+from realtime.http import refusal_response
+from realtime.live_session import LiveSession
+from realtime.outbox import Close
 from realtime.service import Service
-from realtime.session import Session
-from realtime.speech import Speech
 from realtime.transport import EXTENSION, LiveSocket
-from realtime.turn import Turn
 from realtime.voices import VoiceNotFound, VoiceUnusable
 
 log = logging.getLogger("parley.live")
 
 SUBPROTOCOL: Final = "live.v1"
 BREATH: Final = 8  # messages written before other tasks get their turn: with PCM some 0.2 ms
+LAST_WORDS_S: Final = 1.0  # for a socket that must go to be told why; one that takes no data is not waited for
 
 
 async def live(ws: WebSocket) -> None:
     """The endpoint. Needs uvicorn with `realtime.transport.LiveWebSocket`."""
     service: Service = ws.app.state.service
-    refusal = _refusal(service, ws)
-    if refusal is not None:
+    try:
+        wish = Wish.parse(ws.url.query)
+        shown = _let_in(service, ws, wish)
+    except ProtocolError as refusal:
         await _refuse_handshake(ws, refusal)
         return
-    shown = service.gate.credential(ws.headers.get("authorization"))
     await ws.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in ws.scope["subprotocols"] else None)
-    connection = Connection(service.settings.limits, authenticated=shown is Credential.RIGHT)
+    connection = Connection(service.settings.limits, authenticated=shown is not None)
     first: Command | None = None
     try:
-        if not connection.authenticated:
-            first = await _first_message(ws, connection, service)
-            if first is None:
+        if shown is None:
+            met = await _first_message(ws, connection, service)
+            if met is None:
                 return
-            refusal = service.refusal()
-            if refusal is not None:  # somebody else took the last place meanwhile, or the server began to end
-                await _say_and_close(ws, refusal)
-                return
-        await LiveSession(ws, connection, service).run(first)
+            first, shown = met
+        session = await _session(service, wish, shown)
+        await Attachment(ws, connection, service, session).run(wish, first)
+    except ProtocolError as refusal:
+        with contextlib.suppress(WebSocketDisconnect):
+            await _say_and_close(ws, refusal)
     except WebSocketDisconnect:
         return
     except Exception:  # supervisor: a bug ends this connection, says so, and touches no other
-        log.exception("session failed")
+        log.exception("connection failed")
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             error = ProtocolError.fatal_error(ErrorCode.INTERNAL, "the server made a mistake")
             await _say_and_close(ws, error)
 
 
-def _refusal(service: Service, ws: WebSocket) -> ProtocolError | None:
-    """Why this request is not let in, or None."""
+def _let_in(service: Service, ws: WebSocket, wish: Wish) -> Shown | None:
+    """What somebody has shown before the handshake; None: nothing yet, and it may be shown in a message. Raises ProtocolError."""
     if not service.gate.trusts(ws.headers.get("origin"), ws.headers.get("host")):
-        return ProtocolError.fatal_error(
+        raise ProtocolError.fatal_error(
             ErrorCode.FORBIDDEN, "this origin may not connect; the operator can allow it with allowed_origins"
         )
-    if service.gate.credential(ws.headers.get("authorization")) is Credential.WRONG:
-        return ProtocolError.fatal_error(ErrorCode.UNAUTHORIZED, "wrong key")
-    return service.refusal()
+    if wish.resume is None and (refusal := service.refusal()) is not None:
+        raise refusal
+    shown = service.door.in_address(wish, ws.headers.get("authorization"), service.clock())
+    if wish.resume is not None:
+        session = _resumed(service, wish.resume)
+        if shown is None and session.by_secret:
+            return Shown(session.owner)  # its client never had a key
+        if shown is not None:
+            check_owner(session.owner, shown.owner)
+    if shown is None and (refusal := service.refusal_of_strangers()) is not None:
+        raise refusal
+    return shown
+
+
+async def _session(service: Service, wish: Wish, shown: Shown) -> LiveSession:
+    """The session that is asked for, old or new. Raises ProtocolError."""
+    if wish.resume is None:
+        return await service.open_session(shown)
+    session = _resumed(service, wish.resume)
+    check_owner(session.owner, shown.owner)
+    return session
+
+
+def _resumed(service: Service, token: str) -> LiveSession:
+    """Raises ProtocolError where nothing can be resumed with this."""
+    session = service.sessions.find(token)
+    if session is None or session.over:
+        raise ProtocolError.fatal_error(
+            ErrorCode.UNKNOWN_SESSION, "no session can be resumed with this token (any more)"
+        )
+    return session
 
 
 async def _refuse_handshake(ws: WebSocket, error: ProtocolError) -> None:
@@ -87,12 +114,7 @@ async def _refuse_handshake(ws: WebSocket, error: ProtocolError) -> None:
         with contextlib.suppress(WebSocketDisconnect):
             await _say_and_close(ws, error)
         return
-    assert error.close_code is not None, "a refusal is fatal"
-    headers = {"WWW-Authenticate": "Bearer"} if error.code is ErrorCode.UNAUTHORIZED else {}
-    if error.retry_after_ms is not None:
-        headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))
-    body = {"error": {"message": error.message, "type": "refused", "code": error.code.value}}
-    await ws.send_denial_response(JSONResponse(body, status_code=error.close_code - 4000, headers=headers))
+    await ws.send_denial_response(refusal_response(error))
 
 
 async def _say_and_close(ws: WebSocket, error: ProtocolError) -> None:
@@ -100,7 +122,7 @@ async def _say_and_close(ws: WebSocket, error: ProtocolError) -> None:
     await ws.close(error.close_code or CloseCode.INTERNAL, error.code.value)
 
 
-async def _first_message(ws: WebSocket, connection: Connection, service: Service) -> Command | None:
+async def _first_message(ws: WebSocket, connection: Connection, service: Service) -> tuple[Command, Shown] | None:
     """What a socket without a key may send: one session.update with a token, soon. None: it was refused, or it left."""
     limits = service.settings.limits
     error = ProtocolError.fatal_error(
@@ -113,10 +135,12 @@ async def _first_message(ws: WebSocket, connection: Connection, service: Service
             if message["type"] == "websocket.disconnect":
                 return None
             command = _read(connection, message.get("text"), message.get("bytes"), service.clock())
-            if isinstance(command, SessionUpdate) and command.token is not None and service.gate.knows(command.token):
-                connection.authenticated = True
-                return command
-            error = ProtocolError.fatal_error(ErrorCode.UNAUTHORIZED, "wrong key")
+            assert isinstance(command, SessionUpdate) and command.token is not None, (
+                "the connection lets nothing else pass"
+            )
+            shown = service.door.in_message(command.token, service.clock())
+            connection.authenticated = True
+            return command, shown
     except ProtocolError as refused:
         error = refused
     finally:
@@ -131,163 +155,130 @@ def _read(connection: Connection, text: str | None, data: bytes | None, now: flo
     connection.receive_bytes(data or b"", now)
 
 
-class LiveSession:
-    """One authenticated socket with its session."""
+class Attachment:
+    """One socket that speaks for a session, see `live_session.Attached`."""
 
-    def __init__(self, ws: WebSocket, connection: Connection, service: Service) -> None:
+    def __init__(self, ws: WebSocket, connection: Connection, service: Service, session: LiveSession) -> None:
         self._ws = ws
         self._connection = connection
         self._service = service
-        self._clock = service.clock
+        self._session = session
         self._socket = cast(LiveSocket, ws.scope["extensions"][EXTENSION])
-        self._written = asyncio.Event()  # there is something to write
-        self._outbox = Outbox(self._on_put)
-        self._sooner = asyncio.Event()  # the deadline that is waited for came nearer
-        self._deadline = 0.0
-        self._tasks = anyio.create_task_group()
-        self._session = Session(
-            session_id=f"s-{secrets.token_urlsafe(12)}",
-            engine=service.engine,
-            voices=service.voices,
-            limits=service.settings.limits,
-            admission_timeout_s=service.settings.admission_timeout_s,
-            outbox=self._outbox,
-            spawn=self._spawn,
-            now=self._clock(),
-        )
+        self._to_write = asyncio.Event()  # there is something to write
+        self._scope = anyio.CancelScope()  # left when the session is not ours any more
+        self._why_left: ProtocolError | None = None
+        self._slow = False  # the peer took no data for too long
 
-    async def run(self, first: Command | None) -> None:
-        """Serve the socket until it closes. `first`: the command that showed the key."""
+    async def run(self, wish: Wish, first: Command | None) -> None:
+        """Serve until the socket closes. `first`: the command that showed the key."""
         session = self._session
-        self._service.sessions.add(self)
-        log.info("session opened", extra={"session": session.id})
+        self._service.sockets += 1
+        greeting = session.attach(self, wish.have, resumed=wish.resume is not None)
+        sane = False
         try:
-            async with self._tasks:
-                self._outbox.event(encode_event(session.created(round(time.time() * 1000), self._clock())))
-                if first is not None:
-                    await self._voice_encoded(first)
-                    session.handle(first, self._clock())
-                self._tasks.start_soon(self._write)
-                self._tasks.start_soon(self._keep_time)
-                await self._receive()
-                self._tasks.cancel_scope.cancel()
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._write, greeting)
+                    if first is not None:
+                        await self._carry_out(first)
+                    await self._receive()
+                    tasks.cancel_scope.cancel()
+            if self._scope.cancelled_caught:
+                await self._farewell()
+            sane = True
+        except anyio.get_cancelled_exc_class():
+            sane = True  # the server ends
+            raise
         finally:
-            self._service.sessions.discard(self)
-            session.disconnect(self._clock())
-            log.info("session closed", extra={"session": session.id})
+            session.detach(self, for_good=self._socket.farewell or not sane, slow=self._slow)
+            self._service.sockets -= 1
 
-    def drain(self, grace_s: float) -> None:
-        """See `service.Drainable`."""
-        self._session.drain(grace_s, self._clock())
-        self._changed()
+    @property
+    def pong_at(self) -> float:
+        """See `Attached`."""
+        return self._socket.pong_at
+
+    def wake(self) -> None:
+        """See `Attached`."""
+        self._to_write.set()
+
+    def leave(self, error: ProtocolError | None) -> None:
+        """See `Attached`."""
+        self._why_left = error
+        self._scope.cancel()
+
+    async def _farewell(self) -> None:
+        """The session is not ours any more: say so, without waiting for a peer that is not there."""
+        with contextlib.suppress(WebSocketDisconnect), anyio.move_on_after(LAST_WORDS_S):
+            if self._why_left is not None:
+                await _say_and_close(self._ws, self._why_left)
+                return
+        self._socket.abort()
 
     async def _receive(self) -> None:
         while True:
             message = await self._ws.receive()
             if message["type"] == "websocket.disconnect":
                 return
-            now = self._clock()
             try:
-                command = _read(self._connection, message.get("text"), message.get("bytes"), now)
-                self._check_token(command)
+                command = _read(self._connection, message.get("text"), message.get("bytes"), self._service.clock())
+                if isinstance(command, SessionUpdate) and command.token is not None:
+                    self._service.door.check_again(command.token, self._session.owner)
             except ProtocolError as error:
-                self._session.refuse(error, now)
+                self._session.refuse(error)
             else:
-                await self._voice_encoded(command)
-                self._session.handle(command, self._clock())
-            self._changed()
+                await self._carry_out(command)
             await checkpoint()  # a flood of small messages arrives in one piece and is handed out without a pause
 
-    async def _voice_encoded(self, command: Command) -> None:
+    async def _carry_out(self, command: Command) -> None:
         """Whoever asks for a voice right after it was added waits for its codes, and so does what the same client sends next."""
-        if not isinstance(command, SessionUpdate | TurnStart) or not isinstance(command.voice, str):
-            return
-        try:
-            await self._service.encoder.ready(command.voice)
-        except (VoiceNotFound, VoiceUnusable):
-            return  # the session looks for itself and tells the client
-        except EngineError as error:
-            log.warning("voice %r cannot be encoded: %s", command.voice, error)
-
-    def _check_token(self, command: Command) -> None:
-        """A key that comes although it is not needed must be right all the same: a client that sent it relies on it."""
-        if (
-            isinstance(command, SessionUpdate)
-            and command.token is not None
-            and not self._service.gate.knows(command.token)
-        ):
-            raise ProtocolError.fatal_error(ErrorCode.UNAUTHORIZED, "wrong key")
-
-    async def _write(self) -> None:
-        """The only writer of the socket. What it takes from the outbox is written at once: nothing can overtake it, or come too late."""
-        taken = 0
-        while True:
-            self._written.clear()
-            if not self._socket.writable.is_set() and not await self._drains():
-                return
-            item = self._outbox.take(self._clock())
-            if item is None:
-                await self._written.wait()
-                continue
+        if isinstance(command, SessionUpdate | TurnStart) and isinstance(command.voice, str):
             try:
+                await self._service.encoder.ready(command.voice)
+            except (VoiceNotFound, VoiceUnusable):
+                pass  # the session looks for itself and tells the client
+            except EngineError as error:
+                log.warning("voice %r cannot be encoded: %s", command.voice, error)
+        self._session.handle(command)
+
+    async def _write(self, greeting: list[bytes | str]) -> None:
+        """The only writer of the socket. What it takes from the outbox is written at once: nothing can overtake it, or come too late."""
+        outbox, written = self._session.outbox, 0
+        try:
+            for message in greeting:
+                if not await self._drains():
+                    return
+                await self._send(message)
+            while True:
+                self._to_write.clear()
+                if not await self._drains():
+                    return
+                item = outbox.take(self._service.clock())
+                if item is None:
+                    await self._to_write.wait()
+                    continue
                 if isinstance(item, Close):
                     await self._ws.close(item.code, item.reason)
                     return
-                await (self._ws.send_text(item) if isinstance(item, str) else self._ws.send_bytes(item))
-            except WebSocketDisconnect:
-                return  # the reader is told as well, and ends the session
-            self._session.on_written(self._clock())
-            self._changed()
-            taken += 1
-            if taken % BREATH == 0:
-                await checkpoint()
+                await self._send(item)
+                self._session.written()
+                written += 1
+                if written % BREATH == 0:
+                    await checkpoint()
+        except WebSocketDisconnect:
+            return  # the reader is told as well
+
+    async def _send(self, message: bytes | str) -> None:
+        await (self._ws.send_text(message) if isinstance(message, str) else self._ws.send_bytes(message))
 
     async def _drains(self) -> bool:
-        """Wait until the socket takes data again; drop a peer that has not taken any for too long."""
+        """Wait until the socket takes data; drop a peer that has not taken any for too long."""
+        if self._socket.writable.is_set():
+            return True
         with anyio.move_on_after(self._service.settings.limits.drain_s):
             await self._socket.writable.wait()
             return True
         log.warning("slow consumer dropped", extra={"session": self._session.id})
+        self._slow = True
         self._socket.abort()
         return False
-
-    def _on_put(self) -> None:
-        self._written.set()
-        if self._outbox.overflowed:
-            log.warning("session dropped: it does not read its answers", extra={"session": self._session.id})
-            self._socket.abort()
-
-    async def _keep_time(self) -> None:
-        while not self._session.closed:
-            self._sooner.clear()
-            now = self._clock()
-            self._deadline = self._session.deadline(now)
-            with anyio.move_on_after(max(0.0, self._deadline - now)):
-                await self._sooner.wait()
-                continue
-            self._session.alive(self._socket.pong_at)
-            self._session.tick(self._clock())
-
-    def _changed(self) -> None:
-        """Something happened to the session: its deadline may have come nearer. One that moved away is noticed when it comes."""
-        if not self._session.closed and self._session.deadline(self._clock()) < self._deadline:
-            self._sooner.set()
-
-    def _spawn(self, turn: Turn, speech: Speech) -> None:
-        self._tasks.start_soon(self._pump, turn, speech)
-
-    async def _pump(self, turn: Turn, speech: Speech) -> None:
-        """Hand a stream's events to the session; ends by itself after a cancel."""
-        session = self._session
-        try:
-            async for event in speech.stream:
-                session.on_event(turn, speech, event, self._clock())
-                self._changed()
-                await checkpoint()  # frames that waited together are encoded one by one, between a client's commands
-        except EngineError as error:
-            if isinstance(error, EngineDied):
-                self._service.engine_died()
-            session.on_error(turn, speech, error, self._clock())
-        else:
-            session.on_end(turn, speech, self._clock())
-        self._changed()

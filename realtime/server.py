@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 
 from engine.api import Engine
-from realtime.http import GuardedHttp, routes
+from realtime.http import LIVE_PATH, GuardedHttp, routes
 from realtime.live import live
 from realtime.repertoire import Repertoire
 from realtime.service import Service
@@ -45,13 +45,12 @@ def create_app(settings: Settings, engine: Engine) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(service.keep_warm)
-            tasks.start_soon(service.encoder.keep_up)
+            tasks.start_soon(service.run)
             yield
             tasks.cancel_scope.cancel()
 
     app = Starlette(
-        routes=[WebSocketRoute("/v1/live", live), *routes()],
+        routes=[WebSocketRoute(LIVE_PATH, live), *routes()],
         middleware=[Middleware(GuardedHttp, gate=service.gate)],
         lifespan=lifespan,
     )

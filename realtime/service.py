@@ -1,4 +1,4 @@
-"""What all connections of one server share: the engine, the voices, the gate, and who is connected.
+"""What all connections of one server share: the engine, the voices, the gate, and whose sessions there are.
 
 Knows whether the engine has shown that it can speak, how many may come in, and that the server is about to end. Does not know requests or
 what a session does.
@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
+import anyio.abc
 
 from engine.api import Conversation, Engine, EngineError, Frame, SamplingParams, Voice
 from protocol.errors import ErrorCode, ProtocolError
 from realtime.auth import Gate
+from realtime.client_secrets import ClientSecrets, new_session_id
+from realtime.entrance import Doorkeeper, Shown
+from realtime.live_session import LiveSession
+from realtime.sessions import Sessions
 from realtime.settings import Settings
 from realtime.voice_encoding import VoiceEncoder
 from realtime.voices import DEFAULT, VoiceStore
@@ -24,13 +29,6 @@ log = logging.getLogger("parley.server")
 WARM_UP: Final = "Hello there."
 RETRY_S: Final = 1.0
 CROWDED_RETRY_MS: Final = 5_000  # when a full or ending server is worth another try
-
-
-class Drainable(Protocol):
-    """A connection, as the service sees it."""
-
-    def drain(self, grace_s: float) -> None:
-        """End in time, by yourself."""
 
 
 class Service:
@@ -43,8 +41,12 @@ class Service:
         self.gate = Gate([key.get_secret_value() for key in settings.keys], settings.allowed_origins)
         self.voices = VoiceStore(settings.voices_dir, engine.info.codebooks, engine.info.codec_id)
         self.encoder = VoiceEncoder(self.voices, engine.encode)
-        self.sessions: set[Drainable] = set()
+        self.sessions = Sessions[LiveSession](settings.max_sessions)
+        self.client_secrets = ClientSecrets(settings.client_secret_s)
+        self.door = Doorkeeper(self.gate, self.client_secrets)
+        self.sockets = 0  # that have a session, or are told the last of it
         self.unauthenticated = 0  # sockets that have not shown a key yet
+        self._tasks: anyio.abc.TaskGroup | None = None  # of the sessions, while the server runs
         self._warm = anyio.Event()
         self._cold = anyio.Event()  # set: the engine must show again that it can speak
         self._draining_until: float | None = None
@@ -65,13 +67,42 @@ class Service:
             left_ms = max(0, round((self._draining_until - self.clock()) * 1000))
             text = "the server is restarting"
             return ProtocolError.fatal_error(ErrorCode.NO_CAPACITY, text, retry_after_ms=left_ms + CROWDED_RETRY_MS)
-        if len(self.sessions) >= self.settings.max_sessions:
-            text = f"{len(self.sessions)} sessions are connected: max_sessions={self.settings.max_sessions}"
-            return ProtocolError.fatal_error(ErrorCode.TOO_MANY_SESSIONS, text, retry_after_ms=CROWDED_RETRY_MS)
-        if self.unauthenticated >= self.settings.max_unauthenticated:
-            text = f"{self.unauthenticated} connections have not shown a key yet"
-            return ProtocolError.fatal_error(ErrorCode.TOO_MANY_SESSIONS, text, retry_after_ms=CROWDED_RETRY_MS)
-        return None
+        return None if self.sessions.has_room else self._crowded()
+
+    def refusal_of_strangers(self) -> ProtocolError | None:
+        """Why nobody can come in now who has not shown a key yet, or None. Whoever has one is not kept out by those who have none."""
+        if self.unauthenticated < self.settings.max_unauthenticated:
+            return None
+        text = f"{self.unauthenticated} connections have not shown a key yet"
+        return ProtocolError.fatal_error(ErrorCode.TOO_MANY_SESSIONS, text, retry_after_ms=CROWDED_RETRY_MS)
+
+    def _crowded(self) -> ProtocolError:
+        text = f"there are {len(self.sessions)} sessions: max_sessions={self.settings.max_sessions}"
+        return ProtocolError.fatal_error(ErrorCode.TOO_MANY_SESSIONS, text, retry_after_ms=CROWDED_RETRY_MS)
+
+    async def open_session(self, shown: Shown) -> LiveSession:
+        """A new session that runs until it is over. Raises ProtocolError where there is no room for it any more."""
+        assert self._tasks is not None, "sessions run while the server does"
+        refusal = self.refusal()
+        if refusal is not None:  # somebody else took the last place meanwhile, or the server began to end
+            raise refusal
+        if not self.sessions.make_room():
+            raise self._crowded()
+        by_secret = shown.session_id is not None
+        session = LiveSession(shown.session_id or new_session_id(), shown.owner, by_secret, self)
+        try:
+            await self._tasks.start(session.run)
+        except BaseException:  # cancelled before it ran: nobody else would end it
+            session.end()
+            raise
+        return session
+
+    async def run(self) -> None:
+        """Keep the engine warm, voices encoded, and sessions alive. Never returns."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            tasks.start_soon(self.encoder.keep_up)
+            await self.keep_warm()
 
     def engine_died(self) -> None:
         """A stream said so: not ready until the engine has spoken again."""
@@ -86,15 +117,15 @@ class Service:
             grace_s = self.settings.drain_s
             self._draining_until = self.clock() + grace_s
             log.info("draining", extra={"sessions": len(self.sessions), "grace_s": grace_s})
-            for session in list(self.sessions):
+            for session in self.sessions:
                 session.drain(grace_s)
 
     @property
     def drained(self) -> bool:
         """Whether the server may end now."""
-        return self._draining_until is not None and (
-            not self.sessions or self.clock() >= self._draining_until + RETRY_S
-        )
+        if self._draining_until is None:
+            return False
+        return (not self.sessions and not self.sockets) or self.clock() >= self._draining_until + RETRY_S
 
     async def until_ready(self) -> None:
         """Wait for the first warm-up."""

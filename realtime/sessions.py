@@ -1,7 +1,7 @@
 """The sessions of one server: found again by the secret that resumes them, and how many there may be.
 
-Knows which of them have no socket, and that those give way first. Does not know what a session does. Only digests of secrets are kept: looking
-one up tells nothing about the others.
+Knows which of them have no socket, and that those give way first. Does not know what a session does. Only digests of secrets are kept, so
+that looking one up tells nothing about the others.
 """
 
 from __future__ import annotations

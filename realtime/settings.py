@@ -42,10 +42,18 @@ class Settings(BaseModel):
         default=(), description="Origins of other pages that may connect, such as https://example.org; `*` is all."
     )
     voices_dir: Path | None = Field(default=None, description="Folder of voices; none: only the model's own.")
-    max_sessions: int = Field(default=1024, ge=1, description="Connections that have a session.")
+    max_sessions: int = Field(default=1024, ge=1, description="Sessions, with those that wait for their client.")
     max_unauthenticated: int = Field(default=64, ge=1, description="Connections that have not shown a key yet.")
     admission_timeout_s: float = Field(
         default=5.0, ge=0, description="How long a turn waits for a place in the engine."
+    )
+    client_secret_s: float = Field(
+        default=60.0, gt=0, le=3600, description="How long a secret of POST /v1/sessions can be used."
+    )
+    public_url: str | None = Field(
+        default=None,
+        pattern="^https?://[^/?#]+$",
+        description="Address that clients reach the server by, such as https://voice.example; none: as they called it.",
     )
     drain_s: float = Field(default=30.0, ge=0, description="How long turns may go on after the server was told to end.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="What is logged.")

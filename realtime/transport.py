@@ -11,6 +11,7 @@ import socket
 from typing import Final, Protocol, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode as WsCode
 from websockets.frames import Frame
 from websockets.http11 import Request
 
@@ -27,6 +28,7 @@ class LiveSocket(Protocol):
 
     writable: asyncio.Event  # set while less than HIGH_WATER_BYTES wait
     pong_at: float  # when the peer last answered a ping, on the event loop's clock
+    farewell: bool  # the peer closed the WebSocket with code 1000 or none: it does not mean to come back
 
     def abort(self) -> None:
         """Drop the connection and what waits in it, at once."""
@@ -36,6 +38,7 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
     """One per connection; uvicorn makes it."""
 
     pong_at = 0.0
+    farewell = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -57,6 +60,12 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
     def handle_pong(self, event: Frame) -> None:
         super().handle_pong(event)
         self.pong_at = self.loop.time()
+
+    def handle_close(self, event: Frame) -> None:
+        close = self.conn.close_rcvd
+        # A network that changes, a phone that sleeps, a proxy that restarts: 1001, 1006, 1011, 1012, or no close at all.
+        self.farewell = close is not None and close.code in (WsCode.NORMAL_CLOSURE, WsCode.NO_STATUS_RCVD)
+        super().handle_close(event)
 
     def abort(self) -> None:
         self.transport.abort()
