@@ -64,9 +64,8 @@ class Gaze:
     def see(self, layer: int, q: Tensor, keys: Tensor, mask: Tensor | None) -> None:
         """q: [B, T, H, hd]. keys: [B, L, Hkv, hd]. mask: bool [B, 1, T, L] or None, as in `grouped_attention`."""
         for group in self._groups.by_layer.get(layer, ()):
-            asked = q[:, -1].index_select(1, group.heads)  # [B, n, hd]
-            scores = asked @ keys[:, :, group.kv_head].transpose(1, 2)  # [B, n, L]
-            scores = scores.float() * q.shape[-1] ** -0.5
+            asked = q[:, -1].index_select(1, group.heads).mul_(q.shape[-1] ** -0.5)  # [B, n, hd]
+            scores = torch.bmm(asked, keys[:, :, group.kv_head].transpose(1, 2)).float()  # [B, n, L]
             if mask is not None:
                 scores = scores.masked_fill(~mask[:, :, -1], -torch.inf)
             looked = scores.softmax(-1).sum(1)
@@ -75,11 +74,15 @@ class Gaze:
     def finish(self) -> None:
         """The pass is over: send what was seen to the host without waiting for it."""
         assert self._sum is not None, "every chosen head is in a layer of the pass"
-        device = self._sum.device
-        width = torch.arange(max(1, *(text.count for text in self._texts)), device=device)
-        starts = torch.tensor([text.start for text in self._texts], device=device)
-        index = (starts[:, None] + width).clamp_(max=self._sum.shape[1] - 1)
-        self._at_text = self._sum.gather(1, index).div_(self._groups.count).to("cpu", non_blocking=True)
+        if len(self._texts) == 1:
+            text = self._texts[0]
+            seen = self._sum[:, text.start : text.start + text.count]
+        else:
+            device = self._sum.device
+            width = torch.arange(max(text.count for text in self._texts), device=device)
+            starts = torch.tensor([text.start for text in self._texts], device=device)
+            seen = self._sum.gather(1, (starts[:, None] + width).clamp_(max=self._sum.shape[1] - 1))
+        self._at_text = seen.div(self._groups.count).to("cpu", non_blocking=True)
 
     def looks(self) -> list[Look]:
         """Of each row, the heads' mean.
