@@ -10,6 +10,7 @@ import asyncio
 import socket
 from typing import Final, Protocol, cast
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode as WsCode
 from websockets.frames import Frame
@@ -60,6 +61,11 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
     def handle_pong(self, event: Frame) -> None:
         super().handle_pong(event)
         self.pong_at = self.loop.time()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # it is: refused. uvicorn would log an error for each of them
 
     def handle_close(self, event: Frame) -> None:
         close = self.conn.close_rcvd
