@@ -23,6 +23,8 @@ HOP_S: Final = 0.01
 SPEECH_DB: Final = 30.0  # what is less below the loudest moments counts as speech
 BREATH_S: Final = 0.25  # a longer pause is no part of saying the words
 FLOOR_PERCENT: Final = 5.0  # the quietest frames: what is heard between words
+_GATED: Final = 0.01  # of the time from the first word to the last without any sound: an editor, a gate or a synthesizer made the pauses
+_STEADY: Final = 0.15  # of that time near the quietest frames: pauses all the same. Speech alone had 0.12 at most
 
 _WIDE_S: Final = 0.17  # long enough to tell the partials of a chord apart, short enough for a pause between sentences
 _BAND_HZ: Final = (120.0, 4000.0)  # where music and reverberation are; hum alone has its partials there, too
@@ -57,8 +59,7 @@ def measure(samples: Samples, rate: int) -> Measures:
     active = np.flatnonzero(levels > loud - SPEECH_DB)
     speech = float(10 * np.log10((10 ** (levels[active] / 10)).mean()))
     gaps = np.diff(active) * HOP_S
-    heard = levels[_recorded(x, rate)[: len(levels)]]
-    floor = float(np.percentile(heard, FLOOR_PERCENT)) if len(heard) > len(levels) // 2 else None
+    floor = _floor_db(levels, _recorded(x, rate)[: len(levels)], slice(active[0], active[-1] + 1))
     return Measures(
         seconds=len(x) / rate,
         rate=rate,
@@ -74,6 +75,17 @@ def measure(samples: Samples, rate: int) -> Measures:
         decay_s=_decay_s(levels, loud, floor),
         edge_hz=_edge_hz(x, rate),
     )
+
+
+def _floor_db(levels: Array, recorded: npt.NDArray[np.bool_], words: slice) -> float | None:
+    """Level of what is heard between words; None where nobody can hear it, because there is nothing at all in the pauses."""
+    heard = levels[recorded]
+    if len(heard) <= len(levels) // 2:
+        return None
+    floor = float(np.percentile(heard, FLOOR_PERCENT))
+    silent = float(np.mean(~recorded[words]))
+    steady = float(np.mean(recorded[words] & (levels[words] <= floor + 3)))
+    return floor if silent < _GATED or steady > max(_STEADY, silent) else None
 
 
 def _recorded(x: Array, rate: int) -> npt.NDArray[np.bool_]:

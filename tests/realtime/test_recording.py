@@ -90,6 +90,21 @@ def test_edited_silence_says_nothing_about_the_noise() -> None:
     assert measured(gated).noise_db == pytest.approx(20, abs=2)
 
 
+def test_an_editors_cut_between_the_words_hides_no_noise() -> None:
+    sound = with_noise(clean(), 20)
+    sound[3 * RATE : 3 * RATE + RATE // 2] = 0
+    assert measured(sound).noise_db == pytest.approx(20, abs=2)
+
+
+def test_pauses_without_any_sound_tell_nothing_of_noise_or_music_but_that_words_end_dry() -> None:
+    """As a synthesizer or a gate makes them. What is quiet in such a recording is speech."""
+    frames = clean().reshape(-1, 480)
+    gated = np.where(np.abs(frames).max(axis=1, keepdims=True) > 0.002, frames, 0).ravel()
+    found = measured(gated)
+    assert found.noise_db is None and found.flatness is None
+    assert found.decay_s is not None and found.decay_s < 0.1
+
+
 @pytest.mark.parametrize("count", [960, 5_000, RATE])
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_a_recording_without_anything_is_measured_without_a_fault(count: int, value: float) -> None:
