@@ -12,7 +12,7 @@ from typing import Final, TextIO
 
 from realtime.failure import MISUSED, CommandFailed
 from realtime.recording_file import Recording, RecordingRefused, load, read
-from realtime.voice_folder import NewSource, VoiceFolder, VoiceNotFound, VoiceUnusable
+from realtime.voice_folder import NAME_RULE, NewSource, VoiceFolder, VoiceNotFound, VoiceUnusable, is_name
 
 MAX_TOTAL_S: Final = (
     180.0  # of one voice: every conversation carries it, and a second takes some 22 positions of the cache
@@ -40,6 +40,8 @@ def add(
     """Check the recordings, say what could be better, and store them all, or nothing. Raises CommandFailed."""
     if len(paths) != len(texts):
         raise CommandFailed(f"{len(paths)} recordings and {len(texts)} --text; every recording needs its own", MISUSED)
+    if not is_name(name):
+        raise CommandFailed(VoiceUnusable(name, NAME_RULE), MISUSED)
     new, seconds = [], 0.0
     for path, text in zip(paths, texts, strict=True):
         audio, recording = _checked(path, text)
