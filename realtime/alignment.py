@@ -1,23 +1,26 @@
-"""Which word is heard when: an estimate from the text, scaled to the audio that came; and from it, what of a turn was heard.
+"""Which word is heard when, and from it, what of a turn was heard.
 
-Knows segments and how much audio they got (protocol sections 4 and 6). Does not know the model's own alignment, packets, codes or time.
+Knows segments and how much audio they got (protocol sections 4 and 6). Where the model tells where in the text its frames are, words have
+the times of that (`realtime.trail`); else they are estimated from the text and scaled to the audio. Does not know packets, codes or time.
 All times are ms from the start of the turn's audio; character ranges are code points of the turn's raw input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import floor
 from typing import Final
 
 from protocol.config import Snap, TagMode
+from protocol.events import AlignmentSource
 from realtime.borders import BorderScanner, Level
 from realtime.characters import facts
 from realtime.durations import END_MS, PAUSE_MS, sound_ms, spoken_ms
 from realtime.repertoire import EVERYTHING, Repertoire
 from realtime.segmenter import Segment
 from realtime.tags import SpeakerToken, Tag, TagKind, Text
+from realtime.trail import Trail
 
 _SLACK_MS: Final = 1e-6  # sums of frame durations in floating point
 _RATES: Final = (0.5, 2.0)  # outside of these a segment went wrong: that is no rate to expect of the next one
@@ -41,6 +44,7 @@ class Alignment:
 
     words: tuple[Word, ...]
     final: bool  # their segment's audio is complete: these times stay
+    source: AlignmentSource = AlignmentSource.ESTIMATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,23 +156,76 @@ class _Spoken:
     segment: Segment
     units: list[Unit]
     nominal_ms: float  # audio it would get at a rate of 1
+    frame_ms: float
+    trail: Trail
+    sounds: list[tuple[int, int] | None] = field(init=False)  # of the units, in the engine's text
     start_ms: float = 0.0  # known once the segments before it are finished
     audio_ms: float = 0.0
     sane_ms: float = 0.0  # how much of it may be kept; all of it unless the engine said otherwise
     finished: bool = False
 
+    def __post_init__(self) -> None:
+        self.sounds = [self.trail.sound(unit.start, unit.end) for unit in self.units]
+
     @property
     def end_ms(self) -> float:
         return self.start_ms + self.audio_ms
 
+    @property
+    def source(self) -> AlignmentSource:
+        """Who says when its words are."""
+        return AlignmentSource.MODEL if len(self.trail) else AlignmentSource.ESTIMATE
+
     def times(self, rate: float) -> Iterator[tuple[Unit, float, float]]:
-        """The units with start and end: scaled to the audio if that is complete, else at this rate, or slower where there is more."""
-        scale = self.sane_ms / self.nominal_ms if self.finished else max(rate, self.audio_ms / self.nominal_ms)
+        """The units with start and end, in order.
+
+        As far as the model has told where it was, from that. The rest is estimated: scaled to the audio that is left if that is complete,
+        else at this rate, and not before the audio there is, or without the model slower where there is more.
+        """
+        if not len(self.trail):
+            scale = self.sane_ms / self.nominal_ms if self.finished else max(rate, self.audio_ms / self.nominal_ms)
+            yield from self._estimated(0, self.start_ms, scale)
+            return
         at_ms = self.start_ms
-        for unit in self.units:
+        for index, (unit, sound) in enumerate(zip(self.units, self.sounds, strict=True)):
+            start_ms = self._reached_ms(sound[0]) if sound else None
+            end_ms = self._reached_ms(sound[1]) if sound else None
+            if start_ms is None or end_ms is None:
+                yield from self._rest(index, at_ms, start_ms, rate)
+                return
+            start_ms = max(at_ms, start_ms)
+            at_ms = max(start_ms, end_ms)
+            yield unit, start_ms, at_ms
+
+    def _rest(
+        self, first: int, at_ms: float, start_ms: float | None, rate: float
+    ) -> Iterator[tuple[Unit, float, float]]:
+        """The units from `first` on, of which only the first one's start may be known."""
+        if start_ms is not None:
+            at_ms = max(at_ms, start_ms)
+        skipped_ms = self.units[first].before_ms if start_ms is not None else 0.0
+        if self.finished:
+            nominal_ms = sum(unit.before_ms + unit.ms for unit in self.units[first:]) - skipped_ms + END_MS
+            scale = max(0.0, self.start_ms + self.sane_ms - at_ms) / nominal_ms
+            yield from self._estimated(first, at_ms - skipped_ms * scale, scale)
+            return
+        guessed = list(self._estimated(first, at_ms - skipped_ms * rate, rate))
+        # The first one is not over, so it and all others end behind the audio that there is.
+        late_ms = max(0.0, self.end_ms + self.frame_ms - guessed[0][2])
+        for index, (unit, begins_ms, ends_ms) in enumerate(guessed):
+            known = start_ms is not None and index == 0
+            yield unit, begins_ms if known else begins_ms + late_ms, ends_ms + late_ms
+
+    def _estimated(self, first: int, at_ms: float, scale: float) -> Iterator[tuple[Unit, float, float]]:
+        for unit in self.units[first:]:
             start_ms = at_ms + unit.before_ms * scale
             at_ms = start_ms + unit.ms * scale
             yield unit, start_ms, at_ms
+
+    def _reached_ms(self, char: int) -> float | None:
+        """When the model came to a code point of the engine's text, if that is in what may be kept."""
+        frames = self.trail.reached(char)
+        return None if frames is None else self.start_ms + min(frames * self.frame_ms, self.sane_ms)
 
 
 class Timeline:
@@ -208,13 +265,20 @@ class Timeline:
         """The next segment, in the order of the text."""
         found = units(segment, self._tags, self._repertoire) if segment.speakable else []
         nominal_ms = sum(unit.before_ms + unit.ms for unit in found) + END_MS
-        self._spoken.append(_Spoken(segment, found, nominal_ms, self.audio_ms))
+        self._spoken.append(_Spoken(segment, found, nominal_ms, self._frame_ms, Trail(segment), self.audio_ms))
         self._skip_mute()
 
-    def update(self, generated_ms: float) -> None:
-        """How much audio the turn has. Less than before is allowed where a segment is generated again."""
+    def update(self, generated_ms: float, place: int | None = None) -> None:
+        """How much audio the turn has. Less than before is allowed where a segment is generated again.
+
+        place: code point of the text that the engine got for the open segment which the newest frame speaks, where the model tells.
+        """
         if self._current < len(self._spoken):
             spoken = self._spoken[self._current]
+            if generated_ms < spoken.end_ms - _SLACK_MS:
+                spoken.trail = Trail(spoken.segment)
+            if place is not None:
+                spoken.trail.add(place)
             spoken.audio_ms = spoken.sane_ms = max(0.0, generated_ms - spoken.start_ms)
 
     def finish_segment(self, audio_ms: float, sane_ms: float | None = None) -> None:
@@ -251,11 +315,11 @@ class Timeline:
             words = self._words(spoken)
             if not spoken.finished:
                 if words[self._told_words :]:
-                    taken.append(Alignment(tuple(words[self._told_words :]), final=False))
+                    taken.append(Alignment(tuple(words[self._told_words :]), final=False, source=spoken.source))
                     self._told_words = len(words)
                 break
             if words:
-                taken.append(Alignment(tuple(words), final=True))
+                taken.append(Alignment(tuple(words), final=True, source=spoken.source))
             self._told, self._told_words = self._told + 1, 0
         return taken
 

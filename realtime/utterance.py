@@ -50,11 +50,11 @@ class Utterance:
         """The next segment of the text, also one that cannot be spoken."""
         self.timeline.add_segment(segment)
 
-    def frame(self, segment: Segment, codes: npt.NDArray[np.int16]) -> None:
-        """One frame, codes [K], of a segment; the segments before it have ended."""
+    def frame(self, segment: Segment, codes: npt.NDArray[np.int16], place: int | None = None) -> None:
+        """One frame, codes [K], of a segment; the segments before it have ended. place: see `Timeline.update`."""
         self._codes.setdefault(segment.index, []).append(codes)
         self.frames += 1
-        self.timeline.update(self.generated_ms)
+        self.timeline.update(self.generated_ms, place)
 
     def end(self, segment: Segment, sane_frames: int) -> None:
         """No frame of the segment follows; only its first `sane_frames` are speech."""
