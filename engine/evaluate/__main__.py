@@ -130,7 +130,7 @@ def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | flo
     conditions = {
         "checkpoint": options.checkpoint, "device": info.device, "dtype": info.dtype, "quick": options.quick,
         "sentences": len(english), "seed": options.seed, "temperature": options.temperature, "top_p": options.top_p,
-        "top_k": setting.params.top_k, "seconds": round(time.monotonic() - start),
+        "top_k": setting.params.top_k, "seconds": round(time.monotonic() - start), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     return groups, conditions
 

@@ -57,13 +57,27 @@ def _line(row: Row, width: int) -> str:
 
 
 def json_line(groups: Mapping[str, Sequence[Row]], conditions: Mapping[str, str | int | float | bool]) -> str:
-    """Every figure by its key, and how it came about. Raises ValueError where two rows share a key."""
+    """Every figure by its key; which failed; targets and the teacher's own figures by the same keys; and how it all came about.
+
+    Raises ValueError where two rows share a key.
+    """
+    rows = [row for group in groups.values() for row in group]
     figures: dict[str, float] = {}
-    for row in (row for rows in groups.values() for row in rows):
+    for row in rows:
         if row.key in figures:
             raise ValueError(f"two rows are called {row.key}")
-        figures[row.key] = round(
-            min(row.value, 1.0), 5
-        )  # an error rate exceeds 1 where more is said than was asked for
-    failed = [row.key for rows in groups.values() for row in rows if row.passed is False]
-    return json.dumps(figures | {"failed": failed, "conditions": dict(conditions)})
+        figures[row.key] = _fraction(row.value)
+    return json.dumps(
+        figures
+        | {
+            "failed": [row.key for row in rows if row.passed is False],
+            "targets": {row.key: _fraction(row.target) for row in rows if row.target is not None},
+            "teacher": {row.key: _fraction(row.teacher) for row in rows if row.teacher is not None},
+            "conditions": dict(conditions),
+        }
+    )
+
+
+def _fraction(value: float) -> float:
+    """An error rate exceeds 1 where more is said than was asked for."""
+    return round(min(value, 1.0), 5)
