@@ -33,12 +33,14 @@ class Noticed:
 class Ear:
     """One uplink. Raises OpusUnavailable where it cannot be decoded on this machine."""
 
-    def __init__(self, audio: UplinkAudio, min_speech_s: float, model: SpeechModel) -> None:
+    def __init__(self, audio: UplinkAudio, message_ms: int, min_speech_s: float, model: SpeechModel) -> None:
+        """message_ms: the longest message that is taken."""
         self.own_voice = OwnVoice()
         self._audio = audio
+        self._message_ms = message_ms
         self._model = model
         self._detector = SpeechDetector(min_speech_s)
-        self._uplink = Uplink(audio)
+        self._uplink = Uplink(audio, message_ms)
         self._hops = Hops(model)
         self._clock = RecordingClock()
         self._started_at = 0.0  # our time of the recording's first sample
@@ -64,7 +66,7 @@ class Ear:
     def restart(self) -> list[Noticed]:
         """Another recording begins, at position 0."""
         noticed = self.mute()
-        self._uplink = Uplink(self._audio)
+        self._uplink = Uplink(self._audio, self._message_ms)
         self._hops = Hops(self._model)
         self._clock = RecordingClock()
         self._model.reset()

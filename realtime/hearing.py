@@ -50,10 +50,13 @@ class SpeakingSide(Protocol):
 class Hearing:
     """A session's ear and what follows from it."""
 
-    def __init__(self, side: SpeakingSide, model: Callable[[], SpeechModel], started_at: float) -> None:
-        """started_at: when the session began, from which its events count."""
+    def __init__(
+        self, side: SpeakingSide, model: Callable[[], SpeechModel], message_ms: int, started_at: float
+    ) -> None:
+        """message_ms: the longest message that is taken. started_at: when the session began, from which its events count."""
         self._side = side
         self._make_model = model
+        self._message_ms = message_ms
         self._started_at = started_at
         self._ear: Ear | None = None  # None: no sound was announced
         self._policy: BargeInPolicy | None = None
@@ -72,7 +75,7 @@ class Hearing:
         """From now on sound comes as described there. Raises ProtocolError; what was announced before then holds on."""
         try:
             audio = UplinkAudio(command.format, command.rate or DEFAULT_RATES_HZ[command.format])
-            ear = Ear(audio, command.min_speech_ms / 1000, self._make_model())
+            ear = Ear(audio, self._message_ms, command.min_speech_ms / 1000, self._make_model())
         except ValueError as error:
             raise ProtocolError(ErrorCode.INVALID_VALUE, str(error), param="rate") from error
         except OpusUnavailable as error:
@@ -146,11 +149,12 @@ class Hearing:
         assert self._policy is not None, "an ear has a policy"
         self._turn = self._side.speaking_turn(now)
         action = self._policy.started(self._turn)
+        # Told first: what follows from it, turn.paused or turn.done, then explains itself.
+        self._side.tell(SpeechStarted(session_ms=self._session_ms(at), turn=self._turn, action=action))
         if self._turn is not None and action is SpeechAction.PAUSED:
             self._side.pause_turn(self._turn, now)
         elif self._turn is not None and action is SpeechAction.CANCELLED:
             self._side.cancel_turn(self._turn, now)
-        self._side.tell(SpeechStarted(session_ms=self._session_ms(at), turn=self._turn, action=action))
 
     def _on_stopped(self, at: float, now: float) -> None:
         assert self._policy is not None, "an ear has a policy"

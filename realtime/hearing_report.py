@@ -48,7 +48,7 @@ NEVER_MS: Final = 60_000.0
 PROMISED_SNR_DB: Final = 10.0  # what is below is reported
 PROMISED_LOUDER_DB: Final = 16  # than the echo of the agent
 PROMISED_P50_MS: Final = 260
-PROMISED_P95_MS: Final = 400
+PROMISED_P95_MS: Final = 450
 PROMISED_MISSED: Final = 0.03  # share of phrases
 PROMISED_FALSE_A_MINUTE: Final = 0.2  # in noise, and while the agent speaks into an open microphone
 
@@ -176,7 +176,7 @@ def alone(own: Sound) -> list[Alarms]:
 def listen(sound: Sound, codec: UplinkFormat, played_db: PlayedDb) -> list[Event]:
     """What an ear tells of a recording that arrives message by message, each when its last sample was recorded."""
     rate = DEFAULT_RATES_HZ[codec]
-    ear = Ear(UplinkAudio(codec, rate), MIN_SPEECH_MS / 1000, SileroModel())
+    ear = Ear(UplinkAudio(codec, rate), MESSAGE_MS, MIN_SPEECH_MS / 1000, SileroModel())
     events = []
     for index, payload in enumerate(_messages(sound, codec, rate)):
         now = (index + 1) * MESSAGE_MS / 1000
@@ -187,9 +187,10 @@ def listen(sound: Sound, codec: UplinkFormat, played_db: PlayedDb) -> list[Event
 def played(own: Sound) -> PlayedDb:
     """The agent's speech, as the playback clock of a session tells it: played from the recording's first moment on."""
     packet = RATE_HZ * MESSAGE_MS // 1000
-    levels = SentLevels(MESSAGE_MS)
-    for start in range(0, len(own) - packet + 1, packet):
-        levels.add(level_db(own[start : start + packet]))
+    levels = SentLevels()
+    for index in range(len(own) // packet):
+        level = level_db(own[index * packet : (index + 1) * packet])
+        levels.put(index * MESSAGE_MS, (index + 1) * MESSAGE_MS, level)
     return lambda start_s, end_s: levels.loudest_db(start_s * 1000, end_s * 1000)
 
 

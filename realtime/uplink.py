@@ -27,7 +27,6 @@ DEFAULT_RATES_HZ: Final = {
     UplinkFormat.ALAW: G711_RATE_HZ,
     UplinkFormat.OPUS: OPUS_RATE_HZ,
 }
-MAX_MESSAGE_MS: Final = 100  # protocol 2, as for the audio that a server sends
 # Longer than speech takes to count as ended: more silence than this says nothing more. Below it a lost packet of a
 # telephone would shorten time; above it a client's leap of hours would have to be filled.
 MAX_FILLED_S: Final = 0.6
@@ -57,7 +56,9 @@ class UplinkAudio:
 class Uplink:
     """One recording. Raises OpusUnavailable where this machine cannot decode Opus."""
 
-    def __init__(self, audio: UplinkAudio) -> None:
+    def __init__(self, audio: UplinkAudio, message_ms: int) -> None:
+        """message_ms: the longest message that is taken."""
+        self._message_ms = message_ms
         self._decode = _decoder(audio.codec)
         # libopus decodes straight to our rate; positions count at the announced one all the same.
         decoded_rate = RATE_HZ if audio.codec is UplinkFormat.OPUS else audio.rate
@@ -76,9 +77,9 @@ class Uplink:
         if start < self._position:
             raise ValueError(f"position {start} was heard already; {self._position} or later is next")
         samples = self._decode(payload)
-        if len(samples) * 1000 > self._decoded_rate * MAX_MESSAGE_MS:
+        if len(samples) * 1000 > self._decoded_rate * self._message_ms:
             length_ms = len(samples) * 1000 / self._decoded_rate
-            raise ValueError(f"a message of {length_ms:.0f} ms is longer than {MAX_MESSAGE_MS} ms")
+            raise ValueError(f"a message of {length_ms:.0f} ms is longer than uplink_ms={self._message_ms}")
         missing = (start - self._position) // self._positions
         self._position = start + len(samples) * self._positions
         if missing:

@@ -18,7 +18,7 @@ PCM = UplinkAudio(UplinkFormat.PCM_S16LE, 16_000)
 
 
 def an_ear(min_speech_s: float = 0.2, model: SpeechModel | None = None) -> Ear:
-    return Ear(PCM, min_speech_s, model or SileroModel())
+    return Ear(PCM, 100, min_speech_s, model or SileroModel())
 
 
 def listen(ear: Ear, sound: Sound, played_db: PlayedDb = nothing, late_s: float = 0.0) -> list[Noticed]:

@@ -58,7 +58,7 @@ class Room:
 
     def __init__(self, **announced: Any) -> None:
         self.floor = Floor()
-        self.hearing = Hearing(self.floor, SileroModel, BORN)
+        self.hearing = Hearing(self.floor, SileroModel, 100, BORN)
         self.now = BORN + 5.0
         self.position = 0
         self.hearing.announce(AudioInput(**announced), self.now)
@@ -198,7 +198,7 @@ def test_a_new_announcement_ends_what_was_heard_before() -> None:
 
 
 def test_sound_before_an_announcement_is_refused() -> None:
-    hearing = Hearing(Floor(), SileroModel, BORN)
+    hearing = Hearing(Floor(), SileroModel, 100, BORN)
     with pytest.raises(ProtocolError, match="before an audio") as error:
         hearing.frame(AudioFrame(Kind.UPLINK, Flag.NONE, 0, 0, 0, b"\0\0"), BORN)
     assert refused(error) == (ErrorCode.INVALID_VALUE, "audio")

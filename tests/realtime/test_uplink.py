@@ -23,7 +23,7 @@ def pcm(samples: int, value: int = 1000) -> bytes:
 
 
 def test_pcm_at_16_khz_passes_unchanged() -> None:
-    samples = Uplink(PCM16).push(np.array([0, 16384, -32768], "<i2").tobytes(), None)
+    samples = Uplink(PCM16, 100).push(np.array([0, 16384, -32768], "<i2").tobytes(), None)
     assert samples.tolist() == [0.0, 0.5, -1.0]
 
 
@@ -32,7 +32,7 @@ def test_pcm_at_16_khz_passes_unchanged() -> None:
 def test_how_the_sound_is_cut_into_messages_changes_nothing(sizes: list[int], rate: int) -> None:
     sound = to_int16(recorded("stop")[: sum(sizes)]).astype("<i2")
     audio = UplinkAudio(UplinkFormat.PCM_S16LE, rate)
-    cut, whole = Uplink(audio), Uplink(audio)
+    cut, whole = Uplink(audio, 100), Uplink(audio, 100)
     pieces, at = [], 0
     for size in sizes:
         pieces.append(cut.push(sound[at : at + size].tobytes(), at))
@@ -51,7 +51,7 @@ def test_a_telephones_sound_comes_through(codec: UplinkFormat, snr_db: float) ->
     encode = {UplinkFormat.MULAW: encode_mulaw, UplinkFormat.ALAW: encode_alaw}.get(
         codec, lambda s: s.astype("<i2").tobytes()
     )
-    uplink = Uplink(UplinkAudio(codec, 8_000))
+    uplink = Uplink(UplinkAudio(codec, 8_000), 100)
     heard = np.concatenate([uplink.push(encode(tone[at : at + 160]), at) for at in range(0, 8_000, 160)])
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(heard)) / 16_000)
     error = (heard - expected)[800:]
@@ -59,7 +59,7 @@ def test_a_telephones_sound_comes_through(codec: UplinkFormat, snr_db: float) ->
 
 
 def test_opus_packets_count_at_48_khz_and_are_heard_at_16() -> None:
-    encoder, uplink = OpusEncoder(20), Uplink(UplinkAudio(UplinkFormat.OPUS, 48_000))
+    encoder, uplink = OpusEncoder(20), Uplink(UplinkAudio(UplinkFormat.OPUS, 48_000), 100)
     when = np.arange(48_000) / 48_000
     tone = (0.5 * np.sin(2 * np.pi * 440 * when)).astype(np.float32)
     heard = [uplink.push(encoder.encode(tone[at : at + 960]), at) for at in range(0, 48_000, 960)]
@@ -69,20 +69,20 @@ def test_opus_packets_count_at_48_khz_and_are_heard_at_16() -> None:
 
 
 def test_a_gap_is_heard_as_silence_of_its_length() -> None:
-    uplink = Uplink(PCM16)
+    uplink = Uplink(PCM16, 100)
     uplink.push(pcm(320), 0)
     samples = uplink.push(pcm(320), 640)
     assert samples.tolist() == [0.0] * 320 + [np.float32(1000 / 32768)] * 320
 
 
 def test_a_gap_of_hours_costs_no_more_than_it_takes_to_end_speech() -> None:
-    uplink = Uplink(PCM8)
+    uplink = Uplink(PCM8, 100)
     uplink.push(pcm(160), 0)
     assert len(uplink.push(pcm(160), 8_000 * 3600 * 5)) <= 16_000 * (MAX_FILLED_S + 0.1)
 
 
 def test_sound_that_was_heard_already_is_refused_and_changes_nothing() -> None:
-    uplink = Uplink(PCM16)
+    uplink = Uplink(PCM16, 100)
     uplink.push(pcm(320), 0)
     with pytest.raises(ValueError, match="position 319 was heard already; 320 or later is next"):
         uplink.push(pcm(320), 319)
@@ -93,8 +93,8 @@ def test_sound_that_was_heard_already_is_refused_and_changes_nothing() -> None:
     ("codec", "rate", "payload", "complaint"),
     [
         (UplinkFormat.PCM_S16LE, 16_000, b"abc", "3 bytes are no whole number"),
-        (UplinkFormat.PCM_S16LE, 16_000, pcm(1601), "a message of 100 ms is longer than 100 ms"),
-        (UplinkFormat.MULAW, 8_000, b"x" * 801, "longer than 100 ms"),
+        (UplinkFormat.PCM_S16LE, 16_000, pcm(1601), "a message of 100 ms is longer than uplink_ms=100"),
+        (UplinkFormat.MULAW, 8_000, b"x" * 801, "longer than uplink_ms=100"),
         (UplinkFormat.OPUS, 48_000, b"\xff" * 7, "broken Opus packet"),
     ],
 )
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_refused_and_the_next_message_is_heard(
         UplinkFormat.MULAW: b"x" * 160,
         UplinkFormat.OPUS: OpusEncoder().encode(np.zeros(960, np.float32)),
     }
-    uplink = Uplink(UplinkAudio(codec, rate))
+    uplink = Uplink(UplinkAudio(codec, rate), 100)
     with pytest.raises(ValueError, match=complaint):
         uplink.push(payload, 0)
     assert len(uplink.push(good[codec], 0)) > 0
