@@ -3,6 +3,7 @@
 #   make serve [PORT=8300] [MODEL=mini] [ARGS="more options of parley serve"]
 #   make test [ARGS="pytest options"]    everything;  make test-fast: the part that needs no torch
 #   make evaluate                        measure the embedded voice and put its figures into README.md (half an hour)
+#   make samples                         let the embedded voice say what web-demo/samples holds (seconds)
 #   make setup TORCH=cuda                with a GPU: PyTorch's current CUDA build instead of the CPU build (kept until TORCH=cpu)
 #
 # Needs Python >= 3.11 with its venv module (PYTHON=python3.12 names another one), make and git.
@@ -24,7 +25,7 @@ $(error TORCH=$(TORCH) is neither cpu nor cuda)
 endif
 CONSTRAINTS := $(if $(filter cpu,$(TORCH)),-c constraints.txt)
 
-.PHONY: setup serve test test-fast lint setup-train setup-evaluate evaluate FORCE
+.PHONY: setup serve test test-fast lint setup-train setup-evaluate evaluate samples FORCE
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -54,6 +55,9 @@ setup-evaluate: $(VENV)/.setup-evaluate
 evaluate: $(VENV)/.setup-train
 	$(RUN) -m engine.evaluate mini --work build/evaluation --json-out engine/evaluate/mini.json
 	$(RUN) -m engine.evaluate.figures engine/evaluate/mini.json README.md
+
+samples: $(VENV)/.setup-train
+	$(RUN) -m engine.evaluate.samples web-demo/samples
 
 # A stamp is written last, so an interrupted set-up is taken up again; it is older than what it depends on when that changed.
 $(VENV)/.setup: $(VENV)/.choice pyproject.toml constraints.txt
