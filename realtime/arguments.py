@@ -31,6 +31,7 @@ from realtime.argument_groups import (
 from realtime.arguments_voices import VOICES_DIR, add_voices
 from realtime.settings import KEYS_VARIABLE, PREFIX
 
+LLM_KEY_VARIABLES: Final = ("PARLEY_LLM_KEY", "OPENAI_API_KEY")  # the first that is set
 TEXT_RATE: Final = 200.0  # a hosted language model writes some 50 tokens of 4 characters a second
 
 
@@ -43,7 +44,17 @@ def build_parser(version: str) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"parley {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_serve, _add_say, _add_encode, _add_generate, _add_decode, _add_download, _add_bench, add_voices):
+    for add in (
+        _add_serve,
+        _add_say,
+        _add_chat,
+        _add_encode,
+        _add_generate,
+        _add_decode,
+        _add_download,
+        _add_bench,
+        add_voices,
+    ):
         add(commands)
     return parser
 
@@ -133,6 +144,40 @@ def _add_say(commands: Commands) -> None:
     add_format(say, "pcm")
     add_sampling(say, frames=False)
     say.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def _add_chat(commands: Commands) -> None:
+    chat = _command(
+        commands,
+        "chat",
+        "talk with a language model",
+        "Type, and hear a language model answer while it writes. Type on, or press any key, and it stops at once; what was not heard is "
+        "removed from what the model remembers. Lines from a pipe are answered one after the other. Ctrl-D ends.",
+        "The model is asked at POST URL/chat/completions, as OpenAI, vLLM, llama.cpp and Ollama offer it.",
+    )
+    chat.add_argument(
+        "--llm",
+        required=True,
+        metavar="URL",
+        help="base address of an OpenAI-compatible API, such as http://127.0.0.1:11434/v1",
+    )
+    chat.add_argument("--llm-model", metavar="NAME", help="model to ask there (default: the only one that there is)")
+    chat.add_argument("--llm-key", metavar="KEY", help=f"key to show there (default: {' or '.join(LLM_KEY_VARIABLES)})")
+    chat.add_argument(
+        "--system", metavar="TEXT", help="what the model is told first (default: to speak in plain sentences)"
+    )
+    chat.add_argument("-o", "--output", type=Path, metavar="FILE", help="write what was heard into a WAV file")
+    play = chat.add_mutually_exclusive_group()
+    play.add_argument(
+        "--play",
+        action="store_true",
+        default=None,
+        dest="play",
+        help="fail where there is nothing to play through (default: pass the time in silence, and say so)",
+    )
+    play.add_argument("--no-play", action="store_false", default=None, dest="play", help="pass the time in silence")
+    add_server(chat)
+    chat.add_argument("--voice", help="voice to speak with (default: the model's own)")
 
 
 def _add_encode(commands: Commands) -> None:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from engine.api import EngineLimits
 from realtime.argument_groups import FORMATS
-from realtime.arguments import OWN_SERVER, build_parser
+from realtime.arguments import LLM_KEY_VARIABLES, OWN_SERVER, build_parser
 from realtime.failure import FAILED, INTERRUPTED, MISUSED, CommandFailed
 from realtime.settings import KEYS_VARIABLE, Settings, SettingsError, check_binding, read_settings
 
@@ -122,6 +122,26 @@ def _say(args: argparse.Namespace) -> int:
     if sys.stdin.isatty() and not args.quiet:
         print("parley: what you type is spoken, line by line; Ctrl-D ends", file=sys.stderr)
     return say(options, read_deltas(sys.stdin.fileno()), sys.stderr)
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from realtime.bench import live_url
+    from realtime.chat import SYSTEM, ChatOptions, chat
+    from realtime.keyboard import Keyboard
+
+    keys = [args.llm_key, *(os.environ.get(name) for name in LLM_KEY_VARIABLES)]
+    options = ChatOptions(
+        url=live_url(args.url),
+        key=_key(args),
+        voice=args.voice,
+        llm_url=args.llm,
+        llm_model=args.llm_model,
+        llm_key=next((key for key in keys if key), None),
+        system=_unicode(args.system) if args.system is not None else SYSTEM,
+        output=args.output,
+        play=args.play,
+    )
+    return chat(options, Keyboard(sys.stdin.fileno()), sys.stdout)
 
 
 def _encode(args: argparse.Namespace) -> int:
@@ -419,6 +439,7 @@ class _LogLine(logging.Formatter):
 _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "serve": _serve,
     "say": _say,
+    "chat": _chat,
     "encode": _encode,
     "generate": _generate,
     "decode": _decode,

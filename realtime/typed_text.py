@@ -20,7 +20,7 @@ async def read_deltas(fd: int) -> AsyncIterator[str]:
     """The deltas of a file descriptor until its end; what is no UTF-8 becomes U+FFFD."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
-        await _until_readable(fd)
+        await until_readable(fd)
         data = os.read(fd, READ_BYTES)
         if text := decoder.decode(data, final=not data):
             yield text
@@ -28,7 +28,8 @@ async def read_deltas(fd: int) -> AsyncIterator[str]:
             return
 
 
-async def _until_readable(fd: int) -> None:
+async def until_readable(fd: int) -> None:
+    """Wait until reading would not. Files never make anybody wait."""
     try:
         await anyio.wait_readable(fd)
     except PermissionError:  # epoll's word for a file or a device that never makes anybody wait
