@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MB = 1_000_000
+CURVES, SAMPLES = Path("engine/train/curves"), Path("web-demo/samples")
 
 
 def names(wheel: zipfile.ZipFile) -> set[str]:
@@ -23,9 +24,10 @@ def names(wheel: zipfile.ZipFile) -> set[str]:
 
 
 def sources(folder: str) -> set[str]:
-    """Files of a folder of the checkout, relative to it."""
-    found = (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {str(path.relative_to(ROOT / folder)) for path in found}
+    """Files of a folder of the checkout, relative to it, without what only the documentation shows."""
+    files = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
+    found = {path for path in files if "__pycache__" not in path.parts and not path.is_relative_to(CURVES)}
+    return {str(path.relative_to(folder)) for path in found if not path.is_relative_to(SAMPLES)}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ def test_the_wheel_has_nothing_foreign_and_nothing_large(wheel: zipfile.ZipFile)
         name for name in names(wheel) if not re.match(r"(engine|protocol|realtime|parley-[^/]+\.dist-info)/", name)
     }
     assert not foreign
+    assert not any("/curves/" in name or "/samples/" in name for name in names(wheel))
     assert sum(info.file_size for info in wheel.infolist()) < 30 * MB
     weights = [
         info.file_size for info in wheel.infolist() if re.fullmatch(r"engine/mini/.*\.(safetensors|pth)", info.filename)
