@@ -63,8 +63,10 @@ async def test_the_first_key_is_noticed_and_begins_the_next_line(terminal: tuple
 async def test_ctrl_d_ends_also_where_single_keys_are_noticed(terminal: tuple[Keyboard, int]) -> None:
     keyboard, person = terminal
     with anyio.fail_after(5):
-        os.write(person, b"\x04")
-        await keyboard.key()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keyboard.key)
+            await anyio.wait_all_tasks_blocked()
+            os.write(person, b"\x04")
         assert await keyboard.line() is None
 
 
