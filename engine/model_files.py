@@ -45,6 +45,7 @@ def wanted_names(names: set[str]) -> list[str]:
     """Of a repository's files, the ones that the engine reads, and the licence."""
     weights, codec, _ = _weights_of(names)
     texts = {"config.json", "codec.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+    texts |= {"alignment.json"}  # which heads follow the text, where somebody has asked
     licences = {name for name in names if "/" not in name and name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))}
     return sorted(names & (texts | weights | codec) | licences)
 

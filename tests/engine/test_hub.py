@@ -86,6 +86,11 @@ def test_a_repository_becomes_a_folder_with_the_files_that_the_engine_reads_and_
     assert model.commit == hub.repos[REPO].refs["main"]
 
 
+def test_where_a_repository_says_which_heads_follow_the_text_that_is_fetched_too(hub: Hub, cache: Path) -> None:
+    hub.publish(REPO, FILES | {"alignment.json": HubFile(b"{}")})
+    assert (fetch(hub, cache).folder / "alignment.json").is_file()
+
+
 def test_a_second_resolve_fetches_nothing(hub: Hub, cache: Path) -> None:
     first = fetch(hub, cache)
     hub.requests.clear()
