@@ -1,7 +1,8 @@
 """How loud speech is, as ears weigh it, and speech made louder or softer without ever leaving full scale.
 
-Knows samples, a rate and a gain. Does not know packets, turns or voices. Nothing here follows the speech and evens it out: a turn is as
-loud as the model made it, and a turn after it continues from there because the model continues its own speech. A whisper stays one.
+Knows samples, a rate and a gain. Does not know packets or turns. Nothing here follows speech and evens it out: a turn is as loud as the
+model made it (eight conversations of twelve turns with the mini: standard deviation 0.5 to 0.9 LU, no drift), and a whisper stays one.
+What jumped was a change of voice, by as much as the recordings differed; so those are brought to one loudness before they are encoded.
 
 Source: ITU-R BS.1770-4 for loudness (its filters as analogue prototypes, so that they fit any rate).
 """
@@ -25,6 +26,10 @@ RELEASE_DB_S = 60.0  # back up after a peak: between two periods of a low voice 
 _BLOCK_S, _STEP_S = 0.4, 0.1
 _ABSOLUTE_GATE, _RELATIVE_GATE = -70.0, -10.0  # LUFS; LU
 SILENT_LUFS = -70.0
+
+# Of every recording that a voice is made of. A model speaks as loud as its reference: recordings at -21, -33 and -45 LUFS made the mini
+# speak at -24, -33 and -46. -23 is what broadcasters agreed on (EBU R 128), and what Fish Audio's tools bring training data to.
+REFERENCE_LUFS = -23.0
 
 
 class Volume:
@@ -81,6 +86,8 @@ class Volume:
 
 def loudness_lufs(samples: npt.NDArray[np.floating], rate: int) -> float:
     """Integrated loudness of a recording, mono, gated; SILENT_LUFS where nothing is above the gate."""
+    if not len(samples):
+        return SILENT_LUFS
     size = 1 << (len(samples) + rate // 4).bit_length()  # the filters ring for less than 0.25 s
     weights = _weights(np.fft.rfftfreq(size, 1 / rate).astype(np.float64), rate)
     heard = np.fft.irfft(np.fft.rfft(samples.astype(np.float64), size) * weights, size)[: len(samples)]
@@ -92,6 +99,14 @@ def loudness_lufs(samples: npt.NDArray[np.floating], rate: int) -> float:
         return SILENT_LUFS
     powers = powers[_lufs(powers) > float(_lufs(np.mean(powers))) + _RELATIVE_GATE]
     return float(_lufs(np.mean(powers)))
+
+
+def at_loudness(samples: Samples, rate: int, lufs: float = REFERENCE_LUFS) -> Samples:
+    """A recording brought to a loudness by one gain; less loud where its peaks would pass the ceiling. Silence stays as it is."""
+    loudness, peak = loudness_lufs(samples, rate), float(np.max(np.abs(samples), initial=0.0))
+    if loudness <= SILENT_LUFS or not peak:
+        return samples
+    return samples * np.float32(min(10 ** ((lufs - loudness) / 20), CEILING / peak))
 
 
 def _lufs(power: npt.NDArray[np.float64] | np.floating) -> npt.NDArray[np.float64]:

@@ -7,7 +7,8 @@ stands for input sample i * speed, give or take `MAX_SHIFT_S` and a block, and n
 
 Beyond plain WSOLA: fades are evened out by how alike their two sides are (a fade between unlike noises would sink by 3 dB a hundred times
 a second), places in noise are drawn instead of searched where input is used more than once (the likeliest place repeats and buzzes), and
-a burst is not played twice if that can be helped.
+a burst is not played twice: the input is followed for up to 30 ms more until there is a place behind it. (At half speed and below a closure
+of less than 20 ms can still be heard twice.)
 
 Source: W. Verhelst, M. Roelands, "An overlap-add technique based on waveform similarity (WSOLA)", ICASSP 1993.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, sqrt
+from random import Random
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +29,11 @@ MIN_SPEED, MAX_SPEED = 0.25, 4.0  # the protocol's; at 4 a stop consonant of 40 
 BLOCK_S = 0.010  # written at once and faded over; shorter fades roughen low voices, longer ones smear and double bursts
 MAX_SHIFT_S = 0.009  # to either side: the range holds one period of any voice above 55 Hz. Wider costs delay and blurs the time map
 CONTEXT_S = 0.010  # before a fade that must be alike too: with the fade itself two periods of 100 Hz, and no delay
-COARSE_HZ = 5500  # the search runs at about this rate first: a pitch period and two formants are there, at 1/16 of the cost (44.1 kHz)
 MAX_HOLD_S = (
     0.030  # further ahead where going back would play an onset twice: so much at speed 0.25, and we are past it
 )
 ONSET_DB = 12.0  # a change of level that is one; noise differs by 3 dB from one 5 ms to the next, a stop's burst by 20 and more
 FLOOR_POWER = 1e-6  # -60 dB of full scale: below, differences of level are not heard
-DRAWS = 6  # places tried in noise
 NOISE_LIKENESS = (
     0.5  # best correlation below this: nothing periodic. Voiced speech finds 0.8 and more, fricatives 0.1 to 0.4
 )
@@ -47,16 +47,14 @@ class _Sizes:
     shift: int
     hold: int
     context: int
-    coarse: int  # samples of the input that are one of the search
 
 
 def _sizes(rate: int) -> _Sizes:
     return _Sizes(
-        block=round(BLOCK_S * rate),
+        block=ceil(BLOCK_S * rate),  # so that two blocks are a packet of 20 ms at any rate
         shift=round(MAX_SHIFT_S * rate),
         hold=round(MAX_HOLD_S * rate),
         context=round(CONTEXT_S * rate),
-        coarse=max(1, round(rate / COARSE_HZ)),
     )
 
 
@@ -75,10 +73,11 @@ class TimeStretch:
         self._rise = ((np.arange(size.block) + 0.5) / size.block).astype(np.float32)
         self._rise = (np.sin(self._rise * np.float32(np.pi / 2)) ** 2).astype(np.float32)
         self._hop = size.block * speed  # input a block stands for
+        self._draw = Random(0).random  # the same in every run
         self._blocks = 0  # written
         self._follow = 0  # input sample that follows the last one written
         # Input that may still be needed, from input sample _origin on. Before the stream there is silence.
-        self._origin = -size.context - size.coarse
+        self._origin = -size.context
         self._held: Samples = np.zeros(-self._origin, np.float32)
         self._n_in = 0
         self._n_out = 0
@@ -92,7 +91,7 @@ class TimeStretch:
     def finish(self) -> Samples:
         """The rest, so that all output is round(n_in / speed) samples. Nothing may be pushed afterwards."""
         missing = round(self._n_in / self._speed) - self._n_out
-        if missing <= 0:
+        if not missing:
             return np.zeros(0, np.float32)
         size = self._sizes
         blocks = ceil(missing / size.block)
@@ -107,11 +106,12 @@ class TimeStretch:
             # The middle of the block stands where the middle of its input stood.
             place = max(0, round(self._blocks * self._hop + (self._hop - size.block) / 2))
             latest = place + size.shift
-            if max(latest, self._follow) + size.block + size.coarse > known:
+            # Nothing stands for input that has not come: the stream may end there.
+            if max(latest + size.block, self._follow + size.block, (self._blocks + 1) * self._hop) > known:
                 break
             written.append(self._block(place))
             self._blocks += 1
-        first = min(self._follow, max(0, place - size.shift)) - size.context - size.coarse
+        first = min(self._follow, max(0, place - size.shift)) - size.context
         if first > self._origin:
             self._held = self._held[first - self._origin :].copy()
             self._origin = first
@@ -128,10 +128,11 @@ class TimeStretch:
             return after
         start, likeness = self._most_alike(follow, max(0, place - size.shift), place + size.shift)
         if likeness < NOISE_LIKENESS and self._speed < 1:
-            start, fits = self._drawn(follow, place)
-            if not fits and abs(follow - place) <= size.shift + size.hold:
+            drawn = self._drawn(follow, place)
+            if drawn is None and abs(follow - place) <= size.shift + size.hold:
                 self._follow = follow + size.block
                 return after
+            start = start if drawn is None else drawn
             likeness = _likeness(after, self._input(start, size.block))
         self._follow = start + size.block
         return self._fade(after, self._input(start, size.block), likeness)
@@ -145,25 +146,21 @@ class TimeStretch:
         faded: Samples = (before * fall + after * rise) / np.sqrt(power)
         return faded
 
-    def _drawn(self, follow: int, place: int) -> tuple[int, bool]:
-        """A place in noise near enough: the first of some draws, different every time and the same in every run, that fits.
+    def _drawn(self, follow: int, place: int) -> int | None:
+        """A place in noise near enough, different every time and the same in every run, from where the level stays about the same.
 
-        Returns it and whether it does: whether the level stays about the same from there to the end of the fade. Else something would be
-        heard twice that is not noise: the end of a sound, or its beginning.
+        To the end of the fade, that is. Where it does not, something would be heard twice that is not noise: the end of a sound, or its
+        beginning. None: there is no such place.
         """
-        size, start = self._sizes, place
-        first = max(0, place - size.shift)
+        size = self._sizes
+        first, last, end = max(0, place - size.shift), place + size.shift, follow + size.block
         part = size.block // 4
-        parts = (follow + size.block - first) // part
-        levels_db = self._levels_db(follow + size.block - parts * part, parts)[::-1]  # backwards in time
+        parts = (end - first) // part
+        levels_db = self._levels_db(end - parts * part, parts)[::-1]  # backwards in time
         spread_db = np.maximum.accumulate(levels_db) - np.minimum.accumulate(levels_db)
-        for draw in range(DRAWS):
-            # Golden ratio: consecutive draws lie far apart.
-            share = ((self._blocks * DRAWS + draw) * 0.6180339887498949) % 1.0
-            start = first + round(share * (place + size.shift - first))
-            if spread_db[min(parts - 1, (follow + size.block - start) // part)] <= ONSET_DB:
-                return start, True
-        return start, False
+        fitting = int(np.searchsorted(spread_db, ONSET_DB, side="right"))  # parts before the end; the spread only grows
+        first = max(first, end - fitting * part)
+        return first + round(self._draw() * (last - first)) if first <= last else None
 
     def _levels_db(self, start: int, parts: int) -> npt.NDArray[np.float64]:
         """Of so many quarters of a block, from input sample `start` on."""
@@ -174,29 +171,12 @@ class TimeStretch:
 
     def _most_alike(self, follow: int, first: int, last: int) -> tuple[int, float]:
         """Where in first..last input goes on most like it does at `follow`, and how alike that is, -1 to 1."""
-        size, coarse = self._sizes, self._sizes.coarse
-        length = (size.context + size.block) // coarse
-        pattern = self._coarse(follow - size.context, length)
-        searched = self._coarse(first - size.context, length + (last - first) // coarse)
-        best = int(np.argmax(_likenesses(pattern, searched)))
-        # The neighbours at full rate. Both ends of the range are reachable: last - first may not be a multiple.
-        centre = first + best * coarse
-        low, high = max(first, centre - coarse), min(last, centre + coarse)
-        exact = _likenesses(
-            self._input(follow - size.context, size.context + size.block),
-            self._input(low - size.context, size.context + size.block + high - low),
-        )
-        best = int(np.argmax(exact))
-        return low + best, float(exact[best])
-
-    def _coarse(self, start: int, length: int) -> Samples:
-        """`length` sums of `coarse` consecutive samples from input sample `start` on."""
-        coarse = self._sizes.coarse
-        samples = self._input(start, length * coarse)
-        total = samples[::coarse].copy()
-        for offset in range(1, coarse):
-            total += samples[offset::coarse]
-        return total
+        size = self._sizes
+        length = size.context + size.block
+        pattern = self._input(follow - size.context, length)
+        likenesses = _likenesses(pattern, self._input(first - size.context, length + last - first))
+        best = int(np.argmax(likenesses))
+        return first + best, float(likenesses[best])
 
     def _input(self, start: int, length: int) -> Samples:
         at = start - self._origin
@@ -206,7 +186,9 @@ class TimeStretch:
 
 def _likenesses(pattern: Samples, searched: Samples) -> npt.NDArray[np.float64]:
     """Normalised correlation of the pattern with every stretch of its length in `searched`; 0 where either is silent."""
-    products = np.correlate(searched, pattern, "valid").astype(np.float64)
+    size = 1 << (len(searched) - 1).bit_length()  # what wraps around falls on places where the pattern does not fit
+    spectrum = np.fft.rfft(searched.astype(np.float64), size) * np.fft.rfft(pattern.astype(np.float64), size).conj()
+    products = np.fft.irfft(spectrum, size)[: len(searched) - len(pattern) + 1]
     sums = np.concatenate((np.zeros(1), np.cumsum(searched.astype(np.float64) ** 2)))
     powers = sums[len(pattern) :] - sums[: -len(pattern)]
     own = float(np.sum(pattern.astype(np.float64) ** 2))

@@ -286,3 +286,53 @@ output = AudioOutput(22050, OutputFormat(AudioCodec.MULAW, 8000))
 assert output.push(np.zeros(1024, np.float32)) and output.finish()[-1].last
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def spoken_at(speed: float, volume_db: float, fmt: OutputFormat, sizes: list[int]) -> list[AudioPacket]:
+    output, packets, at, turn = AudioOutput(22050, fmt, speed, volume_db), [], 0, 0
+    samples = voice(30000, 22050)
+    while at < len(samples):
+        size = sizes[turn % len(sizes)]
+        packets += output.push(samples[at : at + size])
+        at, turn = at + size, turn + 1
+    return packets + output.finish()
+
+
+@every_format
+@pytest.mark.parametrize("speed", [0.25, 0.9, 4.0])
+def test_a_faster_or_slower_turn_is_exact_in_length_and_position(speed: float, fmt: OutputFormat) -> None:
+    packets = spoken_at(speed, 6.0, fmt, [1024])
+    assert packets[0].position == 0
+    assert all(before.position + before.samples == after.position for before, after in pairwise(packets))
+    stretched = round(30000 / speed)
+    assert packets[-1].position + packets[-1].samples == -(-stretched * fmt.rate // 22050)
+    assert [packet.last for packet in packets] == [False] * (len(packets) - 1) + [True]
+
+
+@given(sizes=st.lists(st.integers(1, 4000), min_size=1, max_size=5), speed=st.sampled_from((0.5, 1.0, 1.7)))
+@settings(max_examples=20, deadline=None)
+def test_speed_and_volume_do_not_show_the_pieces(sizes: list[int], speed: float) -> None:
+    fmt = OutputFormat(AudioCodec.PCM_S16LE, 24000)
+    assert payloads(spoken_at(speed, 9.0, fmt, sizes)) == payloads(spoken_at(speed, 9.0, fmt, [1024]))
+
+
+def test_the_two_times_of_a_turn_are_each_other_s_inverse() -> None:
+    output = AudioOutput(22050, OutputFormat(AudioCodec.PCM_S16LE, 22050), speed=1.6)
+    assert output.output_ms(1600.0) == 1000.0
+    assert output.generated_ms(1000.0) == 1600.0
+
+
+def test_a_packet_says_how_loud_it_is() -> None:
+    fmt = OutputFormat(AudioCodec.PCM_S16LE, 22050)
+    sine = (0.1 * np.sqrt(2) * np.sin(2 * np.pi * 500 * np.arange(22050) / 22050)).astype(np.float32)
+    output = AudioOutput(22050, fmt, volume_db=-10.0)
+    assert {round(packet.level_db) for packet in output.push(sine)} == {-30}
+    silent = AudioOutput(22050, fmt)
+    assert {packet.level_db for packet in silent.push(np.zeros(22050, np.float32))} == {-100.0}
+
+
+def test_a_speed_or_volume_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="speed"):
+        AudioOutput(22050, OutputFormat(AudioCodec.PCM_S16LE, 22050), speed=5.0)
+    with pytest.raises(ValueError, match="volume_db"):
+        AudioOutput(22050, OutputFormat(AudioCodec.PCM_S16LE, 22050), volume_db=21.0)

@@ -145,3 +145,19 @@ def test_our_decoder_gives_back_what_our_encoder_took() -> None:
 def test_a_broken_packet_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="broken Opus packet of 3 bytes"):
         OpusDecoder().decode(b"\xff\xff\xff")
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000])
+def test_a_decoder_gives_the_rate_that_is_asked_for(rate: int) -> None:
+    encoder, decoder = OpusEncoder(20), OpusDecoder(rate)
+    tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(48000) / 48000)).astype(np.float32)
+    heard = np.concatenate([decoder.decode(packet) for packet in encode(encoder, tone)])
+    assert len(heard) == rate
+    spectrum = np.abs(np.fft.rfft(heard * np.hanning(rate)))
+    assert np.argmax(spectrum) == 440
+
+
+def test_the_longest_packet_there_is_can_be_decoded() -> None:
+    encoder = importlib.import_module("opuslib").Encoder(48000, 1, "audio")
+    packet = encoder.encode_float(voice(0.12).tobytes(), 5760)
+    assert len(OpusDecoder(16000).decode(packet)) == 1920
