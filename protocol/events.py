@@ -260,6 +260,7 @@ class ContextUpdated(AnswerBase):
     turns: Count = Field(description="Turns it holds.")
     audio_s: Annotated[float, Field(ge=0)] = Field(description="Seconds of heard speech it holds.")
     text_chars: Count = Field(description="Code points of heard text it holds.")
+    messages: Count = Field(default=0, description="Messages of context.append it holds.")
     used: bool | None = Field(
         default=None, description="Answer to context.append: whether the words condition how the next turns are spoken."
     )

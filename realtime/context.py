@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from engine.api import Conversation, SpokenSegment
+from protocol.commands import Role
 
 KEEP = 0.6  # share of the budget left after dropping: what remains is prefilled anew, so dropping must be rare
 
@@ -30,6 +31,14 @@ class HeardTurn:
     segments: tuple[HeardSegment, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What somebody else said, or the agent was told."""
+
+    role: Role
+    text: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
     """Immutable. Turns are in the order in which they spoke."""
@@ -38,6 +47,7 @@ class Context:
     max_s: float
     max_turns: int
     turns: tuple[HeardTurn, ...] = ()
+    said: tuple[Said, ...] = ()  # by others, in order: a record, which no checkpoint of today is conditioned on
 
     @property
     def audio_s(self) -> float:
@@ -50,20 +60,30 @@ class Context:
         return sum(segment.chars for turn in self.turns for segment in turn.segments)
 
     def heard(self, turn: HeardTurn) -> Context:
-        """With `turn` at its end, or in place of what was known of the same turn; without it if nothing of it was heard."""
+        """With `turn` in its place, or in place of what was known of the same turn; without it if nothing of it was heard."""
         if any(known.n == turn.n for known in self.turns):
             turns = tuple(turn if known.n == turn.n else known for known in self.turns)
         else:
-            turns = (*self.turns, turn)
+            turns = tuple(sorted((*self.turns, turn), key=lambda known: known.n))
         return replace(self, turns=tuple(known for known in turns if known.segments))._within_budget()
 
     def limited(self, max_s: float, max_turns: int) -> Context:
         """With another budget."""
         return replace(self, max_s=max_s, max_turns=max_turns)._within_budget()
 
+    def told(self, said: Said, max_chars: int) -> Context:
+        """With what somebody else said; of it all the newest that are within so many code points."""
+        kept, chars = list[Said](), 0
+        for known in reversed((*self.said, said)):
+            chars += len(known.text)
+            if chars > max_chars:
+                break
+            kept.insert(0, known)
+        return replace(self, said=tuple(kept))
+
     def cleared(self) -> Context:
         """Without anything."""
-        return replace(self, turns=())
+        return replace(self, turns=(), said=())
 
     def conversation(self, conversation_id: str) -> Conversation:
         """As the engine takes it."""

@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from engine.api import Busy, Engine, EngineDied, EngineError, SynthesisFailed
+from engine.api import Busy, Engine, EngineDied, EngineError, SynthesisFailed, Voice
 from protocol.connection import encode_event
 from protocol.errors import ErrorCode, ProtocolError
-from protocol.events import ErrorEvent, Heard, HeardSource, Status
+from protocol.events import ContextUpdated, ErrorEvent, Event, Heard, HeardSource, Status, TurnPlayed
 from realtime.context import Context
 from realtime.outbox import Outbox
+from realtime.playout import PlayClock
 from realtime.speech import Speech
 from realtime.turn import Played, Turn
+
+REMEMBERED = 16  # turns that are over, while no later one sounds: a client that starts and cancels without end
 
 
 class Floor:
@@ -30,9 +33,11 @@ class Floor:
         outbox: Outbox,
         context: Context,
         admission_timeout_s: float,
+        pause_ttl_s: float,
         spawn: Callable[[Turn, Speech], None],
-        ended: Callable[[Turn, Status], None],
+        ended: Callable[[Turn, bool], None],
     ) -> None:
+        """`ended` is also told whether it was the server that ended the turn, by itself and before all was spoken."""
         self.context = context  # what was heard, of turns that are over
         self.turns: list[Turn] = []  # that live, in the order in which they speak
         self._rate = 1.0  # how fast the last turn was spoken
@@ -40,18 +45,19 @@ class Floor:
         self._engine = engine
         self._outbox = outbox
         self._admission_timeout_s = admission_timeout_s
+        self._pause_ttl_s = pause_ttl_s
         self._spawn = spawn
         self._ended = ended
-        self._played: list[Turn] = []  # over, and perhaps still being heard; the newest stays until the next is over
-        self._silenced: set[int] = (
-            set()
-        )  # of those, the numbers of the ones that a client cut: their clocks mean nothing any more
+        self._over: list[
+            Turn
+        ] = []  # that are over, and still heard or the newest: what was heard of them may turn out otherwise
+        self._unplayed: list[Turn] = []  # completed, and the listener has not come to the end
+        self._forgotten = 0  # turns up to this number are not remembered, whatever becomes known of them
 
     @property
     def silent_at(self) -> float:
-        """When the listener will have heard what was sent; minus infinity: has."""
-        clocks = (turn.clock for turn in self._played if turn.n not in self._silenced)
-        return max((clock.ends_at for clock in clocks if clock is not None), default=-math.inf)
+        """When the listener will have heard what was sent; minus infinity: has. Infinity: not as it stands."""
+        return max((clock.ends_at for turn in self._over if (clock := turn.clock) is not None), default=-math.inf)
 
     @property
     def waits_for_writer(self) -> bool:
@@ -61,47 +67,62 @@ class Floor:
     def add(self, turn: Turn) -> None:
         """Put a turn behind the others, and have the engine ready for it."""
         if not self.turns:
-            self._prepare(turn)
+            self.prepare(turn.options.voice)
         self.turns.append(turn)
 
     def speaking(self, now: float) -> Turn | None:
         """The turn that the listener hears, or will hear next; it may be over."""
-        for turn in self._played:
-            if turn.n not in self._silenced and turn.clock is not None and now < turn.clock.ends_at:
+        for turn in self._over:
+            if turn.clock is not None and now < turn.clock.ends_at:
                 return turn
         return self.turns[0] if self.turns else None
 
     def last_played(self) -> Turn | None:
         """The newest turn that is over but was sent: who tells how much of it was played may cut it late."""
-        return self._played[-1] if self._played else None
+        return next((turn for turn in reversed(self._over) if turn.clock is not None), None)
 
     def find(self, turn_id: str) -> Turn | None:
-        """A turn that can be cancelled."""
-        return next((turn for turn in (*self._played, *self.turns) if turn.id == turn_id), None)
+        """A turn that lives, or of which it may still become known how much was heard."""
+        return next((turn for turn in (*self._over, *self.turns) if turn.id == turn_id), None)
+
+    def paused(self) -> Turn | None:
+        """The turn that is paused."""
+        return next((turn for turn in (*self._over, *self.turns) if turn.paused_at is not None), None)
 
     def since(self, first: Turn) -> list[Turn]:
         """`first` and the turns that speak after it."""
-        return [turn for turn in (*self._played, *self.turns) if turn.n >= first.n]
+        return [turn for turn in (*self._over, *self.turns) if turn.n >= first.n]
+
+    def too_late(self, turn: Turn) -> bool:
+        """Whether a later turn has begun to sound, so that what was heard of this one is settled."""
+        return any(later.started for later in (*self._over, *self.turns) if later.n > turn.n)
 
     def advance(self, now: float) -> None:
         """Do everything that has become possible."""
+        paused = self.paused()
+        if paused is not None and now >= self._pause_ends_at(paused):
+            self.interrupt(self.since(paused), "pause_ttl", None, now, by_server=True)
         while True:
             for turn in self.turns:
                 turn.take_text(now)
             while self._admit(now):
                 pass
             if not self.turns:
-                return
+                break
             head = self.turns[0]
-            head.release(now, self.silent_at)
+            head.release(now, self._before())
             if not head.delivered:
-                return
+                break
             self._end(head, Status.COMPLETED, None, None, now, None)
+        self._tell_progress(now)
 
     def deadline(self, now: float) -> float:
         """When `advance` could do more if nothing else happens; infinity: something else must."""
         times = [turn.text_deadline(now) for turn in self.turns]
         times += [turn.retry_at for turn in self.turns if turn.refused_since is not None and turn.wants_speech]
+        times += [turn.mark_at() for turn in (*self._over, *self.turns)]
+        times += [turn.clock.ends_at for turn in self._unplayed if turn.clock is not None]
+        times += [self._pause_ends_at(turn) for turn in (*self._over, *self.turns) if turn.paused_at is not None]
         if self.turns:
             times.append(self.turns[0].release_at())
         return min(times, default=math.inf)
@@ -111,35 +132,87 @@ class Floor:
         if turn.speech is speech and not turn.over:
             self._fail(turn, error, now)
 
-    def cancel(self, turn: Turn, reason: str, played_ms: float | None, now: float, event_id: str | None = None) -> None:
-        """Interrupt a turn that lives."""
-        self._end(turn, Status.CANCELLED, reason, turn.played(played_ms, now), now, event_id)
+    def interrupt(
+        self,
+        turns: list[Turn],
+        reason: str,
+        played_ms: float | None,
+        now: float,
+        event_id: str | None = None,
+        *,
+        by_server: bool = False,
+    ) -> None:
+        """End `turns`, the first of which was heard up to `played_ms`; None leaves it to the clock. Those that are over are cut."""
+        for turn in turns:
+            if not turn.over:
+                played = turn.played(played_ms, now)
+                self._end(turn, Status.CANCELLED, reason, played, now, event_id, by_server=by_server)
+            elif (heard := self.cut(turn, played_ms, now)) is not None:
+                self.tell_context(event_id, turn, heard)
+            played_ms = None if played_ms is None else 0.0  # whoever stopped in one turn did not hear the next
 
     def cut(self, turn: Turn, played_ms: float | None, now: float) -> Heard | None:
         """Cut a turn that is over but was not heard to its end. None: there is nothing to cut.
 
-        Its clock decides once; after that, as after its end, only a client that says how much was played.
+        Its clock decides once; after that, as after its end, only a client that says how much was played, until a later turn sounds.
         """
         clock = turn.clock
-        if played_ms is None and (turn.n in self._silenced or clock is None or now >= clock.ends_at):
+        if (clock is None or now >= clock.ends_at) and (played_ms is None or self.too_late(turn)):
             return None
-        self._silenced.add(turn.n)
         played = turn.played(played_ms, now)
-        cut = turn.cut(played)
-        self.context = self.context.heard(turn.kept(cut))
-        self._regenerate(turn.n)
+        cut = turn.recut(played)
+        if clock is not None:
+            clock.stop(now)
+        self._unplayed = [known for known in self._unplayed if known is not turn]
+        if turn.n > self._forgotten:
+            self.context = self.context.heard(turn.kept(cut))
+            self._regenerate(turn.n)
         return turn.heard(cut, played)
 
     def forget(self) -> None:
         """Start the history anew. What is heard goes on; what is not yet heard is generated again, without the past."""
         self.context = self.context.cleared()
-        self._played = []
-        self._silenced.clear()
+        self._forgotten = max((turn.n for turn in self._over), default=self._forgotten)
         self._regenerate(0)
 
-    def _prepare(self, turn: Turn) -> None:
+    def prepare(self, voice: Voice) -> None:
         """Have voice and history computed while nobody waits for it: all of it again after old segments were dropped."""
-        self._engine.prefetch(self.context.conversation(self._conversation_id), turn.options.voice)
+        self._engine.prefetch(self.context.conversation(self._conversation_id), voice)
+
+    def tell_context(
+        self, event_id: str | None, turn: Turn | None = None, heard: Heard | None = None, used: bool | None = None
+    ) -> None:
+        """Say what is remembered now."""
+        context = self.context
+        event = ContextUpdated(
+            turns=len(context.turns),
+            audio_s=round(context.audio_s, 3),
+            text_chars=context.text_chars,
+            messages=len(context.said),
+            turn=turn.id if turn is not None else None,
+            heard=heard,
+            used=used,
+            event_id=event_id,
+        )
+        self._emit(event)
+
+    def _before(self) -> PlayClock | None:
+        """The clock that the next turn to sound is heard behind."""
+        clocks = (turn.clock for turn in reversed(self._over))
+        return next((clock for clock in clocks if clock is not None and not clock.stopped), None)
+
+    def _pause_ends_at(self, turn: Turn) -> float:
+        assert turn.paused_at is not None, "only a turn that is paused can be so for too long"
+        return turn.paused_at + self._pause_ttl_s
+
+    def _tell_progress(self, now: float) -> None:
+        """Say which marks and ends the listener has come to."""
+        for turn in (*self._over, *self.turns):
+            turn.tell_marks(now)
+        for turn in list(self._unplayed):
+            if turn.clock is not None and now >= turn.clock.ends_at:
+                self._unplayed.remove(turn)
+                self._emit(TurnPlayed(turn=turn.id, ms=round(turn.clock.played_ms(now))))
 
     def _admit(self, now: float) -> bool:
         """Find the next turn to be generated a place in the engine. True: it failed, and there may be another."""
@@ -166,33 +239,50 @@ class Floor:
     def _fail(self, turn: Turn, error: EngineError, now: float) -> None:
         """The server's fault ends a turn: an error that says why, then its turn.done. What was sent will be heard."""
         told = _told(error, turn.id)
-        self._outbox.event(encode_event(ErrorEvent.of(told)))
+        self._emit(ErrorEvent.of(told))
         played = Played(turn.sent_ms, HeardSource.CLOCK if turn.sent_ms else HeardSource.NONE)
-        self._end(turn, Status.FAILED, told.code.value, played, now, None)
+        self._end(turn, Status.FAILED, told.code.value, played, now, None, by_server=True)
 
     def _end(
-        self, turn: Turn, status: Status, reason: str | None, played: Played | None, now: float, event_id: str | None
+        self,
+        turn: Turn,
+        status: Status,
+        reason: str | None,
+        played: Played | None,
+        now: float,
+        event_id: str | None,
+        *,
+        by_server: bool = False,
     ) -> None:
         self.turns.remove(turn)
         if turn.speech is not None:
             self._rate = turn.speech.utterance.timeline.rate
         cut = turn.close(status, reason, played, event_id)
         self.context = self.context.heard(turn.kept(cut))
-        if status is not Status.CANCELLED:
-            still = [known for known in self._played if known.clock is not None and now < known.clock.ends_at]
-            self._played = [*still, turn]
-            self._silenced &= {known.n for known in self._played}
+        if turn.clock is not None and status is Status.CANCELLED:
+            turn.clock.stop(now)
+        elif turn.clock is not None and turn.clock.paced and status is Status.COMPLETED:
+            self._unplayed.append(turn)
+        still = [known for known in self._over if self._matters(known, now)]
+        self._over = [*still[-REMEMBERED:], turn]
         if not self.turns:
-            self._prepare(turn)
+            self.prepare(turn.options.voice)
         if status is not Status.COMPLETED:
             self._regenerate(turn.n)
-        self._ended(turn, status)
+        self._ended(turn, by_server)
+
+    def _matters(self, turn: Turn, now: float) -> bool:
+        """Whether it may still become known how much of it was heard."""
+        return (turn.clock is not None and now < turn.clock.ends_at) or not self.too_late(turn)
 
     def _regenerate(self, n: int) -> None:
         """The history before the turns after number `n` has changed: generate anew what nobody has heard of yet."""
         for turn in self.turns:
             if turn.n > n and not turn.started:
                 turn.withdraw_speech()
+
+    def _emit(self, event: Event) -> None:
+        self._outbox.event(encode_event(event))
 
 
 def _told(error: EngineError, turn_id: str) -> ProtocolError:

@@ -5,6 +5,8 @@ Knows voices, output formats and sampling on both sides of the wire. Does not kn
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Final
 
 from engine.api import ModelInfo, SamplingParams, Voice
@@ -24,10 +26,13 @@ from protocol.config import (
 from protocol.errors import ErrorCode, ProtocolError, quoted
 from realtime.audio import AudioCodec, AudioOutput, OutputFormat
 from realtime.opus import OpusUnavailable
-from realtime.turn import TurnOptions
+from realtime.turn_options import TurnOptions
 from realtime.voices import VoiceNotFound, VoiceStore, VoiceUnusable
 
-_NOT_BUILT: Final = ("voices", "speed", "volume_db", "normalize", "language", "lexicon")  # fields of commands
+_NOT_BUILT: Final = ("normalize", "language", "lexicon")  # fields of commands
+
+
+_SPEAKER_TOKEN: Final = re.compile(r"<\|speaker:\d+\|>")
 
 
 def refuse_what_is_not_built(command: Command) -> None:
@@ -67,7 +72,7 @@ def pre_skip(fmt: OutputFormat, info: ModelInfo) -> int:
         raise ProtocolError(ErrorCode.UNSUPPORTED, str(error), param="audio.output.format") from error
 
 
-def find_voice(voices: VoiceStore, name: str | None) -> Voice:
+def find_voice(voices: VoiceStore, name: str | None, param: str = "voice") -> Voice:
     """Raises ProtocolError `voice_not_found`."""
     try:
         return voices.get(name)
@@ -77,7 +82,22 @@ def find_voice(voices: VoiceStore, name: str | None) -> Voice:
             if isinstance(error, VoiceUnusable)
             else f"no voice {quoted(name)}"
         )
-        raise ProtocolError(ErrorCode.VOICE_NOT_FOUND, text, param="voice") from error
+        raise ProtocolError(ErrorCode.VOICE_NOT_FOUND, text, param=param) from error
+
+
+def session_voice(voices: VoiceStore, config: SessionConfig) -> Voice:
+    """The voice of a session, or the voices of its speakers as one. Raises ProtocolError `voice_not_found`."""
+    if not config.voices:
+        return find_voice(voices, config.voice)
+    speakers = {
+        speaker: find_voice(voices, name, f"voices.{speaker}") for speaker, name in sorted(config.voices.items())
+    }
+    references = tuple(
+        replace(reference, text=f"<|speaker:{speaker}|>{_SPEAKER_TOKEN.sub('', reference.text)}")
+        for speaker, voice in speakers.items()
+        for reference in voice.references
+    )
+    return Voice("+".join(f"{speaker}={voice.id}" for speaker, voice in speakers.items()), references)
 
 
 def turn_options(
@@ -85,8 +105,15 @@ def turn_options(
 ) -> TurnOptions:
     """What a turn that is opened now is made with. Raises ProtocolError for a voice that does not exist."""
     sampling = override(config.sampling, start.sampling) if start.sampling is not None else config.sampling
-    voice = find_voice(voices, start.voice if start.voice is not None else config.voice)
-    return TurnOptions(config, voice, _params(sampling, info, limits), output_format(config.audio.output))
+    voice = find_voice(voices, start.voice) if start.voice is not None else session_voice(voices, config)
+    return TurnOptions(
+        config,
+        voice,
+        _params(sampling, info, limits),
+        output_format(config.audio.output),
+        start.speed if start.speed is not None else config.speed,
+        start.volume_db if start.volume_db is not None else config.volume_db,
+    )
 
 
 def _params(sampling: SamplingConfig, info: ModelInfo, limits: Limits) -> SamplingParams:

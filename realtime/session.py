@@ -16,50 +16,55 @@ from engine.api import Engine, EngineError, StreamEvent
 from protocol.commands import (
     After,
     Command,
+    ContextAppend,
     ContextClear,
+    ContextTruncate,
+    Mark,
     Ping,
-    Scope,
+    PlaybackUpdate,
     SessionClose,
     SessionUpdate,
     TextAppend,
     TextFlush,
     TurnCancel,
     TurnEnd,
+    TurnPause,
+    TurnResume,
     TurnStart,
 )
 from protocol.config import Limits, apply
 from protocol.connection import encode_event
-from protocol.errors import CloseCode, ErrorCode, ProtocolError, quoted
+from protocol.errors import CloseCode, ErrorCode, ProtocolError
 from protocol.events import (
     ClosingReason,
-    ContextUpdated,
     ErrorEvent,
     Event,
-    Heard,
     LiveTurn,
     Pong,
     SessionClosing,
     SessionCreated,
     SessionUpdated,
-    Status,
     WarningCode,
     WarningEvent,
 )
-from realtime.context import Context
+from realtime.context import Context, Said
 from realtime.ended import EndedTurns
 from realtime.floor import Floor
+from realtime.interruption import Interruptions
 from realtime.lifetime import Closing, Due, Lifetime
+from realtime.manuscript import Manuscript
 from realtime.options import (
-    find_voice,
     first_config,
     output_format,
     pre_skip,
     refuse_what_is_not_built,
+    session_voice,
     turn_options,
 )
 from realtime.outbox import Outbox
 from realtime.speech import Speech
-from realtime.turn import Turn, TurnOptions
+from realtime.turn import Turn
+from realtime.turn_options import TurnOptions
 from realtime.voices import VoiceStore
 
 
@@ -86,10 +91,13 @@ class Session:
         self._config = first_config(engine.info)
         history = self._config.history
         context = Context(engine.info.frame_s, history.max_s, history.max_turns)
-        self.floor = Floor(session_id, engine, outbox, context, admission_timeout_s, spawn, self._turn_over)
-        self._life = Lifetime(limits, now)
-        self._next_n = 1
         self._ended = EndedTurns()
+        self.floor = Floor(
+            session_id, engine, outbox, context, admission_timeout_s, limits.pause_ttl_ms / 1000, spawn, self._turn_over
+        )
+        self._text = Manuscript(self.floor, self._ended, limits, engine, outbox, self._options, self._emit)
+        self._interruptions = Interruptions(self.floor, self._ended, self._emit)
+        self._life = Lifetime(limits, now)
 
     def created(
         self, unix_ms: int, now: float, resume_token: str | None = None, resumed: bool = False
@@ -203,19 +211,27 @@ class Session:
         refuse_what_is_not_built(command)
         match command:
             case TextAppend():
-                self._append(command, now)
+                self._text.append(command, now)
+            case PlaybackUpdate():
+                self._interruptions.report(command, now)
             case TurnCancel():
-                self._cancel(command, now)
+                self._interruptions.cancel(command, now)
+            case TurnPause():
+                self._interruptions.pause(command, now)
+            case TurnResume():
+                self._interruptions.resume(command, now)
             case TurnEnd():
-                self._end_text(command, now)
+                self._text.end(command, now)
             case TextFlush():
-                self._flush(command)
+                self._text.flush(command)
+            case Mark():
+                self._text.mark(command, now)
             case TurnStart():
                 self._start(command, now)
             case SessionUpdate():
                 self._update(command)
-            case ContextClear():
-                self._clear_context(command)
+            case ContextAppend() | ContextClear() | ContextTruncate():
+                self._change_context(command, now)
             case Ping():
                 self._pong(command, now)
             case SessionClose():
@@ -224,64 +240,13 @@ class Session:
                 text = f"{command.type} is not supported yet"
                 raise ProtocolError(ErrorCode.UNSUPPORTED, text, param="type")
 
-    def _append(self, command: TextAppend, now: float) -> None:
-        turn = self._turn_for_text(command.turn)
-        if turn is None and self._drops_late_text(command.turn):
-            return
-        so_far = turn.text.chars if turn is not None else 0
-        if so_far + len(command.text) > self._limits.turn_chars:
-            bound = f"{so_far} characters and {len(command.text)} more exceed turn_chars={self._limits.turn_chars}"
-            raise ProtocolError(ErrorCode.TEXT_OVERFLOW, bound, param="text", turn=command.turn)
-        pending = sum(known.pending_chars for known in self.floor.turns)
-        if pending + len(command.text) > self._limits.pending_chars:
-            bound = f"{pending} characters wait and {len(command.text)} more exceed pending_chars={self._limits.pending_chars}"
-            raise ProtocolError(ErrorCode.TEXT_OVERFLOW, bound, param="text", turn=command.turn)
-        if turn is None:
-            turn = self._open(command.turn, self._options(TurnStart(turn=command.turn)), now)
-        turn.append(command.text, now)
-
-    def _turn_for_text(self, turn_id: str | None) -> Turn | None:
-        """The open turn that is meant, or None: a new one. Raises ProtocolError for one that has ended."""
-        if turn_id is None:
-            return next((turn for turn in reversed(self.floor.turns) if not turn.text.ended), None)
-        turn = self._live(turn_id)
-        if (turn is not None and turn.text.ended) or self._ended.finished(turn_id):
-            raise ProtocolError(
-                ErrorCode.INVALID_VALUE, f"turn {quoted(turn_id)} has ended", param="turn", turn=turn_id
-            )
-        return turn
-
-    def _drops_late_text(self, turn_id: str | None) -> bool:
-        """Whether text is for a turn that the server ended in its middle; the client is told so once."""
-        late = self._ended.late(turn_id)
-        if late is not None and self._ended.tell(late):
-            text = "the turn has failed; text for it is dropped until turn.end, turn.start or a new id"
-            self._emit(WarningEvent(code=WarningCode.LATE_TEXT, turn=late, message=text))
-        return late is not None
-
-    def _flush(self, command: TextFlush) -> None:
-        turn = self._turn_for_text(None) if command.turn is None else self._known(command.turn)
-        if turn is not None:
-            turn.text.flush()
-
-    def _end_text(self, command: TurnEnd, now: float) -> None:
-        turn = self._turn_for_text(None) if command.turn is None else self._known(command.turn)
-        awaited = self._ended.text_ended(command.turn)
-        if turn is None and command.turn is None and not awaited:
-            # An LLM that said nothing: its client waits for a turn.done like any other.
-            turn = self._open(None, self._options(TurnStart()), now)
-        if turn is not None:
-            turn.text.end()
-
     def _start(self, command: TurnStart, now: float) -> None:
-        if command.turn is not None and (self._live(command.turn) is not None or command.turn in self._ended):
-            text = f"turn {quoted(command.turn)} exists already"
-            raise ProtocolError(ErrorCode.INVALID_VALUE, text, param="turn", turn=command.turn)
-        options = self._options(command)  # a turn that cannot be opened interrupts nobody
-        first = self.floor.speaking(now) if command.after is After.INTERRUPT else None
-        if first is not None:
-            self._interrupt(self.floor.since(first), "superseded", None, now, None)
-        self._open(command.turn, options, now)
+        def interrupt() -> None:
+            first = self.floor.speaking(now) if command.after is After.INTERRUPT else None
+            if first is not None:
+                self.floor.interrupt(self.floor.since(first), "superseded", None, now)
+
+        self._text.start(command, interrupt, now)
 
     def _options(self, command: TurnStart) -> TurnOptions:
         if self._life.closing is not None:
@@ -290,75 +255,33 @@ class Session:
             )
         return turn_options(self._config, command, self._voices, self._engine.info, self._limits)
 
-    def _open(self, turn_id: str | None, options: TurnOptions, now: float) -> Turn:
-        """A new turn behind the others. Raises ProtocolError where too many wait."""
-        if len(self.floor.turns) > self._limits.queued_turns:
-            text = f"{len(self.floor.turns) - 1} turns wait already: queued_turns={self._limits.queued_turns}"
-            raise ProtocolError(ErrorCode.LIMIT_EXCEEDED, text, turn=turn_id)
-        turn = Turn(turn_id or self._minted(), self._next_n, options, self._engine, self._outbox, now)
-        self._next_n += 1
-        self._ended.text_ended()
-        self.floor.add(turn)
-        return turn
-
-    def _minted(self) -> str:
-        name = f"turn-{self._next_n}"
-        while self._live(name) is not None or name in self._ended:
-            name += "+"  # a client has used the name for a turn of its own
-        return name
-
-    def _cancel(self, command: TurnCancel, now: float) -> None:
-        if command.turn is not None:
-            target = self.floor.find(command.turn)
-            if target is None and command.turn not in self._ended:
-                raise _unknown(command.turn)
-        else:
-            target = self.floor.speaking(now)
-            if target is None and command.played_ms is not None:
-                target = self.floor.last_played()
-        if target is not None:  # else it is over and heard: cancelling twice is cancelling once
-            turns = [target] if command.scope is Scope.TURN else self.floor.since(target)
-            self._interrupt(turns, command.reason, command.played_ms, now, command.event_id)
-
-    def _interrupt(
-        self, turns: list[Turn], reason: str, played_ms: float | None, now: float, event_id: str | None
-    ) -> None:
-        """End `turns`, the first of which was heard up to `played_ms`; None leaves it to the clock."""
-        for turn in turns:
-            if not turn.over:
-                self.floor.cancel(turn, reason, played_ms, now, event_id)
-            elif (heard := self.floor.cut(turn, played_ms, now)) is not None:
-                self._emit(self._context_updated(event_id, turn, heard))
-            played_ms = None if played_ms is None else 0.0  # whoever stopped in one turn did not hear the next
-
     def _cancel_all(self, reason: str, now: float) -> None:
-        for turn in list(self.floor.turns):
-            self.floor.cancel(turn, reason, None, now)
+        self.floor.interrupt(list(self.floor.turns), reason, None, now, by_server=True)
 
     def _update(self, command: SessionUpdate) -> None:
         config = apply(self._config, command)
-        find_voice(self._voices, config.voice)
+        voice = session_voice(self._voices, config)
         skip = pre_skip(output_format(config.audio.output), self._engine.info)
+        other_voice = (config.voice, config.voices) != (self._config.voice, self._config.voices)
         self._config = config
         self.floor.context = self.floor.context.limited(config.history.max_s, config.history.max_turns)
-        self._emit(SessionUpdated(config=config, from_turn=self._next_n, pre_skip=skip, event_id=command.event_id))
+        if other_voice and not self.floor.turns:
+            self.floor.prepare(voice)
+        self._emit(SessionUpdated(config=config, from_turn=self._text.next_n, pre_skip=skip, event_id=command.event_id))
 
-    def _clear_context(self, command: ContextClear) -> None:
-        self.floor.forget()
-        if not command.keep_voice:
-            self._config = self._config.model_copy(update={"voice": None})
-        self._emit(self._context_updated(command.event_id, None, None))
-
-    def _context_updated(self, event_id: str | None, turn: Turn | None, heard: Heard | None) -> ContextUpdated:
-        context = self.floor.context
-        return ContextUpdated(
-            turns=len(context.turns),
-            audio_s=round(context.audio_s, 3),
-            text_chars=context.text_chars,
-            turn=turn.id if turn is not None else None,
-            heard=heard,
-            event_id=event_id,
-        )
+    def _change_context(self, command: ContextAppend | ContextTruncate | ContextClear, now: float) -> None:
+        match command:
+            case ContextTruncate():
+                self._interruptions.truncate(command, now)
+            case ContextAppend():
+                said = Said(command.role, command.text)
+                self.floor.context = self.floor.context.told(said, self._limits.context_chars)
+                self.floor.tell_context(command.event_id, used=False)  # no checkpoint of today is conditioned on it
+            case ContextClear():
+                self.floor.forget()
+                if not command.keep_voice:
+                    self._config = self._config.model_copy(update={"voice": None, "voices": {}})
+                self.floor.tell_context(command.event_id)
 
     def _pong(self, command: Ping, now: float) -> None:
         turn = self.floor.speaking(now)
@@ -407,18 +330,8 @@ class Session:
     def _idle_at(self, turn: Turn) -> float:
         return turn.touched_at + self._limits.turn_idle_ms / 1000
 
-    def _live(self, turn_id: str) -> Turn | None:
-        return next((turn for turn in self.floor.turns if turn.id == turn_id), None)
-
-    def _known(self, turn_id: str) -> Turn | None:
-        """The turn if it lives, None if it is over. Raises ProtocolError for one that never was."""
-        turn = self._live(turn_id)
-        if turn is None and turn_id not in self._ended:
-            raise _unknown(turn_id)
-        return turn
-
-    def _turn_over(self, turn: Turn, status: Status) -> None:
-        self._ended.add(turn.id, text_missing=status is Status.FAILED and not turn.text.ended)
+    def _turn_over(self, turn: Turn, by_server: bool) -> None:
+        self._text.over(turn, by_server)
 
     def _go_on(self, now: float) -> None:
         if self.closed:
@@ -434,7 +347,3 @@ class Session:
 
     def _emit(self, event: Event) -> None:
         self._outbox.event(encode_event(event))
-
-
-def _unknown(turn_id: str) -> ProtocolError:
-    return ProtocolError(ErrorCode.UNKNOWN_TURN, f"no turn {quoted(turn_id)}", param="turn", turn=turn_id)

@@ -10,13 +10,16 @@ there would keep a client's cancel waiting (measured with eight streams of Opus,
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
+from math import floor
 
 from engine.api import Frame, ModelInfo, Samples, SegmentEnd, Stream
-from protocol.config import TagMode
 from protocol.events import Alignment, AlignmentItem
-from realtime.audio import AudioOutput, AudioPacket, OutputFormat
+from realtime.alignment import Word
+from realtime.audio import AudioOutput, AudioPacket
 from realtime.repertoire import Repertoire
 from realtime.segmenter import Segment
+from realtime.turn_options import TurnOptions
 from realtime.utterance import Utterance
 
 CREDIT_STEP = (
@@ -32,19 +35,20 @@ class Speech:
     """Owns the stream: cancel that when it is not wanted any more. Frames come from one task, in order."""
 
     def __init__(
-        self, stream: Stream, model: ModelInfo, fmt: OutputFormat, tags: TagMode, rate: float, aligned_for: str | None
+        self, stream: Stream, model: ModelInfo, options: TurnOptions, rate: float, aligned_for: str | None
     ) -> None:
         """`rate`: how fast the turn before was spoken. `aligned_for`: the turn's id where word times are wanted."""
         self.stream = stream
-        self.utterance = Utterance(tags, model.frame_s * 1000, rate, Repertoire.of(model.scripts))
+        self.utterance = Utterance(options.config.tags, model.frame_s * 1000, rate, Repertoire.of(model.scripts))
         self.finished = False  # everything was generated
         self.begun_chars = 0  # code points of raw text up to the end of the segment that the engine is at
         self.busy_s = 0.0  # how long the engine could have worked for this turn
         self.busy_since: float | None = (
             None  # since its last frame, or since it has text and credit; None: it waits for us
         )
-        self._output = AudioOutput(model.sample_rate, fmt)
-        self._packet_samples = fmt.packet_samples
+        self._output = AudioOutput(model.sample_rate, options.fmt, options.speed, options.volume_db)
+        self._packet_samples = options.fmt.packet_samples
+        self.spoken_chars = 0  # code points of raw text up to the end of the last segment whose times are known
         self._waiting: deque[Samples | Alignment | _End] = deque()  # in the order in which they leave
         self._packets: deque[AudioPacket] = deque()  # encoded before those
         self._told: list[Alignment] = []  # word times of audio that was encoded
@@ -90,7 +94,7 @@ class Speech:
         """One codec frame becomes packets."""
         segment = self._pushed[frame.segment]
         self.begun_chars = segment.end
-        self.utterance.frame(segment, frame.codes)
+        self.utterance.frame(segment, frame.codes, frame.text_at)
         if self.busy_since is not None:
             self.busy_s += now - self.busy_since
             self.busy_since = now if self.utterance.frames < self._credit else None
@@ -100,7 +104,7 @@ class Speech:
     def segment_ended(self, event: SegmentEnd) -> None:
         """The model ended the segment, or a guard did."""
         segment = self._pushed[event.segment]
-        self.begun_chars = segment.end
+        self.begun_chars = self.spoken_chars = segment.end
         self.utterance.end(segment, event.frames)
         self._ended += 1
         if not self.has_text:
@@ -143,6 +147,15 @@ class Speech:
         told, self._told = self._told, []
         return told
 
+    def words(self) -> list[Word]:
+        """The words of which all audio came, in the turn's time."""
+        return [self._as_sent(word) for word in self.utterance.timeline.words()]
+
+    def _as_sent(self, word: Word) -> Word:
+        """With the times that it has in the turn's audio, which may be faster or slower than it was generated."""
+        start_ms, end_ms = self._output.output_ms(word.start_ms), self._output.output_ms(word.end_ms)
+        return replace(word, start_ms=floor(start_ms), end_ms=floor(end_ms))
+
     def _take_waiting(self) -> None:
         item = self._waiting.popleft()
         if isinstance(item, Alignment):
@@ -159,9 +172,9 @@ class Speech:
         for told in self.utterance.timeline.take_words():
             items = tuple(
                 AlignmentItem(word.text, word.start_ms, word.end_ms, word.char_start, word.char_end, word.speaker)
-                for word in told.words
+                for word in map(self._as_sent, told.words)
             )
-            self._waiting.append(Alignment(turn=self._aligned_for, items=items, final=told.final))
+            self._waiting.append(Alignment(turn=self._aligned_for, items=items, source=told.source, final=told.final))
 
     def _note_work(self, now: float) -> None:
         if self.busy_since is None and self.has_text and self.utterance.frames < self._credit:

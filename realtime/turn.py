@@ -15,20 +15,19 @@ from engine.api import (
     Conversation,
     Engine,
     Frame,
-    SamplingParams,
     SegmentEnd,
     SegmentRetried,
     StreamEvent,
-    Voice,
 )
-from protocol.audio_frame import Flag
-from protocol.config import AlignmentMode, Clock, SessionConfig
-from protocol.connection import encode_audio, encode_event
+from protocol.config import AlignmentMode, Clock
+from protocol.connection import encode_event
 from protocol.events import (
     Event,
     Heard,
     HeardSource,
     Kept,
+    MarkEvent,
+    MarkState,
     Status,
     TurnDone,
     TurnMetrics,
@@ -36,14 +35,17 @@ from protocol.events import (
     WarningCode,
     WarningEvent,
 )
-from realtime.audio import AudioPacket, OutputFormat
 from realtime.context import HeardTurn
+from realtime.delivery import AT_ONCE, Delivery
 from realtime.intake import Intake
+from realtime.lead import LeadGauge
+from realtime.marks import Marks, Placed
 from realtime.outbox import Outbox
-from realtime.playout import Pace, PlayClock
+from realtime.playout import PlayClock
 from realtime.repertoire import Repertoire, Unread
 from realtime.segmenter import Segment
 from realtime.speech import Speech
+from realtime.turn_options import TurnOptions
 from realtime.utterance import NOTHING, Cut
 
 RUN_AHEAD_MS = (
@@ -53,19 +55,6 @@ FILE_AHEAD_MS = (
     10_000.0  # without a playback clock: beyond what the socket took, so that a reader who stalls bounds our memory
 )
 MIN_RETRY_S = 0.05  # an engine that says "at once" is not asked in a loop
-COALESCE_S = 0.02  # with a comfortable lead packets leave in pairs: half the wake-ups, and the lead is never exceeded
-COMFORTABLE_LEAD_MS = 200
-AT_ONCE = 4  # packets encoded without a pause: 0.6 ms of Opus
-
-
-@dataclass(frozen=True, slots=True)
-class TurnOptions:
-    """What a turn was opened with; later updates of the session do not touch it."""
-
-    config: SessionConfig
-    voice: Voice
-    params: SamplingParams
-    fmt: OutputFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +74,6 @@ class Turn:
         self.options = options
         self.touched_at = now  # last text
         self.speech: Speech | None = None
-        self.clock: PlayClock | None = None  # from when its audio may leave
         self.text = Intake(options.config.latency, options.config.tags, Repertoire.of(engine.info.scripts))
         self.wanted_at: float | None = None  # since when there is something to speak
         self.retry_at = 0.0  # when to ask a busy engine again
@@ -101,10 +89,20 @@ class Turn:
         self._first_audio_ms: int | None = None  # from the first text to turn.started
         self._queue_ms = 0
         self._unread_scripts: set[str] = set()  # which the client was told of
-        self._unwritten = 0  # packets in the outbox
-        self._ran_short_at_ms: list[float] = []  # where the listener had to wait for the engine
-        self._min_lead_ms: float | None = None
-        outbox.open_turn(n)
+        self._marks = Marks()
+        self._lead = LeadGauge()
+        config = options.config
+        self.delivery = Delivery(turn_id, n, config.audio.transport, config.pacing, options.fmt.rate, outbox)
+
+    @property
+    def clock(self) -> PlayClock | None:
+        """How far its listener is; None: none of it may leave yet."""
+        return self.delivery.clock
+
+    @property
+    def paused_at(self) -> float | None:
+        """Since when it is paused."""
+        return self.delivery.paused_at
 
     @property
     def pending_chars(self) -> int:
@@ -120,13 +118,13 @@ class Turn:
 
     @property
     def delivered(self) -> bool:
-        """Whether all of its audio was written to the socket."""
-        return self.generated and not self._unwritten and (self.speech is None or self.speech.exhausted)
+        """Whether all of its audio was written to the socket, and none is wanted again: a paused turn may still be."""
+        return self.generated and self.delivery.written and (self.speech is None or self.speech.exhausted)
 
     @property
     def started(self) -> bool:
         """Whether any of its audio left, or is about to."""
-        return self._first_audio_ms is not None
+        return self.delivery.started
 
     @property
     def wants_speech(self) -> bool:
@@ -136,12 +134,12 @@ class Turn:
     @property
     def waits_for_writer(self) -> bool:
         """Whether more could be done now that all of its audio in the outbox was written."""
-        return not self._unwritten and (self.delivered or self._due_at() is not None)
+        return self.delivered or self.delivery.waits_for_writer(self.speech)
 
     @property
     def sent_ms(self) -> float:
         """Audio written to the socket."""
-        return 0.0 if self.clock is None else self.clock.sent_ms
+        return self.delivery.sent_ms
 
     def append(self, text: str, now: float) -> None:
         """More text. The caller has checked that the turn's text has not ended, and the bounds."""
@@ -149,6 +147,15 @@ class Turn:
         self.touched_at = now
         if self._first_text_at is None:
             self._first_text_at = now
+
+    def mark(self, name: str) -> None:
+        """Tell the client when the speech comes to the end of the text so far. The caller has checked the bound."""
+        self._marks.add(name, self.text.chars)
+
+    @property
+    def mark_count(self) -> int:
+        """Marks so far."""
+        return self._marks.count
 
     def take_text(self, now: float) -> None:
         """Move what the segmenter gives up towards the engine, and give the engine credit."""
@@ -174,7 +181,7 @@ class Turn:
         self.refused_since = None
         config = self.options.config
         aligned_for = self.id if config.alignment is AlignmentMode.WORD else None
-        self.speech = Speech(stream, self._engine.info, self.options.fmt, config.tags, rate, aligned_for)
+        self.speech = Speech(stream, self._engine.info, self.options, rate, aligned_for)
         self._fed = 0
         if self._opened_at is None:
             self._opened_at = now
@@ -210,20 +217,50 @@ class Turn:
         if speech is self.speech and not self.over:
             speech.end()
 
-    def release(self, now: float, not_before: float) -> None:
-        """Hand what is due to the outbox. Only the turn that speaks may; `not_before`: when those before it have been played."""
-        if self.clock is None:
-            pacing = self.options.config.pacing
-            self.clock = PlayClock(
-                Pace(pacing.lead_ms, pacing.burst_ms, pacing.clock is not Clock.NONE), max(not_before, now)
-            )
+    def release(self, now: float, after: PlayClock | None) -> None:
+        """Hand what is due to the outbox. Only the turn that speaks may; `after`: of the turn that plays before it."""
+        self.delivery.begin(after, now)
         for _ in range(AT_ONCE):
             self._tell_words()
-            due_at = self._due_at()
-            if due_at is None or due_at > now or not self._outbox.has_room:
+            if not self.delivery.is_due(self.speech, now):
                 return
-            self._send_next(now)
+            packet = self.delivery.next_packet(self.speech)
+            if packet is not None:
+                if not self.started:
+                    self._start(now)
+                self.delivery.put(packet, now)
         self._tell_words()
+
+    def tell_marks(self, now: float) -> None:
+        """Tell of the marks that were generated or heard since the last call."""
+        speech, clock = self.speech, self.clock
+        if self.started and speech is not None and self._marks.waiting and not self.over:
+            self._tell_placed(self._marks.place(self.text.raw, speech.spoken_chars, speech.words()))
+        if clock is not None and clock.paced and (self.started or self.over):
+            for mark in self._marks.played(clock.played_ms(now)):
+                self._tell_mark(mark.name, mark.at_ms, MarkState.PLAYED)
+
+    def mark_at(self) -> float:
+        """When the listener will come to the next mark; infinity: not as it stands."""
+        next_ms, clock = self._marks.next_ms, self.clock
+        return clock.reaches_at(next_ms) if next_ms is not None and clock is not None and clock.paced else math.inf
+
+    def pause(self, played_ms: float | None, now: float) -> float:
+        """Stand still: nothing leaves, and nothing more is heard. Returns what was heard. Idempotent."""
+        self.delivery.pause(now)
+        if played_ms is not None and self.clock is not None:
+            self.clock.report(played_ms, playing=False, now=now)
+        return self.played(None, now).ms
+
+    def resume(self, from_ms: float | None, now: float) -> float:
+        """Go on behind what was sent or, not once it is over, from the start of the word at `from_ms`. Returns where the listener does."""
+        self.delivery.go_on(now)
+        if from_ms is None:
+            return self.played(None, now).ms
+        assert not self.over, "no audio follows the end of a turn"
+        starts = [word.start_ms for word in self.speech.words()] if self.speech is not None else []
+        border_ms = max((ms for ms in starts if ms <= from_ms), default=0.0)
+        return self.delivery.rewind(min(border_ms, self.sent_ms), now)
 
     def text_deadline(self, now: float) -> float:
         """When there could be a segment to speak although no text came; infinity: never."""
@@ -232,11 +269,7 @@ class Turn:
 
     def release_at(self) -> float:
         """When `release` could do more, if nothing else happens; infinity: something else must."""
-        due_at = self._due_at()
-        if due_at is None or not self._outbox.has_room:
-            return math.inf
-        patience = COALESCE_S if self.started and self.options.config.pacing.lead_ms >= COMFORTABLE_LEAD_MS else 0.0
-        return due_at + patience
+        return self.delivery.wake_at(self.speech)
 
     def played(self, played_ms: float | None, now: float) -> Played:
         """How much was heard: what the client says, else what the clock says, never more than was sent."""
@@ -244,7 +277,8 @@ class Turn:
             return Played(0.0, HeardSource.NONE)
         if played_ms is not None:
             return Played(min(played_ms, self.sent_ms), HeardSource.CLIENT)
-        return Played(self.clock.heard_ms(now), HeardSource.CLOCK)
+        source = HeardSource.ACK if self.clock.reported else HeardSource.CLOCK
+        return Played(self.clock.heard_ms(now), source)
 
     def close(self, status: Status, reason: str | None, played: Played | None, event_id: str | None) -> Cut:
         """End it: the engine's row is freed, unsent audio is dropped, and its one terminal event is put. `played` None: all was heard.
@@ -253,9 +287,11 @@ class Turn:
         """
         assert not self.over, "a turn ends once"
         self.over = True
+        self.delivery.paused_at = None
         if self.speech is not None and not self.speech.finished:
             self.speech.stream.cancel()
         cut = self.cut(played)
+        self._close_marks(status, played)
         if played is None:
             played = Played(self.sent_ms, HeardSource.CLOCK if self.sent_ms else HeardSource.NONE)
         done = TurnDone(
@@ -266,11 +302,13 @@ class Turn:
             audio_ms=round(self.sent_ms if self.delivered else max(self.sent_ms, self._generated_ms)),
             sent_ms=round(self.sent_ms),
             heard=self.heard(cut, played),
-            context=Kept(kept_ms=round(cut.kept_ms), kept_chars=cut.char_end if cut.segments else 0),
+            context=Kept(
+                kept_ms=round(cut.kept_ms / self.options.speed), kept_chars=cut.char_end if cut.segments else 0
+            ),
             metrics=self._metrics(),
             event_id=event_id,
         )
-        self._outbox.close_turn(self.n, encode_event(done))
+        self._outbox.close_turn(self.n, encode_event(done), withdrawn=status is Status.CANCELLED)
         return cut
 
     def whole(self) -> HeardTurn:
@@ -286,8 +324,15 @@ class Turn:
         if self.speech is None:
             return NOTHING if played is not None else replace(NOTHING, char_end=self.text.chars)
         utterance = self.speech.utterance
-        ms = utterance.generated_ms if played is None else played.ms
+        ms = utterance.generated_ms if played is None else played.ms * self.options.speed
         return utterance.cut(self.text.raw, ms, self.options.config.cut)
+
+    def recut(self, played: Played) -> Cut:
+        """Cut it after its end: what was written of it is not written again, and its marks are not waited for."""
+        self._outbox.withdraw(self.n)
+        self.delivery.paused_at = None
+        self._drop_marks(played.ms)
+        return self.cut(played)
 
     def heard(self, cut: Cut, played: Played) -> Heard:
         """As it is told to the client."""
@@ -310,7 +355,7 @@ class Turn:
         if self.options.config.pacing.clock is Clock.NONE:
             ahead_ms = FILE_AHEAD_MS
         played_ms = self.clock.played_ms(now) if self.clock is not None else 0.0
-        speech.allow(int((played_ms + ahead_ms) / (self._engine.info.frame_s * 1000)), now)
+        speech.allow(int((played_ms + ahead_ms) * self.options.speed / (self._engine.info.frame_s * 1000)), now)
 
     def _lead_s(self, now: float) -> float:
         """How long the listener can do without new text."""
@@ -318,24 +363,8 @@ class Turn:
             return 0.0
         played_ms = self.clock.played_ms(now) if self.clock is not None else 0.0
         utterance = self.speech.utterance
-        return (utterance.generated_ms + utterance.timeline.pending_ms - played_ms) / 1000
-
-    def _due_at(self) -> float | None:
-        """When the next packet may leave; None: there is none, or another turn speaks."""
-        span = self.speech.next_span() if self.speech is not None else None
-        if span is None or self.clock is None:
-            return None
-        start, end = span
-        return self.clock.due_at(start * 1000 / self.options.fmt.rate, end * 1000 / self.options.fmt.rate)
-
-    def _send_next(self, now: float) -> None:
-        assert self.speech is not None, "something is due"
-        packet = self.speech.pull()
-        if packet is not None:
-            first = not self.started
-            if first:
-                self._start(now)
-            self._put(packet, first)
+        will_have_ms = (utterance.generated_ms + utterance.timeline.pending_ms) / self.options.speed
+        return (will_have_ms - played_ms) / 1000
 
     def _tell_words(self) -> None:
         """Word times leave as soon as the audio has that they are about."""
@@ -350,52 +379,57 @@ class Turn:
         self._first_audio_ms = round((now - (self._first_text_at or now)) * 1000)
         self._emit(TurnStarted(turn=self.id, n=self.n, queue_ms=self._queue_ms, first_audio_ms=self._first_audio_ms))
 
-    def _put(self, packet: AudioPacket, first: bool) -> None:
-        flags = (Flag.FIRST if first else Flag.NONE) | (Flag.LAST if packet.last else Flag.NONE)
-        transport = self.options.config.audio.transport
-        message = encode_audio(transport, self.id, self.n, flags, packet.position, packet.payload)
-        until_ms = (packet.position + packet.samples) * 1000 / self.options.fmt.rate
-        self._unwritten += 1
-        self._outbox.audio(self.n, message, lambda now: self._written(until_ms, now))
-
-    def _written(self, until_ms: float, now: float) -> None:
-        assert self.clock is not None and not self.over, "only the turn that speaks is written"
-        self._unwritten -= 1
-        self.clock.sent(until_ms, now)
-
     def _note_lead(self, speech: Speech, now: float) -> None:
-        """A frame came: how close was it? A listener who waits for text is not one who waits for the engine."""
+        """A frame came: how close was it? A listener who waits for text, or is paused, is not one who waits for the engine."""
         clock = self.clock
-        if clock is None or clock.first_sent_at is None or not clock.pace.realtime:
+        if clock is None or clock.first_sent_at is None or not clock.pace.realtime or self.paused_at is not None:
             return
         if speech.busy_since is None or speech.busy_since > clock.ends_at:
             return
-        lead_ms = speech.utterance.generated_ms - clock.position_ms(now)
-        self._min_lead_ms = lead_ms if self._min_lead_ms is None else min(lead_ms, self._min_lead_ms)
-        if lead_ms < 0 and clock.sent_ms not in self._ran_short_at_ms:
-            self._ran_short_at_ms.append(clock.sent_ms)
-            if len(self._ran_short_at_ms) == 1:
-                self._warn(
-                    WarningCode.UNDERRUN, f"the listener ran out of audio {-lead_ms:.0f} ms ago; told once a turn"
-                )
+        lead_ms = self._generated_ms - clock.position_ms(now)
+        if self._lead.note(lead_ms, clock.sent_ms):
+            self._warn(WarningCode.UNDERRUN, f"the listener ran out of audio {-lead_ms:.0f} ms ago; told once a turn")
+
+    def _close_marks(self, status: Status, played: Played | None) -> None:
+        """What becomes of the marks at the end: those that will be heard are waited for."""
+        if status is Status.COMPLETED:
+            self._tell_placed(self._marks.place_rest(self.sent_ms))
+        elif played is not None:
+            self._drop_marks(played.ms)
+
+    def _drop_marks(self, heard_ms: float) -> None:
+        """No more than this is heard."""
+        if self.clock is not None and self.clock.paced:
+            for mark in self._marks.played(heard_ms):
+                self._tell_mark(mark.name, mark.at_ms, MarkState.PLAYED)
+        for name, at_ms in self._marks.drop():
+            self._tell_mark(name, at_ms, MarkState.DROPPED)
+
+    def _tell_placed(self, marks: Sequence[Placed]) -> None:
+        for mark in marks:
+            self._tell_mark(mark.name, mark.at_ms, MarkState.GENERATED)
+
+    def _tell_mark(self, name: str, at_ms: float | None, state: MarkState) -> None:
+        self._emit(MarkEvent(turn=self.id, name=name, at_ms=None if at_ms is None else round(at_ms), state=state))
 
     def _metrics(self) -> TurnMetrics:
         speech = self.speech
-        generated_s = self._generated_ms / 1000
+        generated_s = speech.utterance.generated_ms / 1000 if speech is not None else 0.0
         return TurnMetrics(
             text_to_first_audio_ms=self._first_audio_ms,
             queue_ms=self._queue_ms,
             chunks=speech.chunks if speech is not None else 0,
             rtf=round(speech.busy_s / generated_s, 4) if speech is not None and generated_s else None,
-            min_lead_ms=round(self._min_lead_ms) if self._min_lead_ms is not None else None,
-            underruns=len(self._ran_short_at_ms),
+            min_lead_ms=self._lead.min_ms,
+            underruns=self._lead.underruns,
             text_chars=self.text.chars,
             audio_tokens=speech.utterance.frames if speech is not None else 0,
         )
 
     @property
     def _generated_ms(self) -> float:
-        return self.speech.utterance.generated_ms if self.speech is not None else 0.0
+        """In the turn's time: what is slowed down lasts longer."""
+        return self.speech.utterance.generated_ms / self.options.speed if self.speech is not None else 0.0
 
     def _warn_of_scripts(self, unread: Sequence[Unread]) -> None:
         """Tell the client what is left out, each script once."""

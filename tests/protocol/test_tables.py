@@ -109,7 +109,15 @@ def test_every_word_in_code_style_with_an_underscore_exists() -> None:
         part for name in SCHEMAS for leaf in leaves(SCHEMAS[name], SCHEMAS[name]) for part in (leaf, *leaf.split("."))
     }
     known |= set(LiveTurn.model_fields)
-    known |= {code.value for code in (*ErrorCode, *WarningCode)} | set(Limits.model_fields) | {"pcm_s16le", "session_"}
+    known |= (
+        {code.value for code in (*ErrorCode, *WarningCode)}
+        | set(Limits.model_fields)
+        | {
+            "pcm_s16le",
+            "session_",
+            "pause_ttl",
+        }
+    )
     used = set(re.findall(r"`([a-z]+_[a-z_]*)`", TEXT))
     assert used - known == set()
 

@@ -15,7 +15,7 @@ from engine.api import EngineError
 from protocol.audio_frame import AudioFrame, Flag, unpack
 from protocol.config import Limits
 from protocol.connection import decode_event, encode_event
-from protocol.messages import Command, Event, TurnDone, TurnStarted, parse_command
+from protocol.messages import Command, Event, MarkEvent, TurnDone, TurnPlayed, TurnStarted, parse_command
 from realtime.outbox import Close, Outbox
 from realtime.scripted import Script, ScriptedEngine
 from realtime.session import Session
@@ -53,6 +53,8 @@ class Stage:
         self._last: set[int] = set()  # turns whose last flag came
         self._done: dict[int, TurnDone] = {}
         self._started: set[int] = set()
+        self._played: set[str] = set()
+        self._marks: dict[tuple[str, str], list[str]] = {}
         self.outbox = Outbox(lambda: None)
         self.session = Session(
             session_id,
@@ -175,6 +177,15 @@ class Stage:
         if isinstance(message, TurnStarted):
             assert message.n not in self._started, "a turn starts once"
             self._started.add(message.n)
+        elif isinstance(message, TurnPlayed):
+            assert message.turn not in self._played, "a turn is played to its end once"
+            assert any(done.turn == message.turn for done in self._done.values()), "played before it was done"
+            self._played.add(message.turn)
+        elif isinstance(message, MarkEvent):
+            told = self._marks.setdefault((message.turn, message.name), [])
+            assert message.state not in told and not {"played", "dropped"} & set(told), "a mark has one end"
+            assert message.state != "played" or told == ["generated"], "what is played was generated"
+            told.append(str(message.state))
         elif isinstance(message, TurnDone):
             assert message.n not in self._done, "a turn ends once"
             self._done[message.n] = message
@@ -186,6 +197,10 @@ class Stage:
             n = message.n
             assert n not in self._done, f"audio of turn {n} after its turn.done"
             assert n in self._started, "audio before turn.started"
+            if message.flags & Flag.DISCONTINUITY:
+                assert message.position <= self._ends[n], "what is sent again was sent before"
+                self._last.discard(n)
+                self._ends[n] = message.position
             assert n not in self._last, "audio after the last of its turn"
             assert (n not in self._ends) == bool(message.flags & Flag.FIRST), "the first flag is the first message's"
             assert message.position == self._ends.get(n, 0), "positions have no gap"

@@ -951,8 +951,8 @@ def test_word_times_do_not_wait_for_more_text() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        {"kind": "session.update", "speed": 2.0, "latency": "quality"},
-        {"kind": "turn.start", "volume_db": 3.0},
+        {"kind": "session.update", "normalize": False, "latency": "quality"},
+        {"kind": "session.update", "lexicon": {"a": "b"}},
         {"kind": "audio.input"},
     ],
     ids=str,
