@@ -21,11 +21,9 @@ from engine.core import EngineCore
 from engine.declared import declared_numbers_in_words, declared_scripts
 from engine.decoding import FrameDecoder
 from engine.heads import ChosenHeads
-from engine.jobs import Jobs
 from engine.model import DualAR
 from engine.prompt import PromptBuilder
 from engine.runner import Runner
-from engine.streaming import StreamingCodec
 from engine.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -132,15 +130,6 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
     )
     heads = ChosenHeads.load(folder, model.config.slow)
     return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info, heads)
-
-
-def load_jobs(folder: Path, device: str) -> Jobs:
-    """The folder's codec alone, for who only encodes and decodes: no language model is read.
-
-    device: as in `load_core`. Raises CodecWeightsError and ConfigError. Hand each command to `handle`, then `step` while it is true.
-    """
-    codec = load_codec(folder, _device(device))
-    return Jobs(codec, StreamingCodec(codec, 1), 0)
 
 
 def core_of(

@@ -6,7 +6,6 @@ Knows the renderer of training and words by their place in a text. Does not know
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from engine.train.teacher import Teacher, Tone, Utterance
 Samples = npt.NDArray[np.float32]
 
 _HOP = 256  # samples a phoneme label
-_MARKUP = re.compile(r"<\|speaker:\d+\|>|\[[^\[\]]*\]")
 ENGLISH, GERMAN = "en-us", "de"
 
 
@@ -99,8 +97,3 @@ def _lasting(spoken: Utterance) -> Iterator[tuple[int, int]]:
     known = [(value, at) for name, at in spoken.phones if (value := phone_class(name)) is not None]
     hops = [(at + _HOP // 2) // _HOP for _, at in known] + [-(-len(spoken.samples) // _HOP)]
     return (sound for i, sound in enumerate(known) if hops[i] < hops[i + 1])
-
-
-def plain(text: str) -> str:
-    """A text without tags and speaker tokens, blanks joined."""
-    return re.sub(r"\s+", " ", _MARKUP.sub(" ", text)).strip()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.evaluate.listening import STEP_S, Ear, Heard, border, has_last_word, matched, places
-from engine.evaluate.teaching import GERMAN, Reading, Yardstick, plain
+from engine.evaluate.teaching import GERMAN, Reading, Yardstick
 from tests.engine.evaluating import TEXTS, teacher, tone, untrained
 
 CLASSES = 6
@@ -86,10 +86,6 @@ def test_a_reading_has_the_words_where_the_text_has_them() -> None:
 
 def test_the_teacher_reads_german_in_german() -> None:
     assert teacher().read("Guten Tag", GERMAN).phones != teacher().read("Guten Tag").phones
-
-
-def test_markup_is_no_part_of_what_is_read() -> None:
-    assert plain("<|speaker:1|>[whisper] Come [pause] here.") == "Come here."
 
 
 def test_padding_beside_a_longer_clip_and_level_change_nothing(tmp_path: Path) -> None:

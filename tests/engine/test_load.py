@@ -3,15 +3,13 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from engine import commands as c
 from engine.api import Conversation, EngineLimits, ModelInfo, SynthesisFailed
 from engine.codec_identity import codec_id
-from engine.load import DEFAULT_HISTORY_S, load_core, load_jobs, load_model
-from tests.engine.core_driver import Driver, assert_nothing_leaked, random_codes, tiny_core, tiny_model
+from engine.load import DEFAULT_HISTORY_S, load_core, load_model
+from tests.engine.core_driver import Driver, assert_nothing_leaked, tiny_core, tiny_model
 
 
 def test_a_loaded_core_is_warm_and_as_new(s2pro: Path) -> None:
@@ -64,18 +62,3 @@ def test_cores_share_a_model_and_nothing_else(s2pro: Path) -> None:
     first.run()
     assert not second.core.cache._conversations and not second.core.has_work()
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.model.state_dict().items())
-
-
-def test_jobs_need_the_codec_alone(s2pro: Path, tmp_path: Path) -> None:
-    for file in s2pro.glob("codec.*"):
-        shutil.copyfile(file, tmp_path / file.name)
-    codes, core = random_codes(9, 1), tiny_core(s2pro)
-    waves = []
-    for jobs in (load_jobs(tmp_path, "cpu"), core._jobs):
-        jobs.handle(c.Decode(1, codes))
-        report = c.Report()
-        while jobs:
-            jobs.step(report)
-        assert report.done == {1: None}
-        waves.append(np.concatenate([piece for _, piece in report.pieces]))
-    assert np.array_equal(*waves)
