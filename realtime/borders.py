@@ -7,6 +7,7 @@ text came in.
 
 from __future__ import annotations
 
+import unicodedata
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -123,6 +124,11 @@ class BorderScanner:
             return not (self._before_mark_digit or address)
         return self._last_facts.script is not Script.SPACED and not leads_syllable(self._last)
 
+    @property
+    def ends_number(self) -> bool:
+        """Whether the last character is a digit: more of the number, or what it counts, may follow at once."""
+        return not self._gap and not self._held and self._last_facts.digit
+
     def _character(self, char: str, said: str) -> Border:
         found = facts(char)
         joined = self._clusters.joins(char)
@@ -233,11 +239,18 @@ class BorderScanner:
             return Level.WEAK if self._chunk_first else Level.CLAUSE  # a list's bullet, or a dash
         if self._gap is Gap.ZERO_WIDTH:
             return Level.WORD
-        if self._gap is Gap.NO_BREAK or char == "-" or (found.digit and self._last_facts.digit):
+        if self._gap is Gap.NO_BREAK or char == "-" or self._counts(char, found):
             return Level.WEAK
         if found.script is not Script.SPACED and self._last_facts.script is not Script.SPACED:
             return Level.CLAUSE  # there spaces stand between phrases
         return Level.WORD
+
+    def _counts(self, char: str, found: Facts) -> bool:
+        """Whether a number goes on behind the gap, or what it counts stands there: they are said together (5 km, $5 million, 5. März)."""
+        if found.digit:
+            return self._last_facts.digit or (self._last != "" and unicodedata.category(self._last) == "Sc")
+        number = self._last_facts.digit or (self._last == "." and self._chunk[:-1].isdigit())
+        return number and (found.speakable or char in "%‰°€$£¥₹")
 
     def _unspaced_level(self, char: str, found: Facts) -> Level:
         left, right = self._last_facts.script, found.script

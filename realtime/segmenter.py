@@ -22,7 +22,7 @@ from realtime.markdown import MarkdownLexer
 from realtime.repertoire import EVERYTHING, Repertoire, Unread
 from realtime.said import Change
 from realtime.tags import Delivery, Lexer, Reading, Tag, TagKind, Text, Token, engine_reading, joined, lex, understood
-from realtime.wording import AS_IT_STANDS, Wording
+from realtime.wording import AS_IT_STANDS, LanguageGuess, Wording
 
 IDLE_S: Final = (
     0.35  # a hosted model's tokens come in bursts up to 200 ms apart; a listener notices a pause above some 400 ms
@@ -113,6 +113,8 @@ class Segmenter:
         self._stages = _SCHEDULE[latency]
         self._tags = tags
         self._repertoire = repertoire
+        self._wording = wording
+        self._language = LanguageGuess()
         self._max_chars = max_segment_chars
         self._lexer = MarkdownLexer(tags) if wording.clean else Lexer(tags)
         self._scanner = BorderScanner(sounds=tags is TagMode.PERFORM, repertoire=repertoire)
@@ -275,10 +277,15 @@ class Segmenter:
         """Where the open segment may end without more text, and from when on, the latest time last."""
         if self._last_delta_at is None or self._ended:
             return []
-        last = self._last_border()
+        last: Border | None = self._last_border()
         whole = self._scanner.dangling or self._scanner.ends_word
         word = last if whole else self._word_border
-        options = [(self._last_delta_at + IDLE_S, word), (self._last_delta_at + LONG_IDLE_S, last)]
+        if self._scanner.ends_number:
+            last = word  # nobody can say what number it is before something else follows, or the end
+        options: list[tuple[float, Border | None]] = [
+            (self._last_delta_at + IDLE_S, word),
+            (self._last_delta_at + LONG_IDLE_S, last),
+        ]
         return [(at, border) for at, border in options if border and self._can_end(border)]
 
     def _cut(self, border: Border) -> None:
@@ -316,12 +323,13 @@ class Segmenter:
 
     def _take_tokens(self, raw: str, end: int) -> list[Token]:
         """Those of the open segment, whose text is `raw`; texts are whole."""
-        if isinstance(self._lexer, Lexer):
-            self._tokens.clear()
-            return lex(raw, self._tags, self._start.pos)
         taken = [part for token in self._tokens if (part := _before(token, end))]
         self._tokens = [part for token in self._tokens if (part := _behind(token, end))]
-        return joined(taken)
+        tokens = lex(raw, self._tags, self._start.pos) if isinstance(self._lexer, Lexer) else joined(taken)
+        if not self._wording.rewords:
+            return tokens
+        text = " ".join(token.spoken for token in tokens if isinstance(token, Text))
+        return self._wording.reworded(tokens, self._language.add(text))
 
     def _sounds(self, token: Token) -> bool:
         """Whether a token is heard."""

@@ -56,7 +56,8 @@ class Text:
     def between(self, first: int, end: int) -> Text:
         """The part between two code points of the turn."""
         part = slice(max(0, first - self.start), end - self.start)
-        return Text(max(first, self.start), self.raw[part], None if self.said is None else self.said[part])
+        raw, said = self.raw[part], self.said and self.said[part]
+        return Text(max(first, self.start), raw, None if said == tuple(raw) else said)
 
 
 @dataclass(frozen=True, slots=True)

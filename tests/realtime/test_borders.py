@@ -105,7 +105,7 @@ def test_clauses_end_at_their_marks(text: str) -> None:
         "a\u200b|b",
         "Comment |ça |va",
         "vraiment ? |Oui",
-        "call |555 0199 |now",
+        "call |555 0199 now",
         "10\u00a0km",
         "- item",
         "un|[pause]believable",

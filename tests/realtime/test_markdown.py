@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from protocol.config import TagMode
 from realtime.emoji import is_emoji
 from realtime.markdown import MOST_HELD, MarkdownLexer
-from realtime.said import ChangeKind
+from realtime.said import Change, ChangeKind
 from realtime.tags import Tag, Text, Token, engine_text, joined
 from tests.realtime.texts import cut_lists, texts
 
@@ -166,7 +166,7 @@ def test_changes_say_where_something_else_is_said(text: str) -> None:
 @given(marked)
 def test_changes_taken_in_parts_are_those_taken_at_once(text: str) -> None:
     lexer = MarkdownLexer(PERFORM)
-    parts = []
+    parts: list[Change] = []
     for end, char in enumerate(text, 1):
         lexer.feed(char)
         parts += lexer.take_changes(end - len(lexer.held))
