@@ -20,7 +20,7 @@ log = logging.getLogger("parley.engine")
 
 
 class InProcessEngine(EngineFront):
-    """Runs `core` in a thread. Make it inside a running event loop; close it before the loop ends. It is not restarted."""
+    """Runs `core`, and closes it, in a thread. Make it inside a running event loop; close it before the loop ends. It is not restarted."""
 
     def __init__(self, core: EngineCore) -> None:
         super().__init__(core.info, core.limits.max_streams, self._put, self._yield)
@@ -61,6 +61,8 @@ class InProcessEngine(EngineFront):
         except Exception as error:  # supervisor: whatever broke the core ends every stream, with its reason
             log.exception("the engine's thread ended")
             self._loop.call_soon_threadsafe(self._end, EngineDied(f"{type(error).__name__}: {error}"))
+        finally:
+            self._core.close()
 
     def _take_commands(self) -> bool:
         """Apply what has arrived, waiting while there is nothing to do. False: the engine is being closed."""

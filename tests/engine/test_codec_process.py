@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from engine import commands as c
 from engine.api import Conversation, EngineLimits, SamplingParams
 from engine.codec_process import CodecGone, CodecProcess
 from engine.core import EngineCore
+from engine.inprocess import InProcessEngine
 from engine.load import core_of, threads_beside
 from engine.streaming import StreamingCodec
 from tests.engine.core_driver import Driver, assert_nothing_leaked, random_codes, tiny_core, tiny_model
@@ -82,6 +84,18 @@ def test_the_process_ends_with_whoever_started_it(s2pro: Path) -> None:
     process = CodecProcess(s2pro, 1, threads=1)
     process._socket.close()
     assert process._process.wait(timeout=60) == 0
+
+
+def test_an_engine_in_a_thread_ends_it(s2pro: Path) -> None:
+    process = CodecProcess(s2pro, 1, threads=1)
+    process.wait()
+
+    async def test() -> None:
+        engine = InProcessEngine(core_of(tiny_model(s2pro), EngineLimits(1, 512), guarded=False, decoder=process))
+        await engine.close()
+
+    asyncio.run(test())
+    assert process._process.returncode is not None
 
 
 def test_a_core_says_the_same_with_it_and_without(s2pro: Path, beside: EngineCore) -> None:
