@@ -23,7 +23,8 @@ CEILING = 10 ** (-1 / 20)  # -1 dB of full scale: resampling and Opus overshoot 
 STRIDE_S = 0.0025  # the gain is found once for so long and runs straight between; it is also the delay. Shorter is heard as distortion
 RELEASE_DB_S = 60.0  # back up after a peak: between two periods of a low voice 0.8 dB, after a loud word 0.2 s
 
-_BLOCK_S, _STEP_S = 0.4, 0.1
+_STEP_S, _STEPS = 0.1, 4  # a block of the standard is four steps long
+_SLICE_S, _RINGS_S = 30.0, 0.25  # filtered at once, whatever the recording's length; how long the filters ring
 _ABSOLUTE_GATE, _RELATIVE_GATE = -70.0, -10.0  # LUFS; LU
 SILENT_LUFS = -70.0
 
@@ -86,19 +87,33 @@ class Volume:
 
 def loudness_lufs(samples: npt.NDArray[np.floating], rate: int) -> float:
     """Integrated loudness of a recording, mono, gated; SILENT_LUFS where nothing is above the gate."""
-    if not len(samples):
+    steps = _step_powers(samples, rate)
+    if not len(steps):
         return SILENT_LUFS
-    size = 1 << (len(samples) + rate // 4).bit_length()  # the filters ring for less than 0.25 s
-    weights = _weights(np.fft.rfftfreq(size, 1 / rate).astype(np.float64), rate)
-    heard = np.fft.irfft(np.fft.rfft(samples.astype(np.float64), size) * weights, size)[: len(samples)]
-    block, step = round(_BLOCK_S * rate), round(_STEP_S * rate)
-    starts = range(0, max(1, len(heard) - block + 1), step)
-    powers = np.array([np.mean(heard[start : start + block] ** 2) for start in starts])
+    blocks = min(_STEPS, len(steps))  # of what is shorter than a block, all
+    powers = np.convolve(steps, np.ones(blocks) / blocks, "valid")
     powers = powers[_lufs(powers) > _ABSOLUTE_GATE]
     if not len(powers):
         return SILENT_LUFS
     powers = powers[_lufs(powers) > float(_lufs(np.mean(powers))) + _RELATIVE_GATE]
     return float(_lufs(np.mean(powers)))
+
+
+def _step_powers(samples: npt.NDArray[np.floating], rate: int) -> npt.NDArray[np.float64]:
+    """Weighted power of each step of _STEP_S; what is left at the end counts as a step if there is no other."""
+    step, rings = round(_STEP_S * rate), round(_RINGS_S * rate)
+    span = step * round(_SLICE_S / _STEP_S)
+    powers = [np.zeros(0)]
+    for start in range(0, len(samples), span):
+        before = max(0, start - rings)
+        part = samples[before : start + span].astype(np.float64)
+        size = 1 << (len(part) + rings).bit_length()
+        weights = _weights(np.fft.rfftfreq(size, 1 / rate).astype(np.float64), rate)
+        heard = np.fft.irfft(np.fft.rfft(part, size) * weights, size)[start - before : len(part)]
+        if len(samples) < step:
+            return np.array([np.mean(heard**2)])
+        powers.append(np.mean(heard[: len(heard) // step * step].reshape(-1, step) ** 2, axis=1))
+    return np.concatenate(powers)
 
 
 def at_loudness(samples: Samples, rate: int, lufs: float = REFERENCE_LUFS) -> Samples:

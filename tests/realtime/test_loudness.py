@@ -137,3 +137,12 @@ def test_a_recording_with_one_high_peak_is_not_clipped() -> None:
 
 def test_a_silent_recording_stays_silent() -> None:
     assert not at_loudness(np.zeros(RATE, np.float32), RATE).any()
+
+
+def test_a_long_recording_is_as_loud_as_its_parts() -> None:
+    half_minute = np.tile(words(), 9)
+    assert loudness_lufs(np.tile(half_minute, 4), RATE) == pytest.approx(loudness_lufs(half_minute, RATE), abs=0.03)
+
+
+def test_less_than_a_step_has_a_loudness_too() -> None:
+    assert loudness_lufs(sine(997, 0.05, 1.0), RATE) == pytest.approx(-3.0, abs=0.5)
