@@ -13,6 +13,7 @@ from typing import Final
 from protocol.config import Latency, TagMode
 from realtime.repertoire import EVERYTHING, Repertoire
 from realtime.segmenter import Segment, Segmenter
+from realtime.wording import AS_IT_STANDS, Wording
 
 SLICE_CHARS: Final = 128  # some 1 ms; a delta of a language model is far below
 
@@ -24,11 +25,17 @@ class _Mark(Enum):
 class Intake:
     """The text of one turn. As long as `deadline` says now, `take` has more to read."""
 
-    def __init__(self, latency: Latency, tags: TagMode, repertoire: Repertoire = EVERYTHING) -> None:
+    def __init__(
+        self,
+        latency: Latency,
+        tags: TagMode,
+        repertoire: Repertoire = EVERYTHING,
+        wording: Wording = AS_IT_STANDS,
+    ) -> None:
         self.ended = False  # no text follows
         self.emptied = False  # it has ended, and all of it was taken
         self.chars = 0  # of the input so far
-        self._segmenter = Segmenter(latency, tags, repertoire=repertoire)
+        self._segmenter = Segmenter(latency, tags, repertoire=repertoire, wording=wording)
         self._pieces: list[str] = []  # the input so far
         self._unread: deque[str | _Mark] = deque()
 

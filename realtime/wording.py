@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
+from protocol.config import SessionConfig
 from realtime.expansion import TONGUES, applied, edits
 from realtime.number_shapes import Edit
 from realtime.tags import Text, Token
@@ -24,6 +26,12 @@ class Lexicon:
         keys = sorted(map(re.escape, self._entries), key=len, reverse=True)
         # Longest first: of `C++` and `C` the text means the one that fits. Neither end may be inside a word.
         self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(keys)})(?![^\W_])", re.IGNORECASE) if keys else None
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(entries: tuple[tuple[str, str], ...]) -> Lexicon:
+        """The one with these entries: turn after turn has the same."""
+        return Lexicon(dict(entries))
 
     def edits(self, text: str) -> list[Edit]:
         """What is to be spoken otherwise."""
@@ -47,6 +55,16 @@ class Wording:
     in_words: bool = False  # numbers and symbols are written out
     language: str | None = None  # a key of TONGUES; None: guessed from the turn's text
     lexicon: Lexicon = field(default=NO_LEXICON)
+
+    @staticmethod
+    def of(config: SessionConfig, numbers_in_words: bool) -> Wording:
+        """What a turn's settings ask for. `numbers_in_words`: whether its model must get them so."""
+        return Wording(
+            clean=config.normalize,
+            in_words=config.normalize and numbers_in_words,
+            language=config.language,
+            lexicon=Lexicon.of(tuple(config.lexicon.items())) if config.lexicon else NO_LEXICON,
+        )
 
     @property
     def rewords(self) -> bool:

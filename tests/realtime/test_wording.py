@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.config import TagMode
+from protocol.config import Language, SessionConfig, TagMode
 from realtime.tags import Tag, Text, Token, engine_text, lex
 from realtime.wording import LanguageGuess, Lexicon, Wording
 from tests.realtime.texts import texts
@@ -65,6 +65,16 @@ def test_every_raw_character_keeps_its_place(text: str, language: str) -> None:
             assert len(after.said) == len(after.raw)
             blanks = [at for at, char in enumerate(after.raw) if char.isspace()]
             assert all(after.said[at][-1:] == after.raw[at] for at in blanks)
+
+
+def test_the_settings_of_a_turn_say_what_is_done() -> None:
+    config = SessionConfig(language=Language.GERMAN, lexicon={"a": "b"})
+    wording = Wording.of(config, numbers_in_words=True)
+    assert (wording.clean, wording.in_words, wording.language, wording.rewords) == (True, True, "de", True)
+    assert wording.lexicon is Wording.of(config, numbers_in_words=False).lexicon
+    assert not Wording.of(config, numbers_in_words=False).in_words
+    off = Wording.of(SessionConfig(normalize=False), numbers_in_words=True)
+    assert (off.clean, off.in_words, off.rewords) == (False, False, False)
 
 
 def test_tags_are_not_reworded() -> None:
