@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+
+from realtime.workshop import Workshop
+
+
+@asynccontextmanager
+async def workshop(threads: int = 2) -> AsyncIterator[Workshop]:
+    made = Workshop(threads)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def never(error: Exception) -> None:
+    raise AssertionError("nothing may fail") from error
+
+
+def test_work_is_done_in_a_thread_and_its_result_comes_back_to_the_loop() -> None:
+    async def scene() -> None:
+        async with workshop() as shop:
+            loop = asyncio.get_running_loop()
+            came: asyncio.Future[tuple[int, int]] = loop.create_future()
+            shop.bench(never).do(threading.get_ident, lambda ident: came.set_result((ident, threading.get_ident())))
+            ident, here = await came
+            assert here == threading.get_ident() != ident
+
+    asyncio.run(scene())
+
+
+def test_one_owners_work_keeps_its_order_among_that_of_others() -> None:
+    async def scene() -> None:
+        async with workshop(3) as shop:
+            results: list[list[int]] = [[] for _ in range(5)]
+            all_there = asyncio.Event()
+
+            def note(owner: int, number: int) -> None:
+                results[owner].append(number)
+                if sum(map(len, results)) == 5 * 200:
+                    all_there.set()
+
+            benches = [shop.bench(never) for _ in results]
+            for number in range(200):
+                for owner, bench in enumerate(benches):
+                    bench.do(partial(int, number), partial(note, owner))
+            await all_there.wait()
+            assert results == [list(range(200))] * 5
+
+    asyncio.run(scene())
+
+
+def test_nothing_comes_after_a_bench_was_closed() -> None:
+    async def scene() -> None:
+        async with workshop(1) as shop:
+            gate, came = threading.Event(), list[str]()
+            begun: list[str] = []
+            first, second = shop.bench(never), shop.bench(never)
+            done = asyncio.Event()
+
+            def wait() -> str:
+                begun.append("first")
+                gate.wait(10)
+                return "first"
+
+            def work() -> str:
+                begun.append("never")
+                return "never"
+
+            first.do(wait, came.append)
+            first.do(work, came.append)
+            second.do(lambda: "second", lambda word: (came.append(word), done.set()))
+            first.close()
+            gate.set()
+            await done.wait()
+            assert came == ["second"] and "never" not in begun
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_a_mistake_is_told_to_its_owner_once_and_disturbs_nobody_else(in_thread: bool) -> None:
+    async def scene() -> None:
+        async with workshop(1) as shop:
+            errors: list[Exception] = []
+            done = asyncio.Event()
+            broken, sane = shop.bench(errors.append), shop.bench(never)
+
+            def fall(_: object = None) -> None:
+                raise ZeroDivisionError("a bug")
+
+            job: Callable[[], None] = fall if in_thread else (lambda: None)
+            broken.do(job, fall)
+            broken.do(job, fall)
+            sane.do(lambda: None, lambda _: done.set())
+            await done.wait()
+            assert [str(error) for error in errors] == ["a bug"]
+
+    asyncio.run(scene())
+
+
+def test_the_loop_breathes_between_results_that_came_together() -> None:
+    async def scene() -> None:
+        async with workshop(1) as shop:
+            loop = asyncio.get_running_loop()
+            order: list[str] = []
+            done, gate = asyncio.Event(), threading.Event()
+            bench = shop.bench(never)
+            bench.do(lambda: gate.wait(10), lambda _: None)
+
+            def slow(number: int) -> None:
+                order.append("result")
+                end = loop.time() + 0.002
+                while loop.time() < end:
+                    pass
+                if number == 0:
+                    loop.call_soon(order.append, "other")
+                if number == 4:
+                    done.set()
+
+            for number in range(5):
+                bench.do(partial(int, number), slow)
+            gate.set()
+            await done.wait()
+            assert order.index("other") < 4, "what else is due does not wait for all of them"
+
+    asyncio.run(scene())
+
+
+def test_a_closed_workshop_leaves_no_thread() -> None:
+    async def scene() -> None:
+        before = threading.active_count()
+        async with workshop(3):
+            assert threading.active_count() == before + 3
+        assert threading.active_count() == before
+
+    asyncio.run(scene())
