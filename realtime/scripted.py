@@ -61,6 +61,7 @@ class Script:
     retries: Mapping[int, str] = field(default_factory=dict)  # segment number -> why it is generated a second time
     cuts: Mapping[int, Cut] = field(default_factory=dict)  # segment number -> where it ends early
     retry_after_s: float = 0.2  # of Busy
+    follows: bool = False  # its frames say where in the text they are: a steady speaker's, letter for letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +247,8 @@ class ScriptedStream:
             self._close()
             raise error
         codes = self._engine.codes(text, self._spoken, self._params.seed, self._turn)[:, 0]
-        frame = Frame(self._segment, self._frames, codes, self._engine.sound(codes))
+        place = min(len(text) - 1, int(self._spoken / script.frames_per_char)) if script.follows else None
+        frame = Frame(self._segment, self._frames, codes, self._engine.sound(codes), place)
         self._spoken += 1
         self._frames += 1
         return frame

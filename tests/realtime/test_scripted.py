@@ -22,7 +22,7 @@ from engine.api import (
     SynthesisFailed,
     Voice,
 )
-from realtime.scripted import Cut, Script, ScriptedEngine, ScriptedStream
+from realtime.scripted import MINI_LIKE, Cut, Script, ScriptedEngine, ScriptedStream
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def test_segments_come_in_order_with_frames_without_gaps() -> None:
     assert [frame.index for frame in frames(got)] == [0, 1, 2, 3, 4]
     assert [frame.segment for frame in frames(got)] == [0, 0, 0, 1, 1]
     assert [event for event in got if isinstance(event, SegmentEnd)] == [SegmentEnd(0, 3), SegmentEnd(1, 2)]
-    assert all(frame.samples.shape == (1024,) and frame.codes.shape == (8,) for frame in frames(got))
+    assert all(frame.samples.shape == (1024,) and frame.codes.shape == (MINI_LIKE.codebooks,) for frame in frames(got))
 
 
 def test_the_same_text_and_seed_give_the_same_frames() -> None:
@@ -203,7 +203,9 @@ def test_a_recording_encodes_to_its_pitch() -> None:
     engine = ScriptedEngine()
     tone = np.sin(2 * np.pi * 440.0 * np.arange(44100) / 44100).astype(np.float32)
     codes = run(engine.encode(tone, 44100))
-    assert codes.shape == (8, 21) and np.all(np.abs(codes[0] - 512) < 12), "440 Hz is two octaves above 110"
+    assert codes.shape == (MINI_LIKE.codebooks, 21) and np.all(np.abs(codes[0] - 512) < 12), (
+        "440 Hz is two octaves above 110"
+    )
     with pytest.raises(SynthesisFailed, match="shorter than one frame"):
         run(engine.encode(tone[:100], 44100))
 
