@@ -11,24 +11,16 @@ decide it, at most `MOST_HELD` code points, so the tokens do not depend on how t
 from __future__ import annotations
 
 import re
-from enum import Enum
 from typing import Final
 
 from protocol.config import TagMode
+from realtime.addresses import Addresses
 from realtime.characters import Script, facts
 from realtime.emoji import EMOJI_PARTS, EMOJI_RANGES, is_emoji, is_emoji_part
 from realtime.said import Change, ChangeKind, SaidText
 from realtime.tags import MAX_TAG_CHARS, Token, special_at, special_begun
 
 MOST_HELD: Final = 256  # a line that only holds marks; everything else is decided sooner
-
-
-class _Url(Enum):
-    """Where inside a bare address the reading is."""
-
-    NONE = "none"
-    HOST = "host"  # is read
-    REST = "rest"  # is not
 
 
 _READ_FENCES: Final = frozenset({"text", "txt", "plain", "plaintext", "md", "markdown"})  # these hold prose
@@ -59,10 +51,6 @@ _ENTITIES: Final = {
     "amp": "&", "lt": "<", "gt": ">", "nbsp": " ", "quot": '"', "apos": "'", "#39": "'", "mdash": "—", "ndash": "–", "hellip": "…",
 }  # fmt: skip
 _ENTITY_BEGUN = re.compile(r"&#?[a-z0-9]{0,6}\Z")
-_SCHEMES: Final = ("http://", "https://", "www.")
-_WWW: Final = "www."
-_URL_ENDS: Final = '<>"*`|“”„»«'
-_URL_TAIL = re.compile(r"[.,;:!?'’)\]]{1,32}")
 _ESCAPED: Final = frozenset("!\"#$%&'()*+,-./:;=>?@[\\]^_`{|}~")  # not `<`: that would make text of a speaker token
 _ARROWS: Final = frozenset("→⇒⟶➡➜➔")
 # Where something other than plain text may begin. `h` and `w` only at the start of a word: an address.
@@ -88,9 +76,7 @@ class MarkdownLexer:
         self._stars = 0  # emphases that are open
         self._brackets = 0  # `[` that were no tag and are open
         self._target = 0  # parentheses that are open in the target of a link
-        self._url = _Url.NONE
-        self._url_parens = 0
-        self._angle_open = False  # the address stands in angle brackets
+        self._addresses = Addresses(self._text)
         self._emoji_end = -1  # behind the last picture
 
     @property
@@ -130,8 +116,8 @@ class MarkdownLexer:
             return self._skip_code(b, at)
         if self._target and b[at] not in "\n\r":
             return self._skip_target(b[at])
-        if self._url is not _Url.NONE:
-            count = self._in_url(b, at, final)
+        if self._addresses.open:
+            count = self._addresses.read(b, at, final)
             if count != 0:
                 return count
         if b[at] in "\n\r":
@@ -293,7 +279,8 @@ class MarkdownLexer:
             case "\\":
                 return self._escape(b, at, final)
         if char in "hHwW":
-            return self._address(b, at, final)
+            count = self._addresses.begin(b, at, final)
+            return self._text.plain(char) if count == 0 else count
         return self._picture(char)
 
     def _emphasis(self, b: str, at: int, final: bool) -> int | None:
@@ -369,12 +356,9 @@ class MarkdownLexer:
         if not final and special_begun(b, at):
             return None
         if not self._code:
-            ahead = b[at + 1 : at + 9].casefold()
-            if any(ahead.startswith(scheme) for scheme in _SCHEMES):
-                self._angle_open = True
-                return self._text.drop("<", ChangeKind.LINK)
-            if not final and at + 1 + len(ahead) == len(b) and any(scheme.startswith(ahead) for scheme in _SCHEMES):
-                return None
+            address = self._addresses.begin_angle(b, at, final)
+            if address != 0:
+                return address
             found = _HTML.match(b, at)
             if found:
                 return self._text.drop(found[0], ChangeKind.HTML, " " if found[1].casefold() in _HTML_BREAKS else "")
@@ -424,50 +408,3 @@ class MarkdownLexer:
             self._emoji_end = self._text.start
             return 1
         return self._text.plain(char)
-
-    # Bare addresses.
-
-    def _address(self, b: str, at: int, final: bool) -> int | None:
-        """`https://www.`: the host is read, the rest is not."""
-        ahead = b[at : at + 12].casefold()
-        if not self._text.before.isalnum():
-            scheme = next((scheme for scheme in _SCHEMES if ahead.startswith(scheme)), None)
-            if scheme is not None:
-                behind = ahead[len(scheme) :]
-                if scheme != _WWW and behind.startswith(_WWW):
-                    scheme += _WWW
-                elif scheme != _WWW and not final and at + len(ahead) == len(b) and _WWW.startswith(behind):
-                    return None
-                self._url, self._url_parens = _Url.HOST, 0
-                return self._text.drop(b[at : at + len(scheme)], ChangeKind.LINK)
-            if not final and at + len(ahead) == len(b) and any(s.startswith(ahead) for s in _SCHEMES):
-                return None
-        return self._text.plain(b[at])
-
-    def _in_url(self, b: str, at: int, final: bool) -> int | None:
-        """One character of an address; 0: it has ended."""
-        char = b[at]
-        if char.isspace() or char in _URL_ENDS or facts(char).script is not Script.SPACED:
-            self._url = _Url.NONE
-            closes, self._angle_open = self._angle_open and char == ">", False
-            return self._text.drop(char, ChangeKind.LINK) if closes else 0
-        found = _URL_TAIL.match(b, at)
-        if found and self._url_ends(b, found, final) is not False:
-            if self._url_ends(b, found, final) is None:
-                return None
-            self._url = _Url.NONE
-            return 0
-        if self._url is _Url.HOST and (char.isalnum() or char in "-._"):
-            return self._text.plain(char)
-        self._url = _Url.REST
-        self._url_parens += (char == "(") - (char == ")")
-        return self._text.drop(char, ChangeKind.LINK)
-
-    def _url_ends(self, b: str, found: re.Match[str], final: bool) -> bool | None:
-        """Whether the marks found end the address; None: what follows decides."""
-        if found[0][0] == "]" or (found[0][0] == ")" and not self._url_parens):
-            return True
-        if found.end() == len(b):
-            return True if final else None
-        after = b[found.end()]
-        return after.isspace() or after in _URL_ENDS

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.config import TagMode
-from realtime.emoji import is_emoji
 from realtime.markdown import MOST_HELD, MarkdownLexer
 from realtime.said import Change, ChangeKind
 from realtime.tags import Tag, Text, Token, engine_text, joined
@@ -280,11 +279,6 @@ def test_changes_name_what_was_changed() -> None:
         ("😀", ChangeKind.EMOJI),
         ("<br>", ChangeKind.HTML),
     ]
-
-
-def test_pictures_are_told_from_letters_and_numbers() -> None:
-    assert all(map(is_emoji, "😀🎉✅⭐☀🚀ℹ"))
-    assert not any(map(is_emoji, "a1①♯€§漢→"))
 
 
 def test_a_tag_is_known_once_it_cannot_be_a_link() -> None:
