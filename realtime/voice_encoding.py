@@ -96,4 +96,6 @@ class VoiceEncoder:
         except RecordingRefused as error:
             raise VoiceUnusable(name, f"its recording {error}") from error
         codes = await self._encode(samples, rate)
-        await run_sync(self._store.keep_codes, source.recording, codes)
+        unwritten = await run_sync(self._store.keep_codes, source.recording, codes)
+        if unwritten is not None:
+            log.warning("codes of voice %r cannot be written and are made again after a restart: %s", name, unwritten)

@@ -46,6 +46,7 @@ class VoiceStore:
         self._codebooks = codebooks
         self._codec_id = codec_id
         self._kept: dict[str, tuple[Version, Voice]] = {}
+        self._unwritten: dict[str, Codes] = {}  # by recording: what the folder would not take
 
     def names(self) -> list[str]:
         """Every voice, `default` first."""
@@ -95,16 +96,28 @@ class VoiceStore:
         if name == DEFAULT:
             return ()
         sources = self.files.sources(name)
-        return tuple(source for source in sources if self.files.codes(source.recording, self._codec_id) is None)
+        return tuple(source for source in sources if self._codes(source) is None)
 
-    def keep_codes(self, recording: str, codes: Codes) -> None:
-        """Remember what a recording became through the loaded model's codec. Raises OSError."""
-        self.files.keep_codes(recording, self._codec_id, codes)
+    def keep_codes(self, recording: str, codes: Codes) -> OSError | None:
+        """Remember what a recording became through the loaded model's codec, until the end of this process if the folder does not take it.
+
+        Returns why it did not. A folder may well be read-only, and voices in it are spoken all the same.
+        """
+        try:
+            self.files.keep_codes(recording, self._codec_id, codes)
+        except OSError as error:
+            self._unwritten[recording] = codes
+            return error
+        return None
+
+    def _codes(self, source: Source) -> Codes | None:
+        codes = self.files.codes(source.recording, self._codec_id)
+        return codes if codes is not None else self._unwritten.get(source.recording)
 
     def _read(self, name: str) -> Voice:
         references = []
         for index, source in enumerate(self.files.sources(name)):
-            codes = self.files.codes(source.recording, self._codec_id)
+            codes = self._codes(source)
             if codes is None:
                 raise VoiceNotEncoded(name)
             self._check(name, index, codes)

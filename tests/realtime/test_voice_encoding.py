@@ -104,6 +104,24 @@ def test_an_engine_that_fails_leaves_the_voice_for_the_next_try(tmp_path: Path) 
     run(test)
 
 
+def test_a_folder_that_cannot_be_written_costs_an_encoding_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        engine = Counting()
+        store, encoder = over(tmp_path, engine)
+        store.files.add("anna", [NewSource(ONE, "Eins.")])
+        (tmp_path / ".lock").unlink()
+        (tmp_path / ".lock").mkdir()  # nobody can write now, root included
+        assert len((await encoder.ready("anna")).references) == 1
+        assert (await encoder.ready("anna")).id == store.get("anna").id
+        assert len(engine.encoded) == 1
+
+    run(test)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("codes of voice 'anna' cannot be written and are made again after a restart: ")
+
+
 def test_what_comes_into_the_folder_is_encoded_before_anybody_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
