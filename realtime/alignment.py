@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from math import floor
 from typing import Final
 
@@ -176,18 +177,19 @@ class _Spoken:
         """Who says when its words are."""
         return AlignmentSource.MODEL if len(self.trail) else AlignmentSource.ESTIMATE
 
-    def times(self, rate: float) -> Iterator[tuple[Unit, float, float]]:
-        """The units with start and end, in order.
+    def times(self, rate: float, first: int = 0) -> Iterator[tuple[Unit, float, float]]:
+        """The units from number `first` on with start and end, in order.
 
         As far as the model has told where it was, from that. The rest is estimated: scaled to the audio that is left if that is complete,
         else at this rate, and not before the audio there is, or without the model slower where there is more.
         """
         if not len(self.trail):
             scale = self.sane_ms / self.nominal_ms if self.finished else max(rate, self.audio_ms / self.nominal_ms)
-            yield from self._estimated(0, self.start_ms, scale)
+            yield from islice(self._estimated(0, self.start_ms, scale), first, None)
             return
         at_ms = self.start_ms
-        for index, (unit, sound) in enumerate(zip(self.units, self.sounds, strict=True)):
+        for index in range(first, len(self.units)):
+            unit, sound = self.units[index], self.sounds[index]
             start_ms = self._reached_ms(sound[0]) if sound else None
             end_ms = self._reached_ms(sound[1]) if sound else None
             if start_ms is None or end_ms is None:
@@ -209,11 +211,11 @@ class _Spoken:
             scale = max(0.0, self.start_ms + self.sane_ms - at_ms) / nominal_ms
             yield from self._estimated(first, at_ms - skipped_ms * scale, scale)
             return
-        guessed = list(self._estimated(first, at_ms - skipped_ms * rate, rate))
-        # The first one is not over, so it and all others end behind the audio that there is.
-        late_ms = max(0.0, self.end_ms + self.frame_ms - guessed[0][2])
-        for index, (unit, begins_ms, ends_ms) in enumerate(guessed):
-            known = start_ms is not None and index == 0
+        late_ms: float | None = None
+        for unit, begins_ms, ends_ms in self._estimated(first, at_ms - skipped_ms * rate, rate):
+            known = late_ms is None and start_ms is not None
+            if late_ms is None:  # the first one is not over, so it and all others end behind the audio that there is
+                late_ms = max(0.0, self.end_ms + self.frame_ms - ends_ms)
             yield unit, begins_ms if known else begins_ms + late_ms, ends_ms + late_ms
 
     def _estimated(self, first: int, at_ms: float, scale: float) -> Iterator[tuple[Unit, float, float]]:
@@ -312,11 +314,11 @@ class Timeline:
         taken: list[Alignment] = []
         while self._told < len(self._spoken):
             spoken = self._spoken[self._told]
-            words = self._words(spoken)
+            words = self._words(spoken, 0 if spoken.finished else self._told_words)
             if not spoken.finished:
-                if words[self._told_words :]:
-                    taken.append(Alignment(tuple(words[self._told_words :]), final=False, source=spoken.source))
-                    self._told_words = len(words)
+                if words:
+                    taken.append(Alignment(tuple(words), final=False, source=spoken.source))
+                    self._told_words += len(words)
                 break
             if words:
                 taken.append(Alignment(tuple(words), final=True, source=spoken.source))
@@ -368,12 +370,14 @@ class Timeline:
         text = spoken.segment.text_until(last.end)
         return HeardSegment(spoken.segment, text, min(max(frames, 1), sane_frames), False), last.end
 
-    def _words(self, spoken: _Spoken) -> list[Word]:
+    def _words(self, spoken: _Spoken, first: int = 0) -> list[Word]:
+        """Those from number `first` on of which all audio came; sounds stand behind the last word, so they do not count."""
         limit_ms = spoken.end_ms + _SLACK_MS
+        complete = takewhile(lambda timed: timed[2] <= limit_ms, spoken.times(self.rate, first))
         return [
             Word(unit.text, floor(start_ms), floor(end_ms), unit.start, unit.end, unit.speaker)
-            for unit, start_ms, end_ms in spoken.times(self.rate)
-            if unit.is_word and end_ms <= limit_ms
+            for unit, start_ms, end_ms in complete
+            if unit.is_word
         ]
 
     def _skip_mute(self) -> None:
