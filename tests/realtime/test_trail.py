@@ -13,6 +13,7 @@ from protocol.events import AlignmentSource
 from realtime.alignment import Timeline
 from realtime.segmenter import Segment, Segmenter
 from realtime.trail import Trail
+from realtime.wording import Lexicon, Wording
 from tests.realtime.texts import texts
 
 FRAME_MS = 50.0
@@ -93,6 +94,21 @@ def test_a_word_behind_tags_and_speakers_is_found_in_what_the_engine_got() -> No
     for word in ("So", "it", "is"):
         at = text.index(word)
         assert made.sound(at, at + len(word)) == (engine.index(word), engine.index(word) + len(word))
+
+
+def test_a_number_and_a_respelt_word_sound_as_long_as_all_that_is_said_for_them() -> None:
+    text = "Give Siobhan 25 apples."
+    segmenter = Segmenter(
+        Latency.QUALITY, TagMode.PERFORM, wording=Wording(in_words=True, lexicon=Lexicon({"Siobhan": "Shi vawn"}))
+    )
+    segmenter.push(text, 0.0)
+    segmenter.end()
+    (segment,) = segmenter.take(0.0, 0.0)
+    assert segment.text == "Give Shi vawn twenty-five apples."
+    made = Trail(segment)
+    for word, said in {"Siobhan": "Shi vawn", "25": "twenty-five", "apples.": "apples"}.items():
+        at, there = text.index(word), segment.text.index(said)
+        assert made.sound(at, at + len(word)) == (there, there + len(said))
 
 
 # Timeline
