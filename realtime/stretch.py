@@ -3,7 +3,7 @@
 Knows samples, a rate and a speed. Does not know packets, turns or text. Output is written in blocks of 10 ms. Block k is taken from the
 input within 9 ms of where it belongs; it follows on from the block before as long as that place is near enough, and is else faded in from
 the place near enough where the waveform, with some past and future, is most like what would have followed. So output sample i always
-stands for input sample i * speed, give or take `MAX_SHIFT_S` and a block, and nothing adds up.
+stands for input sample i * speed, give or take `MAX_SHIFT_S` and a block (at the start a little more), and nothing adds up.
 
 Beyond plain WSOLA: fades are evened out by how alike their two sides are (a fade between unlike noises would sink by 3 dB a hundred times
 a second), places in noise are drawn instead of searched where input is used more than once (the likeliest place repeats and buzzes), and
@@ -32,6 +32,11 @@ CONTEXT_S = 0.010  # before a fade that must be alike too: with the fade itself 
 MAX_HOLD_S = (
     0.030  # further ahead where going back would play an onset twice: so much at speed 0.25, and we are past it
 )
+# At a speed above 1 a stream starts with 30 ms as they are and catches up in the next 100: so a packet of 20 ms comes out of the first
+# codec frame at any speed, as it does at 1 (else it comes with the second: measured 48 ms later at speed 2, on a CPU). The map is off by
+# 17 ms of output there at speed 2, by 26 at 4.
+HEAD_BLOCKS = 3
+CATCH_UP_BLOCKS = 10
 ONSET_DB = 12.0  # a change of level that is one; noise differs by 3 dB from one 5 ms to the next, a stop's burst by 20 and more
 FLOOR_POWER = 1e-6  # -60 dB of full scale: below, differences of level are not heard
 NOISE_LIKENESS = (
@@ -89,9 +94,9 @@ class TimeStretch:
         return self._write(self._origin + len(self._held))
 
     def finish(self) -> Samples:
-        """The rest, so that all output is round(n_in / speed) samples. Nothing may be pushed afterwards."""
+        """The rest, so that all output is round(n_in / speed) samples, or the head if that is more. Nothing may be pushed afterwards."""
         missing = round(self._n_in / self._speed) - self._n_out
-        if not missing:
+        if missing <= 0:
             return np.zeros(0, np.float32)
         size = self._sizes
         blocks = ceil(missing / size.block)
@@ -103,11 +108,8 @@ class TimeStretch:
         """Every block that needs no input sample from `known` on."""
         size, written = self._sizes, [np.zeros(0, np.float32)]
         while True:
-            # The middle of the block stands where the middle of its input stood.
-            place = max(0, round(self._blocks * self._hop + (self._hop - size.block) / 2))
-            latest = place + size.shift
-            # Nothing stands for input that has not come: the stream may end there.
-            if max(latest + size.block, self._follow + size.block, (self._blocks + 1) * self._hop) > known:
+            place = self._place()
+            if self._needed(place) > known:
                 break
             written.append(self._block(place))
             self._blocks += 1
@@ -118,6 +120,25 @@ class TimeStretch:
         out = np.concatenate(written)
         self._n_out += len(out)
         return out
+
+    def _place(self) -> int:
+        """The input sample where the next block belongs."""
+        size, block = self._sizes, self._blocks
+        middle = (self._hop - size.block) / 2  # the middle of a block stands where the middle of its input stood
+        if self._speed < 1:
+            return max(0, round(block * self._hop + middle))
+        late = max(0.0, HEAD_BLOCKS * (self._hop - size.block) + middle)  # behind the blocks that were not faster
+        if block < HEAD_BLOCKS:
+            return block * size.block
+        return round(block * self._hop + middle - late * max(0.0, 1 - (block - HEAD_BLOCKS) / CATCH_UP_BLOCKS))
+
+    def _needed(self, place: int) -> float:
+        """How much input the next block takes."""
+        size = self._sizes
+        if self._blocks < HEAD_BLOCKS and self._speed > 1:
+            return self._follow + size.block
+        # Nothing later stands for input that has not come: the stream may end there.
+        return max(place + size.shift + size.block, self._follow + size.block, (self._blocks + 1) * self._hop)
 
     def _block(self, place: int) -> Samples:
         """The next block, which belongs at input sample `place`."""
