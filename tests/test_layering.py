@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "engine/": "engine numpy torch safetensors tokenizers huggingface_hub httpx2 soundfile soxr",
     "engine/api.py": "numpy",
     "engine/evaluate/external.py": "engine numpy torch safetensors transformers",
+    "engine/evaluate/samples.py": "engine numpy torch soundfile matplotlib",
     "engine/train/": "engine numpy torch safetensors tokenizers soundfile soxr matplotlib tqdm wordfreq num2words",
     "realtime/": (
         "realtime protocol engine.api numpy pydantic anyio starlette uvicorn opuslib "
