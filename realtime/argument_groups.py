@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from typing import Final, NoReturn, TypeAlias
 
 from engine.api import EngineLimits
@@ -30,6 +31,24 @@ class Parser(argparse.ArgumentParser):
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 Group: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
+
+
+class Kinds(argparse._SubParsersAction):  # type: ignore[type-arg]  # its parameter exists for type checkers alone
+    """Kinds of one command. An option in front of the kind would be the command's, change nothing, and is refused."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
+        given = [name for name, value in vars(namespace).items() if value != parser.get_default(name)]
+        given = [name for name in given if any(action.dest == name for action in parser._actions)]
+        if given:
+            assert isinstance(values, Sequence), "argparse hands over the rest of the line"
+            parser.error(f"--{given[0].replace('_', '-')} belongs behind `{values[0]}`")
+        super().__call__(parser, namespace, values, option_string)
 
 
 MODEL: Final = "`mini`, a folder, or a Hugging Face repository such as fishaudio/s2-pro"

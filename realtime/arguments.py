@@ -15,6 +15,7 @@ from protocol.config import Clock, Latency
 from realtime.argument_groups import (
     MODEL,
     Commands,
+    Kinds,
     Parser,
     add_engine,
     add_format,
@@ -308,6 +309,54 @@ def _add_bench(commands: Commands) -> None:
     add_limits(own)
     # What was not given is left to `parley serve`; and beside --url none of it may be given.
     bench.set_defaults(**dict.fromkeys(OWN_SERVER))
+    _add_bench_conversation(bench)
+
+
+def _add_bench_conversation(bench: argparse.ArgumentParser) -> None:
+    kinds = bench.add_subparsers(dest="bench_command", metavar="conversation", parser_class=Parser, action=Kinds)
+    conversation = kinds.add_parser(
+        "conversation",
+        help="try what the protocol promises of a conversation, instead of measuring a load",
+        description="Try what the protocol promises of a conversation: heard text that is true after every interruption, pacing, pauses, "
+        "a socket that is lost, the times of words, speed, volume. Starts a server of its own unless --url is given. Prints what was found "
+        "beside what was promised; the last line is JSON. Exit code 1: a promise was broken.",
+    )
+    conversation.add_argument(
+        "--turns", type=at_least_one, default=30, metavar="N", help="of the long conversation (default: %(default)s)"
+    )
+    conversation.add_argument(
+        "--barge-ins", type=at_least_one, default=10, metavar="N", help="of these turns (default: %(default)s)"
+    )
+    conversation.add_argument(
+        "--only",
+        action="append",
+        choices=PROBE_NAMES,
+        help="play this probe; may be given several times (default: all)",
+    )
+    conversation.add_argument(
+        "--seed", type=seed, default=0, help="of the texts and the sampling (default: %(default)s)"
+    )
+    running = conversation.add_argument_group("a server that runs")
+    running.add_argument("--url", help="try this one, instead of starting one")
+    running.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
+    own = conversation.add_argument_group("a server of its own")
+    add_model(own)
+    add_limits(own)
+    conversation.set_defaults(**dict.fromkeys(OWN_SERVER))
+
+
+# As `bench_conversation.PROBES`, which a test compares.
+PROBE_NAMES: Final = (
+    "talk",
+    "silence",
+    "pacing",
+    "pause",
+    "lost socket",
+    "words",
+    "speed and volume",
+    "loudness",
+    "marked-up text",
+)
 
 
 OWN_SERVER: Final = ("model", "device", "dtype", "revision", "token", "max_streams", "kv_positions", "threads")

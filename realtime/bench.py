@@ -122,10 +122,7 @@ def _conditions(
     options: BenchOptions, own_server: bool, begun: datetime, measured: Measured, model: Mapping[str, JsonValue]
 ) -> dict[str, JsonValue]:
     return {
-        "model": model.get("id", measured.model),
-        "device": model.get("device"),
-        "dtype": model.get("dtype"),
-        "server": "own" if own_server else urlsplit(options.url).netloc,
+        **circumstances({"id": measured.model, **model}, options.url, own_server, begun),
         "streams": options.streams,
         "turns": options.turns,
         "warm_up_turns": 1,
@@ -138,6 +135,16 @@ def _conditions(
         "format": options.fmt.value,
         "rate": measured.rate,
         "seed": options.seed,
+    }
+
+
+def circumstances(model: Mapping[str, JsonValue], url: str, own_server: bool, begun: datetime) -> dict[str, JsonValue]:
+    """What a figure of this machine is worth nothing without. model: as `loaded_model` tells it."""
+    return {
+        "model": model.get("id"),
+        "device": model.get("device"),
+        "dtype": model.get("dtype"),
+        "server": "own" if own_server else urlsplit(url).netloc,
         "begun": begun.isoformat(timespec="seconds"),
         "cpu": _cpu(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

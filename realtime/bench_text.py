@@ -61,6 +61,12 @@ def text_of(seed: int, stream: int, turn: int) -> str:
     return text
 
 
+def short_text_of(seed: int, turn: int) -> str:
+    """A few words, some three seconds: of a conversation that has many turns."""
+    rng = random.Random(f"{seed}/short/{turn}")
+    return f"{rng.choice(_OPENERS)}, the {rng.choice(_PEOPLE)} {rng.choice(_DEEDS)} the {rng.choice(_THINGS)}."
+
+
 def _sentence(rng: random.Random) -> str:
     person, thing = f"{rng.choice(_QUALITIES)} {rng.choice(_PEOPLE)}", f"{rng.choice(_QUALITIES)} {rng.choice(_THINGS)}"
     core = f"the {person} {rng.choice(_DEEDS)} the {thing} {rng.choice(_PLACES)}"

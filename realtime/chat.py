@@ -209,9 +209,9 @@ class Chat:
 
     async def _remember(self, client: Client, turn: Turn, listener: Listener, interrupted: bool) -> None:
         self._keep(listener)
+        self._screen.end_line()
         if interrupted:
             heard = await client.interrupt(turn, played_ms=round(listener.heard_ms))
-            self._screen.line("")
         else:
             if turn.done is not None:
                 await turn.played(round(listener.heard_ms), PlaybackState.ENDED)

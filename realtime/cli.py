@@ -206,9 +206,15 @@ def _download(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     from protocol.config import Clock, Latency
     from realtime.bench import bench, live_url, server_of_its_own
+    from realtime.bench_conversation import PROBES, ConversationOptions, bench_conversation
     from realtime.bench_load import BenchOptions
 
     def run(url: str) -> int:
+        if args.bench_command == "conversation":
+            talk = ConversationOptions(
+                url, _key(args), args.turns, args.barge_ins, args.seed, args.only or list(PROBES)
+            )
+            return bench_conversation(talk, args.url is None, sys.stdout, sys.stderr)
         options = BenchOptions(
             url=url,
             key=_key(args),
@@ -232,7 +238,8 @@ def _bench(args: argparse.Namespace) -> int:
         return run(live_url(args.url))
     if args.key is not None:
         raise CommandFailed("--key is for a server named with --url", MISUSED)
-    with server_of_its_own(_serve_command(given, args.streams), LISTENING, sys.stderr) as url:
+    streams = 1 if args.bench_command == "conversation" else args.streams
+    with server_of_its_own(_serve_command(given, streams), LISTENING, sys.stderr) as url:
         return run(url)
 
 

@@ -1,0 +1,103 @@
+"""`parley bench conversation`: does a server keep what the protocol promises of a conversation?
+
+Knows the order of the probes and what a probe that cannot be played means. Does not know what they try (`bench_probes`,
+`bench_probes_sound`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+import anyio
+from pydantic import JsonValue
+
+from protocol.client import ClientError
+from realtime.bench import circumstances, loaded_model
+from realtime.bench_probes import PROBES as CONVERSING
+from realtime.bench_probes import Probe
+from realtime.bench_probes_sound import loudness, markup, speed_and_volume
+from realtime.bench_promises import Finding, Promise, never, table
+from realtime.bench_stage import Stage
+from realtime.failure import FAILED, leaf
+
+PROBES: Final[Mapping[str, Probe]] = {
+    **CONVERSING,
+    "speed and volume": speed_and_volume,
+    "loudness": loudness,
+    "marked-up text": markup,
+}
+PATIENCE_S: Final = 300.0  # for one probe; the longest speaks two minutes
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationOptions:
+    """What is asked of the server."""
+
+    url: str
+    key: str | None
+    turns: int  # of the long conversation
+    barge_ins: int  # of them
+    seed: int
+    probes: Sequence[str]  # names of PROBES, in order
+
+
+def bench_conversation(options: ConversationOptions, own_server: bool, out: TextIO, err: TextIO) -> int:
+    """Try and print; the exit code. Blocks. Raises CommandFailed where there is nothing to try."""
+    begun = datetime.now(UTC)
+    model = loaded_model(options.url, options.key)
+    frame_ms = model.get("frame_ms")
+    stage = Stage(
+        url=options.url,
+        key=options.key,
+        now=time.monotonic,
+        seed=options.seed,
+        frame_ms=float(frame_ms) if isinstance(frame_ms, int | float) else None,
+        turns=options.turns,
+        barge_ins=options.barge_ins,
+    )
+    found = anyio.run(_played, stage, options.probes, err)
+    broken = [finding for _, finding in found if isinstance(finding, Promise) and not finding.kept]
+    print("\n".join(table(found)), file=out)
+    print(f"{len(broken)} promises broken" if broken else "every promise kept", file=out)
+    conditions: dict[str, JsonValue] = {
+        **circumstances(model, options.url, own_server, begun),
+        "turns": options.turns,
+        "barge_ins": options.barge_ins,
+        "seed": options.seed,
+    }
+    print(json.dumps({"conditions": conditions, "broken": len(broken), "found": _json(found)}), file=out, flush=True)
+    return FAILED if broken else 0
+
+
+async def _played(stage: Stage, names: Sequence[str], err: TextIO) -> list[tuple[str, Finding]]:
+    found: list[tuple[str, Finding]] = []
+    for name in names:
+        print(f"{name} ...", file=err, flush=True)
+        found += [(name, finding) for finding in await _tried(stage, PROBES[name])]
+    return found
+
+
+async def _tried(stage: Stage, probe: Probe) -> Sequence[Finding]:
+    """What a probe found; that it broke off is a promise broken, too."""
+    try:
+        with anyio.fail_after(PATIENCE_S):
+            return await probe(stage)
+    except (ClientError, OSError, BaseExceptionGroup) as error:
+        reason = leaf(error)
+        if not isinstance(reason, ClientError | OSError):
+            raise
+        return (never("broke off", 1, str(reason) or type(reason).__name__),)
+
+
+def _json(found: Sequence[tuple[str, Finding]]) -> dict[str, JsonValue]:
+    by_probe: dict[str, JsonValue] = {}
+    for name, finding in found:
+        findings = by_probe.setdefault(name, [])
+        assert isinstance(findings, list), "made above"
+        findings.append(finding.json())
+    return by_probe
