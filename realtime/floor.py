@@ -83,19 +83,28 @@ class Floor:
 
     def find(self, turn_id: str) -> Turn | None:
         """A turn that lives, or of which it may still become known how much was heard."""
-        return next((turn for turn in (*self._over, *self.turns) if turn.id == turn_id), None)
+        return next((turn for turn in self.known if turn.id == turn_id), None)
+
+    def sounding(self) -> list[Turn]:
+        """The turns that the listener may hear now."""
+        return [turn for turn in (*self._over, *self.turns[:1]) if turn.clock is not None]
 
     def paused(self) -> Turn | None:
         """The turn that is paused."""
-        return next((turn for turn in (*self._over, *self.turns) if turn.paused_at is not None), None)
+        return next((turn for turn in self.known if turn.paused_at is not None), None)
+
+    @property
+    def known(self) -> list[Turn]:
+        """All turns of which something may still become known, in the order in which they speak."""
+        return [*self._over, *self.turns]
 
     def since(self, first: Turn) -> list[Turn]:
         """`first` and the turns that speak after it."""
-        return [turn for turn in (*self._over, *self.turns) if turn.n >= first.n]
+        return [turn for turn in self.known if turn.n >= first.n]
 
     def too_late(self, turn: Turn) -> bool:
         """Whether a later turn has begun to sound, so that what was heard of this one is settled."""
-        return any(later.started for later in (*self._over, *self.turns) if later.n > turn.n)
+        return any(later.started for later in self.known if later.n > turn.n)
 
     def advance(self, now: float) -> None:
         """Do everything that has become possible."""
@@ -120,9 +129,9 @@ class Floor:
         """When `advance` could do more if nothing else happens; infinity: something else must."""
         times = [turn.text_deadline(now) for turn in self.turns]
         times += [turn.retry_at for turn in self.turns if turn.refused_since is not None and turn.wants_speech]
-        times += [turn.mark_at() for turn in (*self._over, *self.turns)]
+        times += [turn.mark_at() for turn in self.known]
         times += [turn.clock.ends_at for turn in self._unplayed if turn.clock is not None]
-        times += [self._pause_ends_at(turn) for turn in (*self._over, *self.turns) if turn.paused_at is not None]
+        times += [self._pause_ends_at(turn) for turn in self.known if turn.paused_at is not None]
         if self.turns:
             times.append(self.turns[0].release_at())
         return min(times, default=math.inf)
@@ -207,7 +216,7 @@ class Floor:
 
     def _tell_progress(self, now: float) -> None:
         """Say which marks and ends the listener has come to."""
-        for turn in (*self._over, *self.turns):
+        for turn in self.known:
             turn.tell_marks(now)
         for turn in list(self._unplayed):
             if turn.clock is not None and now >= turn.clock.ends_at:

@@ -15,7 +15,18 @@ from engine.api import EngineError
 from protocol.audio_frame import AudioFrame, Flag, unpack
 from protocol.config import Limits
 from protocol.connection import decode_event, encode_event
-from protocol.messages import Command, Event, MarkEvent, TurnDone, TurnPlayed, TurnStarted, parse_command
+from protocol.messages import (
+    Command,
+    ContextUpdated,
+    Event,
+    MarkEvent,
+    TurnDone,
+    TurnPaused,
+    TurnPlayed,
+    TurnResumed,
+    TurnStarted,
+    parse_command,
+)
 from realtime.outbox import Close, Outbox
 from realtime.scripted import Script, ScriptedEngine
 from realtime.session import Session
@@ -54,6 +65,7 @@ class Stage:
         self._done: dict[int, TurnDone] = {}
         self._started: set[int] = set()
         self._played: set[str] = set()
+        self._paused: str | None = None
         self._marks: dict[tuple[str, str], list[str]] = {}
         self.outbox = Outbox(lambda: None)
         self.session = Session(
@@ -125,6 +137,19 @@ class Stage:
             self.written_at.append(self.now)
             self.session.on_written(self.now)
 
+    def lose_socket(self) -> None:
+        """What happens around a session whose socket is gone."""
+        self.session.detach(self.now)
+        self.outbox.detach(self.now)
+        self.writable = False
+
+    def find_socket(self) -> None:
+        """And when there is one again."""
+        self.session.attach(self.now)
+        self.outbox.attached = self.writable = True
+        self.session.tick(self.now)
+        self.write()
+
     def all(self, kind: type[EventT]) -> list[EventT]:
         """Everything of a kind that was written."""
         return [message for message in self.written if isinstance(message, kind)]
@@ -186,7 +211,15 @@ class Stage:
             assert message.state not in told and not {"played", "dropped"} & set(told), "a mark has one end"
             assert message.state != "played" or told == ["generated"], "what is played was generated"
             told.append(str(message.state))
+        elif isinstance(message, TurnPaused):
+            self._paused = message.turn
+        elif isinstance(message, TurnResumed):
+            assert message.turn == self._paused, "what is resumed was paused"
+            self._paused = None
+        elif isinstance(message, ContextUpdated):
+            self._paused = None if message.turn == self._paused else self._paused
         elif isinstance(message, TurnDone):
+            self._paused = None if message.turn == self._paused else self._paused
             assert message.n not in self._done, "a turn ends once"
             self._done[message.n] = message
             heard = message.heard
@@ -195,6 +228,7 @@ class Stage:
             assert (message.status == "completed" and message.audio_ms > 0) <= (message.n in self._last)
         elif isinstance(message, AudioFrame):
             n = message.n
+            assert self._paused is None, "silence while a turn is paused"
             assert n not in self._done, f"audio of turn {n} after its turn.done"
             assert n in self._started, "audio before turn.started"
             if message.flags & Flag.DISCONTINUITY:

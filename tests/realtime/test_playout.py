@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,3 +101,90 @@ def test_what_is_played_never_falls_and_never_exceeds_what_was_sent(
         playing.sent(sent_ms, now)
         before = playing.played_ms(now)
     assert playing.played_ms(playing.ends_at) == pytest.approx(sent_ms)
+
+
+# A listener who tells
+
+
+def test_a_listener_is_where_it_says_and_plays_on_from_there() -> None:
+    playing = clock((2000.0, 10.0))
+    playing.report(300.0, True, 11.0)
+    assert playing.reported and playing.played_ms(11.5) == playing.heard_ms(11.5) == pytest.approx(800.0)
+    assert playing.ends_at == pytest.approx(12.7)
+    assert playing.reaches_at(1000.0) == pytest.approx(11.7)
+
+
+def test_a_listener_who_stands_still_gets_the_lead_and_no_more() -> None:
+    playing = clock((1000.0, 10.0))
+    playing.report(500.0, False, 12.0)
+    assert playing.played_ms(50.0) == 500.0
+    assert playing.ends_at == playing.reaches_at(501.0) == math.inf
+    assert playing.due_at(2400.0, 2500.0) < 50.0
+    assert playing.due_at(2401.0, 2501.0) == math.inf
+
+
+def test_a_listener_who_stands_at_the_end_has_heard_it() -> None:
+    playing = clock((1000.0, 10.0))
+    playing.report(1000.0, False, 12.0)
+    assert playing.ends_at == 12.0
+
+
+def test_a_file_of_which_the_listener_tells_is_heard_as_it_says() -> None:
+    playing = clock((500.0, 10.0), pace=FILE)
+    assert not playing.paced
+    playing.report(200.0, True, 11.0)
+    assert playing.paced and playing.played_ms(11.1) == pytest.approx(300.0)
+    assert playing.due_at(90_000.0, 90_020.0) <= 10.0, "it is still sent as it comes"
+
+
+@pytest.mark.parametrize("pace", [REALTIME, FILE])
+def test_a_listener_who_is_held_stands_still_until_it_goes_on(pace: Pace) -> None:
+    playing = clock((2000.0, 10.0), pace=pace)
+    playing.hold(11.0)
+    held_ms = playing.played_ms(11.0)
+    playing.hold(12.0)
+    assert playing.played_ms(40.0) == held_ms
+    playing.go_on(40.0)
+    assert playing.played_ms(40.5) == pytest.approx(min(2000.0, held_ms + (500 if pace.realtime else 0)))
+
+
+def test_what_is_sent_again_has_not_been_sent() -> None:
+    playing = clock((2000.0, 10.0))
+    playing.report(1500.0, True, 11.0)
+    playing.rewind(1200.0, 11.0)
+    assert playing.sent_ms == playing.played_ms(11.0) == 1200.0
+    assert playing.due_at(1580.0, 1600.0) <= 11.0 < playing.due_at(1600.0, 1620.0), "a new burst"
+    playing.sent(1220.0, 11.0)
+    playing.report(1210.0, True, 11.1)
+    assert playing.played_ms(11.1) == 1210.0
+
+
+def test_who_is_stopped_hears_no_more() -> None:
+    playing = clock((2000.0, 10.0))
+    playing.stop(10.5)
+    playing.stop(11.0)
+    assert playing.stopped and playing.ends_at == 10.5
+    assert playing.played_ms(30.0) == playing.heard_ms(30.0) == pytest.approx(500.0)
+    assert playing.reaches_at(100.0) == math.inf
+
+
+def test_a_turn_begins_when_the_one_before_it_really_ends() -> None:
+    first = clock((1000.0, 10.0))
+    second = PlayClock(REALTIME, 10.2, first)
+    second.sent(500.0, 10.2)
+    assert second.ends_at == pytest.approx(11.5)
+    first.report(200.0, False, 10.5)
+    assert second.ends_at == math.inf and second.played_ms(30.0) == 0.0
+    assert second.due_at(500.0, 520.0) == math.inf
+    first.report(200.0, True, 30.0)
+    assert second.ends_at == pytest.approx(31.3) and second.played_ms(31.0) == pytest.approx(200.0)
+    first.stop(31.0)
+    assert second.played_ms(31.1) == pytest.approx(300.0), "once it was heard, the turn before matters no more"
+
+
+def test_a_turn_that_was_heard_is_let_go() -> None:
+    clocks = [clock((100.0, 10.0))]
+    for index in range(5):
+        clocks.append(PlayClock(REALTIME, 10.0, clocks[-1]))
+        clocks[-1].sent(100.0, 20.0 + index)
+    assert all(known._after is None for known in clocks[1:])

@@ -948,49 +948,16 @@ def test_word_times_do_not_wait_for_more_text() -> None:
     assert stage.written[-1] is final, "behind the audio that it is about"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        {"kind": "session.update", "normalize": False, "latency": "quality"},
-        {"kind": "session.update", "lexicon": {"a": "b"}},
-        {"kind": "audio.input"},
-    ],
-    ids=str,
-)
-def test_what_is_not_built_yet_is_unsupported_and_changes_nothing(command: dict[str, object]) -> None:
-    stage = Stage()
-    stage.send(**command, event_id="e")  # type: ignore[arg-type]
-    error = stage.one(ErrorEvent)
-    assert (error.code, error.event_id, error.fatal) == ("unsupported", "e", False)
-    stage.configure()
-    assert stage.all(SessionUpdated)[-1].config.latency == "low" and not stage.session.floor.turns
-
-
 # A socket that is lost
-
-
-def detached(stage: Stage) -> None:
-    """What happens around a session whose socket is gone."""
-    stage.session.detach(stage.now)
-    stage.outbox.detach(stage.now)
-    stage.writable = False
-
-
-def attached(stage: Stage) -> None:
-    """And when there is one again."""
-    stage.session.attach(stage.now)
-    stage.outbox.attached = stage.writable = True
-    stage.session.tick(stage.now)
-    stage.write()
 
 
 def test_a_turn_goes_on_when_its_socket_comes_back_in_time() -> None:
     stage = Stage()
     stage.say(words(20))
     stage.run(1.0)
-    detached(stage)
+    stage.lose_socket()
     stage.run(2.9)
-    attached(stage)
+    stage.find_socket()
     assert stage.run_until_done().status == "completed"
 
 
@@ -998,10 +965,10 @@ def test_a_turn_whose_listener_stays_away_is_cancelled_by_the_clock() -> None:
     stage = Stage()
     stage.say(words(40))
     stage.run(1.0)
-    detached(stage)
+    stage.lose_socket()
     stage.run(3.1)
     assert not stage.session.floor.turns and not stage.engine.streams
-    attached(stage)
+    stage.find_socket()
     done = stage.one(TurnDone)
     assert (done.status, done.reason, done.heard.source) == ("cancelled", "disconnected", "clock")
     assert done.heard.ms <= done.sent_ms < 3000
@@ -1012,7 +979,7 @@ def test_a_turn_whose_listener_stays_away_is_cancelled_by_the_clock() -> None:
 
 def test_a_session_without_a_socket_ends_after_its_time_to_live() -> None:
     stage = Stage()
-    detached(stage)
+    stage.lose_socket()
     stage.run(59.9)
     assert not stage.session.closed
     stage.run(0.2)
@@ -1028,3 +995,120 @@ def test_who_resumes_learns_what_of_his_text_arrived() -> None:
     assert [(turn.turn, turn.n, turn.text_chars, turn.text_ended) for turn in created.turns] == [("b", 2, 4, False)]
     assert created.resumed and created.resume_token == "token"
     assert created.expires_at == 5_000_000 + Limits().session_s * 1000 - 10_000
+
+
+# Voices, speed, other people's words, and being ready
+
+
+def voices(folder: Path, *names: str) -> Path:
+    store = VoiceStore(folder, K)
+    for index, name in enumerate(names):
+        store.add(name, [Reference(f"I am {name}.", np.full((K, 3), index, np.int16))], [b"wav%d" % index])
+    return folder
+
+
+def test_voices_of_speakers_reach_the_engine_as_one(tmp_path: Path) -> None:
+    stage = Stage(voices=voices(tmp_path, "anna", "ben"))
+    stage.configure(voices={"0": "ben", "1": "anna"})
+    stage.say("<|speaker:0|>Hello. <|speaker:1|>Hi.")
+    stage.run_until_done()
+    voice = stage.engine.opened[0].voice
+    assert [reference.text for reference in voice.references] == [
+        "<|speaker:0|>I am ben.",
+        "<|speaker:1|>I am anna.",
+    ]
+    stage.configure(voices={"0": "anna", "1": "ben"})
+    stage.say("Again.")
+    stage.run_until_done("turn-2")
+    assert stage.engine.opened[1].voice.id != voice.id, "the id is a cache key"
+
+
+def test_an_unknown_voice_of_a_speaker_is_named() -> None:
+    stage = Stage()
+    stage.configure(voices={"0": "nobody"})
+    error = stage.one(ErrorEvent)
+    assert (error.code, error.param) == ("voice_not_found", "voices.0")
+
+
+@pytest.mark.parametrize("speed", [0.5, 2.0])
+def test_speed_changes_how_long_it_lasts_and_nothing_else_that_is_told(speed: float) -> None:
+    def spoken(**config: object) -> tuple[Stage, TurnDone]:
+        stage = Stage(step_s=0.001)
+        stage.configure(alignment="word", **config)
+        stage.say(words(20))
+        return stage, stage.run_until_done(seconds=120.0)
+
+    (plain_stage, plain), (stage, done) = spoken(), spoken(speed=speed)
+    assert done.audio_ms == done.sent_ms == round(stage.sent_ms(1)) == pytest.approx(plain.audio_ms / speed, rel=0.03)
+    assert done.heard.text == words(20) and done.context.kept_ms == pytest.approx(done.audio_ms, abs=60)
+    assert done.metrics.audio_tokens == plain.metrics.audio_tokens
+
+    def starts(stage: Stage) -> list[int]:
+        return [item.start_ms for event in stage.all(Alignment) if event.final for item in event.items]
+
+    assert starts(stage) == pytest.approx([ms / speed for ms in starts(plain_stage)], abs=2)
+
+
+def test_what_was_heard_of_a_faster_turn_is_what_was_said_by_then() -> None:
+    def heard(speed: float, played_ms: int) -> str:
+        stage = Stage(step_s=0.001)
+        stage.send("turn.start", speed=speed)
+        stage.say(words(20))
+        stage.run(1.5)
+        stage.send("turn.cancel", played_ms=played_ms)
+        return stage.one(TurnDone).heard.text
+
+    assert heard(2.0, 500) == heard(1.0, 1000) != heard(1.0, 500)
+
+
+def test_a_faster_turn_is_generated_far_enough_ahead() -> None:
+    stage = Stage(step_s=0.001)
+    stage.configure(speed=4.0)
+    stage.say(words(300))
+    stage.run(3.0)
+    ahead_ms = stage.engine.steps * stage.engine.info.frame_s * 1000 / 4 - 3000
+    assert 2700 < ahead_ms <= 3020
+
+
+def test_volume_is_heard() -> None:
+    def level(db: float) -> float:
+        stage = Stage()
+        stage.configure(volume_db=db)
+        stage.say("Hello there, friend.")
+        stage.run_until_done()
+        return float(np.sqrt(np.mean(np.frombuffer(stage.audio(1), "<i2").astype(float) ** 2)))
+
+    assert level(-20.0) == pytest.approx(level(0.0) / 10, rel=0.05)
+
+
+def test_what_others_say_is_kept_and_counted_and_conditions_nothing() -> None:
+    stage = Stage(limits=Limits(context_chars=20))
+    for text in ("Where is my order?", "Hello?", "Hm."):
+        stage.send("context.append", role="user", text=text, event_id="e")
+    assert [(event.messages, event.used, event.event_id) for event in stage.all(ContextUpdated)] == [
+        (1, False, "e"),
+        (1, False, "e"),
+        (2, False, "e"),
+    ]
+    stage.send("context.clear")
+    assert stage.all(ContextUpdated)[-1].messages == 0
+    stage.say("One.")
+    assert stage.run_until_done().status == "completed"
+
+
+def test_another_voice_is_prepared_before_anybody_speaks(tmp_path: Path) -> None:
+    stage = Stage(voices=voices(tmp_path, "anna"))
+    count = len(stage.engine.prefetched)
+    stage.configure(latency="quality")
+    assert len(stage.engine.prefetched) == count, "nothing to prepare"
+    stage.configure(voice="anna")
+    conversation, voice = stage.engine.prefetched[-1]
+    assert (conversation.id, len(voice.references)) == ("s-1", 1)
+
+
+def test_the_conversation_is_prepared_again_when_a_turn_is_over() -> None:
+    stage = Stage()
+    stage.say("One.")
+    stage.run_until_done()
+    conversation, _ = stage.engine.prefetched[-1]
+    assert [segment.text for segment in conversation.history] == ["One."]
