@@ -217,7 +217,7 @@ class AudioInput(CommandBase):
         "alarm; cancel: the turn is cancelled.",
     )
     min_speech_ms: int = Field(
-        default=200, ge=0, le=5_000, description="Speech that is shorter does nothing to the turn that speaks."
+        default=200, ge=0, le=5_000, description="Speech that is shorter is none: it is not told and does nothing."
     )
     resume_after_ms: Annotated[int, Field(ge=0, le=30_000)] | None = Field(
         default=2_000,

@@ -79,17 +79,6 @@ class Connection:
             raise self._judged(ProtocolError(ErrorCode.UNAUTHORIZED, "audio before a token"))
         return frame
 
-    def receive_bytes(self, message: bytes, now: float) -> Never:
-        """A binary message of a session that takes no sound. Raises ProtocolError always."""
-        wait_s = self._bucket.take(now)
-        if len(message) > self.limits.binary_bytes:
-            raise self._judged(_too_big(len(message), self.limits.binary_bytes))
-        if wait_s:
-            raise self._judged(_rate_limited(self.limits.messages_per_s, wait_s, None))
-        raise self._judged(
-            ProtocolError(ErrorCode.UNSUPPORTED, "binary messages from a client are not supported", param="binary")
-        )
-
     def _read(self, message: str, wait_s: float) -> Command:
         self._check_size(message)
         fields = _loads(message)

@@ -16,6 +16,7 @@ from realtime.audio import AudioPacket
 from realtime.outbox import Outbox
 from realtime.playout import Pace, PlayClock
 from realtime.replay import Span
+from realtime.sent_levels import SentLevels
 from realtime.speech import Speech
 
 KEPT_MS: Final = (
@@ -38,6 +39,7 @@ class Delivery:
         self.clock: PlayClock | None = None  # from when its audio may leave
         self.paused_at: float | None = None  # since when nothing leaves
         self.started = False  # something has left, or is about to
+        self.levels = SentLevels()  # of what was put
         self._turn_id = turn_id
         self._n = n
         self._transport = transport
@@ -112,6 +114,7 @@ class Delivery:
         self.started, self._gap = True, False
         message = encode_audio(self._transport, self._turn_id, self._n, flags, packet.position, packet.payload)
         until_ms, rewound = self._ms(packet.position + packet.samples), self._rewound
+        self.levels.put(self._ms(packet.position), until_ms, packet.level_db)
         self._unwritten += 1
         self._keep(packet, now)
         span = Span(self._n, packet.position, packet.samples, self._transport)

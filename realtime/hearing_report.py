@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +76,7 @@ class Alarms:
     minutes: float
     alarms: int
     unguarded: int | None = None  # the same without a guard against our own voice
+    promised: bool = True  # or only reported
 
     @property
     def a_minute(self) -> float:
@@ -151,26 +152,41 @@ def over_own_voice(said: Sequence[Phrase], own: Sound) -> list[Starts]:
 
 def in_silence(seconds: float, said: Sequence[Phrase]) -> list[Alarms]:
     """Noises without speech; last the one that is made of speech."""
-    sounds = {**noises(seconds), "babble of eight (is speech)": babble(said, seconds)}
-    return [
-        Alarms(name, seconds / 60, _count(listen(sound, UplinkFormat.PCM_S16LE, nothing), Turned.STARTED))
-        for name, sound in sounds.items()
-    ]
+
+    def row(name: str, sound: Sound, promised: bool) -> Alarms:
+        alarms = _count(listen(sound, UplinkFormat.PCM_S16LE, nothing), Turned.STARTED)
+        return Alarms(name, seconds / 60, alarms, promised=promised)
+
+    rows = [row(name, sound, promised=True) for name, sound in noises(seconds).items()]
+    return [*rows, row("babble of eight (is speech)", babble(said, seconds), promised=False)]
 
 
 def alone(own: Sound) -> list[Alarms]:
     """The agent, and a microphone that hears it: none of it is somebody else."""
     own = np.concatenate([own, own])
-    room = noises(20.0)["pink"]
-    results = []
-    for gain_db in (-40, -20, -10, 0):
-        counts = []
-        for guard in (played(own), nothing):
-            heard = [echo(own, gain_db, delay, decay) for delay, decay in ((0.06, 0.2), (0.3, 0.6))]
-            told = [listen(over_noise(sound, ROOM_DB, room), UplinkFormat.PCM_S16LE, guard) for sound in heard]
-            counts.append(sum(_count(events, Turned.STARTED) for events in told))
-        results.append(Alarms(f"own voice, echo at {gain_db} dB", 2 * len(own) / RATE_HZ / 60, *counts))
+    results = [_echoes(f"own voice, echo at {gain_db} dB", own, gain_db, played(own)) for gain_db in (-40, -20, -10, 0)]
+    for wrong_s, promised in ((0.03, True), (0.06, False)):
+        name = f"own voice, echo at -10 dB, distorted, clock off by up to {wrong_s * 1000:.0f} ms"
+        row = _echoes(name, own, -10, wandering(played(own), wrong_s), drive=20)
+        results.append(replace(row, promised=promised))
     return results
+
+
+def _echoes(name: str, own: Sound, gain_db: float, guard: PlayedDb, drive: float = 0) -> Alarms:
+    """Through a near and a far loudspeaker. drive: how hard they are driven; at 20 the peaks of speech are flat."""
+    room, alarms, unguarded = noises(20.0)["pink"], 0, 0
+    for delay_s, decay_s in ((0.06, 0.2), (0.3, 0.6)):
+        heard = echo(own, gain_db, delay_s, decay_s)
+        sound = over_noise(np.tanh(heard * drive) / drive if drive else heard, ROOM_DB, room)
+        alarms += _count(listen(sound, UplinkFormat.PCM_S16LE, guard), Turned.STARTED)
+        unguarded += _count(listen(sound, UplinkFormat.PCM_S16LE, nothing), Turned.STARTED)
+    return Alarms(name, 2 * len(own) / RATE_HZ / 60, alarms, unguarded)
+
+
+def wandering(played_db: PlayedDb, up_to_s: float) -> PlayedDb:
+    """As a clock tells that is wrong by another amount each second: acks that come late, buffers that grow."""
+    wrong_s = np.random.default_rng(6).uniform(-up_to_s, up_to_s, 600)
+    return lambda start, end: played_db(start + wrong_s[int(end)], end + wrong_s[int(end)])
 
 
 def listen(sound: Sound, codec: UplinkFormat, played_db: PlayedDb) -> list[Event]:
@@ -212,7 +228,7 @@ def broken_promises(starts: Sequence[Starts], alarms: Sequence[Alarms]) -> list[
     broken += [
         f"{row.condition}: {row.a_minute:.2f} false alarms a minute"
         for row in alarms
-        if row.a_minute > PROMISED_FALSE_A_MINUTE and "is speech" not in row.condition
+        if row.promised and row.a_minute > PROMISED_FALSE_A_MINUTE
     ]
     return broken
 

@@ -16,6 +16,7 @@ import anyio.abc
 from anyio.lowlevel import checkpoint
 
 from engine.api import EngineDied, EngineError
+from protocol.audio_frame import AudioFrame
 from protocol.commands import Command
 from protocol.connection import encode_event
 from protocol.errors import ErrorCode, ProtocolError
@@ -158,6 +159,11 @@ class LiveSession:
     def handle(self, command: Command) -> None:
         """Carry out what the client asks for."""
         self._session.handle(command, self._clock())
+        self._changed()
+
+    def hear(self, frame: AudioFrame) -> None:
+        """Sound came from the client. Takes 0.1 ms for each 32 ms of it."""
+        self._session.on_audio(frame, self._clock())
         self._changed()
 
     def refuse(self, error: ProtocolError) -> None:

@@ -11,14 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from engine.api import Engine, EngineError, StreamEvent
+from protocol.audio_frame import AudioFrame
 from protocol.commands import (
     After,
+    AudioInput,
     Command,
     ContextAppend,
     ContextClear,
     ContextTruncate,
+    InputAudioAppend,
     Mark,
     Ping,
     PlaybackUpdate,
@@ -50,6 +54,7 @@ from protocol.events import (
 from realtime.context import Context, Said
 from realtime.ended import EndedTurns
 from realtime.floor import Floor
+from realtime.hearing import Hearing
 from realtime.interruption import Interruptions
 from realtime.lifetime import Closing, Due, Lifetime
 from realtime.manuscript import Manuscript
@@ -62,10 +67,15 @@ from realtime.options import (
     turn_options,
 )
 from realtime.outbox import Outbox
+from realtime.speaking_side import SpeakingTurns
 from realtime.speech import Speech
 from realtime.turn import Turn
 from realtime.turn_options import TurnOptions
+from realtime.voice_activity import SileroModel, SpeechModel
 from realtime.voices import VoiceStore
+
+# Commands by which a client decides about a turn that was paused because somebody spoke.
+_DECISIONS: Final = (TurnCancel, TurnPause, TurnResume, TurnStart, ContextAppend)
 
 
 class Session:
@@ -81,6 +91,7 @@ class Session:
         outbox: Outbox,
         spawn: Callable[[Turn, Speech], None],
         now: float,
+        speech_model: Callable[[], SpeechModel] = SileroModel,
     ) -> None:
         self.id = session_id
         self.closed = False  # nothing that is handed in changes anything any more
@@ -97,6 +108,8 @@ class Session:
         )
         self._text = Manuscript(self.floor, self._ended, limits, engine, outbox, self._options, self._emit)
         self._interruptions = Interruptions(self.floor, self._ended, self._emit)
+        speaking = SpeakingTurns(self.floor, self._interruptions, self._emit)
+        self._hearing = Hearing(speaking, speech_model, limits.uplink_ms, now)
         self._life = Lifetime(limits, now)
 
     def created(
@@ -129,6 +142,17 @@ class Session:
             self._carry_out(command, now)
         except ProtocolError as error:
             self.refuse(replace(error, event_id=command.event_id), now)
+        self._go_on(now)
+
+    def on_audio(self, frame: AudioFrame, now: float) -> None:
+        """Sound came from the client."""
+        if self.closed:
+            return
+        self._life.touch(now)
+        try:
+            self._hearing.frame(frame, now)
+        except ProtocolError as error:
+            self.refuse(error, now)
         self._go_on(now)
 
     def refuse(self, error: ProtocolError, now: float) -> None:
@@ -169,6 +193,7 @@ class Session:
     def deadline(self, now: float) -> float:
         """When `tick` is due if nothing else happens. Ask again after each call of another method."""
         times = [self._life.deadline(bool(self.floor.turns), self.floor.silent_at), self.floor.deadline(now)]
+        times.append(self._hearing.deadline)
         times += [self._idle_at(turn) for turn in self.floor.turns if not turn.text.ended]
         return min(times)
 
@@ -181,6 +206,7 @@ class Session:
                 text = f"no text came for turn_idle_ms={self._limits.turn_idle_ms}; the turn was ended"
                 self._emit(WarningEvent(code=WarningCode.TURN_IDLE_CLOSED, turn=turn.id, message=text))
                 turn.text.end()
+        self._hearing.tick(now)
         while not self.closed and (due := self._life.due(bool(self.floor.turns), self.floor.silent_at, now)):
             self._meet(due, now)
         self._go_on(now)
@@ -188,6 +214,7 @@ class Session:
     def detach(self, now: float) -> None:
         """The socket is lost, and another may come: go on without a listener for a while. Idempotent."""
         self._life.detach(now)
+        self._hearing.mute(now)
 
     def attach(self, now: float) -> None:
         """There is a socket again. Idempotent; call `tick` when it takes what is put."""
@@ -236,9 +263,12 @@ class Session:
                 self._pong(command, now)
             case SessionClose():
                 self._close_asked(command, now)
-            case _:
-                text = f"{command.type} is not supported yet"
-                raise ProtocolError(ErrorCode.UNSUPPORTED, text, param="type")
+            case AudioInput():
+                self._hearing.announce(command, now)
+            case InputAudioAppend():
+                self._hearing.append(command, now)
+        if isinstance(command, _DECISIONS):
+            self._hearing.decided()
 
     def _start(self, command: TurnStart, now: float) -> None:
         def interrupt() -> None:

@@ -280,6 +280,14 @@ class Turn:
         source = HeardSource.ACK if self.clock.reported else HeardSource.CLOCK
         return Played(self.clock.heard_ms(now), source)
 
+    def sounding_db(self, start: float, end: float) -> float | None:
+        """Level of what the listener plays of it between two times, in dB below full scale; None: nothing, or nobody knows."""
+        clock = self.clock
+        if clock is None or clock.first_sent_at is None or clock.stopped or not clock.paced:
+            return None
+        start_ms, end_ms = clock.position_ms(start), clock.position_ms(end)
+        return self.delivery.levels.loudest_db(start_ms, end_ms) if start_ms < end_ms else None  # else it stands
+
     def close(self, status: Status, reason: str | None, played: Played | None, event_id: str | None) -> Cut:
         """End it: the engine's row is freed, unsent audio is dropped, and its one terminal event is put. `played` None: all was heard.
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.audio_frame import Flag, Kind, pack, unpack
+from protocol.audio_frame import AudioFrame, Flag, Kind, pack, unpack
 from protocol.config import Limits, Transport
 from protocol.connection import Connection, decode_event, encode_audio, encode_command, encode_event
 from protocol.errors import CloseCode, ErrorCode, ProtocolError
@@ -23,8 +23,9 @@ HIGH, LOW = "\ud83d", "\ude00"
 def refusal(connection: Connection, message: str | bytes, now: float = 0.0) -> ProtocolError:
     with pytest.raises(ProtocolError) as caught:
         if isinstance(message, bytes):
-            connection.receive_bytes(message, now)
-        connection.receive_text(str(message), now)
+            connection.receive_audio(message, now)
+        else:
+            connection.receive_text(message, now)
     return caught.value
 
 
@@ -111,9 +112,27 @@ def test_a_lowered_limit_is_the_one_that_counts() -> None:
     assert refusal(connection, " " * 5001).code is ErrorCode.LIMIT_EXCEEDED
 
 
-def test_binary_messages_are_not_supported_and_do_no_harm() -> None:
-    error = refusal(Connection(LIMITS), bytes(LIMITS.binary_bytes))
-    assert (error.code, error.param, error.fatal) == (ErrorCode.UNSUPPORTED, "binary", False)
+def test_sound_from_a_client_is_read() -> None:
+    message = pack(Kind.UPLINK, Flag.FIRST, 0, 0, 960, b"\x01\x02")
+    assert Connection(LIMITS).receive_audio(message, 0.0) == AudioFrame(Kind.UPLINK, Flag.FIRST, 0, 0, 960, b"\x01\x02")
+
+
+def test_a_client_does_not_send_speech_of_the_servers() -> None:
+    error = refusal(Connection(LIMITS), pack(Kind.SPEECH, Flag.NONE, 0, 1, 0, b"\0\0"))
+    assert (error.code, error.param, error.fatal) == (ErrorCode.UNSUPPORTED, "kind", False)
+
+
+def test_sound_counts_as_messages_do() -> None:
+    connection = Connection(Limits(messages_per_s=50))
+    sound = pack(Kind.UPLINK, Flag.NONE, 0, 0, 0, b"\0\0")
+    for _ in range(50):
+        connection.receive_audio(sound, 0.0)
+    assert refusal(connection, sound).code is ErrorCode.RATE_LIMITED
+
+
+def test_sound_is_no_way_past_the_key() -> None:
+    error = refusal(Connection(LIMITS, authenticated=False), pack(Kind.UPLINK, Flag.NONE, 0, 0, 0, b"\0\0"))
+    assert error.close_code is CloseCode.UNAUTHORIZED
 
 
 def nested(depth: int) -> str:
@@ -294,7 +313,7 @@ def test_the_first_message_of_an_unknown_client_is_small() -> None:
     assert error.close_code is CloseCode.UNAUTHORIZED and str(LIMITS.unauthenticated_bytes) in error.message
 
 
-def outcome(call: Callable[[], Command]) -> Command | ProtocolError:
+def outcome(call: Callable[[], Command | AudioFrame]) -> Command | AudioFrame | ProtocolError:
     try:
         return call()
     except ProtocolError as error:
@@ -309,8 +328,8 @@ def test_any_string_is_a_command_or_a_protocol_error(messages: list[str], authen
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_a_protocol_error(message: bytes) -> None:
-    assert not refusal(Connection(LIMITS), message).fatal
+def test_any_bytes_are_sound_or_a_protocol_error(message: bytes) -> None:
+    outcome(lambda: Connection(LIMITS).receive_audio(message, 0.0))
 
 
 halves = st.text(st.sampled_from(["a", "😀", HIGH, LOW]), max_size=4)

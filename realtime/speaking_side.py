@@ -1,0 +1,55 @@
+"""The turns of a session, as its ear sees them: which one speaks, how loud it is, and what speech may do to it.
+
+Knows where a listener is in each turn's audio. Does not know sound from the client, nor why it asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from protocol.events import Event
+from realtime.floor import Floor
+from realtime.interruption import Interruptions
+
+
+class SpeakingTurns:
+    """See `hearing.SpeakingSide`."""
+
+    def __init__(self, floor: Floor, interruptions: Interruptions, emit: Callable[[Event], None]) -> None:
+        self._floor = floor
+        self._interruptions = interruptions
+        self._emit = emit
+
+    def speaking_turn(self, now: float) -> str | None:
+        """See SpeakingSide."""
+        turn = self._floor.speaking(now) if self._floor.paused() is None else None
+        return None if turn is None else turn.id
+
+    def played_db(self, start: float, end: float) -> float | None:
+        """See SpeakingSide."""
+        heard = [turn.sounding_db(start, end) for turn in self._floor.sounding()]
+        return max((level for level in heard if level is not None), default=None)
+
+    def pause_turn(self, turn: str, now: float) -> None:
+        """See SpeakingSide."""
+        found = self._floor.find(turn)
+        assert found is not None, "the turn that speaks can be found"
+        self._interruptions.hold(found, None, now)
+
+    def resume_turn(self, turn: str, now: float) -> bool:
+        """See SpeakingSide."""
+        paused = self._floor.paused()
+        if paused is None or paused.id != turn:
+            return False
+        self._interruptions.let_go(paused, None, now)
+        return True
+
+    def cancel_turn(self, turn: str, now: float) -> None:
+        """See SpeakingSide."""
+        found = self._floor.find(turn)
+        assert found is not None, "the turn that speaks can be found"
+        self._floor.interrupt(self._floor.since(found), "barge_in", None, now, by_server=True)
+
+    def tell(self, event: Event) -> None:
+        """See SpeakingSide."""
+        self._emit(event)
