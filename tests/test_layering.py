@@ -63,6 +63,7 @@ CLOCK_READERS = (
     "realtime/say.py",
     "realtime/chat.py",
     "realtime/bench.py",
+    "realtime/bench_conversation.py",
     "realtime/server.py",
     "realtime/sound_report.py",
     "realtime/transport.py",
