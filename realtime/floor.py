@@ -89,10 +89,6 @@ class Floor:
         """The turns that the listener may hear now."""
         return [turn for turn in (*self._over, *self.turns[:1]) if turn.clock is not None]
 
-    def sounding(self) -> list[Turn]:
-        """The turns that the listener may hear now."""
-        return [turn for turn in (*self._over, *self.turns[:1]) if turn.clock is not None]
-
     def paused(self) -> Turn | None:
         """The turn that is paused."""
         return next((turn for turn in self.known if turn.paused_at is not None), None)
