@@ -25,7 +25,7 @@ from protocol.events import ErrorEvent
 from realtime.entrance import Shown, Wish, check_owner
 from realtime.http import refusal_response
 from realtime.live_session import LiveSession
-from realtime.outbox import Close
+from realtime.outbox import Close, Outbox
 from realtime.service import Service
 from realtime.transport import EXTENSION, LiveSocket
 from realtime.voices import VoiceNotFound, VoiceUnusable
@@ -245,7 +245,7 @@ class Attachment:
 
     async def _write(self, greeting: list[bytes | str]) -> None:
         """The only writer of the socket. What it takes from the outbox is written at once: nothing can overtake it, or come too late."""
-        outbox, written = self._session.outbox, 0
+        outbox = self._session.outbox
         try:
             for message in greeting:
                 if not await self._drains():
@@ -255,20 +255,31 @@ class Attachment:
                 self._to_write.clear()
                 if not await self._drains():
                     return
-                item = outbox.take(self._service.clock())
-                if item is None:
-                    await self._to_write.wait()
-                    continue
-                if isinstance(item, Close):
-                    await self._ws.close(item.code, item.reason)
+                written, last = await self._write_some(outbox)
+                if last is not None:
+                    await self._ws.close(last.code, last.reason)
                     return
-                await self._send(item)
-                self._session.written()
-                written += 1
-                if written % BREATH == 0:
+                if written:
+                    self._session.written()
                     await checkpoint()
+                elif not self._to_write.is_set():
+                    await self._to_write.wait()
         except WebSocketDisconnect:
             return  # the reader is told as well
+
+    async def _write_some(self, outbox: Outbox) -> tuple[int, Close | None]:
+        """What there is, at most BREATH messages, in one piece: a call into the kernel costs more than making a message does.
+
+        Returns how many messages, and the end if it was met.
+        """
+        written = 0
+        with self._socket.corked():
+            while written < BREATH and (item := outbox.take(self._service.clock())) is not None:
+                if isinstance(item, Close):
+                    return written, item
+                await self._send(item)  # never waits: the socket took data just now, and is corked
+                written += 1
+        return written, None
 
     async def _send(self, message: bytes | str) -> None:
         await (self._ws.send_text(message) if isinstance(message, str) else self._ws.send_bytes(message))

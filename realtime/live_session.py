@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -21,11 +22,13 @@ from protocol.commands import Command
 from protocol.connection import encode_event
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.events import WarningCode, WarningEvent
+from realtime.audio import AudioPacket
 from realtime.outbox import Outbox
 from realtime.replay import Have
 from realtime.session import Session
-from realtime.speech import Speech
+from realtime.speech import Job, Speech
 from realtime.turn import Turn
+from realtime.workshop import Bench
 
 if TYPE_CHECKING:
     from realtime.service import Service
@@ -56,6 +59,7 @@ class LiveSession:
         self.owner = owner
         self.by_secret = by_secret
         self._ended = False
+        self._error: Exception | None = None  # a bug that was found where nobody could raise it
         self._service = service
         self._clock = service.clock
         token = service.sessions.add(self)
@@ -63,8 +67,9 @@ class LiveSession:
         self._socket: Attached | None = None
         self._waiting_since: float | None = None  # without a socket; None: it has one
         self._slow = False  # the last socket was dropped because it took no data
-        self._sooner = asyncio.Event()  # the deadline that is waited for came nearer, or there is none any more
-        self._deadline = 0.0
+        self._loop = asyncio.get_running_loop()  # its clock is the service's
+        self._timer: asyncio.TimerHandle | None = None  # of the session's next deadline, or of an earlier one
+        self._finished = asyncio.Event()  # `run` has nothing to wait for any more
         self._tasks = anyio.create_task_group()
         limits = service.settings.limits
         self.outbox = Outbox(self._on_put, limits.replay_s)
@@ -85,7 +90,10 @@ class LiveSession:
         try:
             async with self._tasks:
                 task_status.started()
-                await self._keep_time()
+                self._changed()
+                await self._finished.wait()
+                if self._error is not None:
+                    raise self._error
                 self._tasks.cancel_scope.cancel()
         except Exception:  # supervisor
             log.exception("session failed", extra={"session": self.id})
@@ -113,7 +121,7 @@ class LiveSession:
         if resumed:
             log.info("session resumed", extra={"session": self.id, "again": len(again)})
             self._session.tick(now)
-            self._changed()
+        self._changed()
         return [*greeting, *again]
 
     def detach(self, socket: Attached, for_good: bool, slow: bool = False) -> None:
@@ -148,7 +156,9 @@ class LiveSession:
             self._ended = True
             self._service.sessions.discard(self)
             self._session.disconnect(self._clock())
-            self._sooner.set()
+            self._finished.set()
+            if self._timer is not None:
+                self._timer.cancel()
             log.info("session closed", extra={"session": self.id})
 
     def drain(self, grace_s: float) -> None:
@@ -184,27 +194,36 @@ class LiveSession:
         elif self._socket is not None:
             self._socket.wake()
 
-    async def _keep_time(self) -> None:
-        while not self._session.closed:
-            self._sooner.clear()
-            now = self._clock()
-            self._deadline = self._session.deadline(now)
-            with anyio.move_on_after(max(0.0, self._deadline - now)):
-                await self._sooner.wait()
-                continue
+    def _changed(self) -> None:
+        """Something happened to the session: it may be over, or its deadline nearer. One that moved away is noticed when it comes.
+
+        A timer, not a task that waits: this happens some fifty times a second while somebody speaks.
+        """
+        if self._session.closed:
+            self._finished.set()
+            return
+        due_at = self._session.deadline(self._clock())
+        if self._timer is None or due_at < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(due_at, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        try:
             if self._socket is not None:
                 self._session.alive(self._socket.pong_at)
             self._session.tick(self._clock())
-
-    def _changed(self) -> None:
-        """Something happened to the session: its deadline may have come nearer. One that moved away is noticed when it comes."""
-        if self._session.closed or self._session.deadline(self._clock()) < self._deadline:
-            self._sooner.set()
+            self._changed()
+        except Exception as error:  # supervisor: a bug ends this session alone
+            self._break(error)
 
     def _spawn(self, turn: Turn, speech: Speech) -> None:
-        self._tasks.start_soon(self._pump, turn, speech)
+        encoder = _Encoder(self._service.workshop.bench(self._break), self._encoded)
+        speech.encode_with(encoder)
+        self._tasks.start_soon(self._pump, turn, speech, encoder)
 
-    async def _pump(self, turn: Turn, speech: Speech) -> None:
+    async def _pump(self, turn: Turn, speech: Speech, encoder: _Encoder) -> None:
         """Hand a stream's events to the session; ends by itself after a cancel."""
         session = self._session
         try:
@@ -218,4 +237,31 @@ class LiveSession:
             session.on_error(turn, speech, error, self._clock())
         else:
             session.on_end(turn, speech, self._clock())
+        if turn.over or turn.speech is not speech:
+            encoder.bench.close()
         self._changed()
+
+    def _encoded(self) -> None:
+        """Packets of a turn are there."""
+        self._session.tick(self._clock())
+        self._changed()
+
+    def _break(self, error: Exception) -> None:
+        """A bug outside of the session's tasks: let `run` see it."""
+        self._error = error
+        self._finished.set()
+
+
+class _Encoder:
+    """Encodes a turn in a thread, see `speech.Encoder`."""
+
+    def __init__(self, bench: Bench, encoded: Callable[[], None]) -> None:
+        self.bench = bench
+        self._encoded = encoded
+
+    def do(self, job: Job, done: Callable[[list[AudioPacket]], None]) -> None:
+        def arrived(packets: list[AudioPacket]) -> None:
+            done(packets)
+            self._encoded()
+
+        self.bench.do(job, arrived)

@@ -23,6 +23,7 @@ from realtime.sessions import Sessions
 from realtime.settings import Settings
 from realtime.voice_encoding import VoiceEncoder
 from realtime.voices import DEFAULT, VoiceStore
+from realtime.workshop import Workshop
 
 log = logging.getLogger("parley.server")
 
@@ -47,6 +48,7 @@ class Service:
         self.sockets = 0  # that have a session, or are told the last of it
         self.unauthenticated = 0  # sockets that have not shown a key yet
         self._tasks: anyio.abc.TaskGroup | None = None  # of the sessions, while the server runs
+        self._workshop: Workshop | None = None  # likewise
         self._warm = anyio.Event()
         self._cold = anyio.Event()  # set: the engine must show again that it can speak
         self._draining_until: float | None = None
@@ -99,10 +101,20 @@ class Service:
 
     async def run(self) -> None:
         """Keep the engine warm, voices encoded, and sessions alive. Never returns."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            tasks.start_soon(self.encoder.keep_up)
-            await self.keep_warm()
+        self._workshop = Workshop()
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                tasks.start_soon(self.encoder.keep_up)
+                await self.keep_warm()
+        finally:
+            self._workshop.close()
+
+    @property
+    def workshop(self) -> Workshop:
+        """Threads for a session's heavy work."""
+        assert self._workshop is not None, "sessions run while the server does"
+        return self._workshop
 
     def engine_died(self) -> None:
         """A stream said so: not ready until the engine has spoken again."""

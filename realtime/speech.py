@@ -3,17 +3,20 @@
 Knows which segment the engine is at, how long it was at work, and the samples and word times that wait to be sent. Does not know pacing,
 text that has not become a segment, or how the turn will end. Dropped as a whole when the turn is interrupted.
 
-Samples are encoded when they are due, not when they come: the engine delivers one frame of every stream at once, and encoding them all
-there would keep a client's cancel waiting (measured with eight streams of Opus, 0.5 ms a frame). An interruption then wastes none, either.
+Samples are encoded as they come, by whoever `encode_with` names. A server lends a thread: the engine delivers a frame of every stream at
+once, and encoding them all on the event loop would keep a client's cancel waiting (0.5 ms for each). Without one it is done at once.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from math import floor
+from typing import Protocol
 
-from engine.api import Frame, ModelInfo, Samples, SegmentEnd, Stream
+from engine.api import Frame, ModelInfo, SegmentEnd, Stream
 from protocol.events import Alignment, AlignmentItem
 from realtime.alignment import Word
 from realtime.audio import AudioOutput, AudioPacket
@@ -27,8 +30,26 @@ CREDIT_STEP = (
 )
 
 
-class _End:
-    """Behind the last samples of a turn."""
+Job = Callable[[], list[AudioPacket]]
+
+
+class Encoder(Protocol):
+    """Does what it is given one after the other, perhaps elsewhere and later."""
+
+    def do(self, job: Job, done: Callable[[list[AudioPacket]], None]) -> None:
+        """Do `job`, then call `done` with its result."""
+
+
+class _AtOnce:
+    def do(self, job: Job, done: Callable[[list[AudioPacket]], None]) -> None:
+        done(job())
+
+
+@dataclass(slots=True, eq=False)
+class _Encoding:
+    """Samples on their way to packets."""
+
+    packets: list[AudioPacket] | None = None  # None: they are not there yet
 
 
 class Speech:
@@ -49,7 +70,8 @@ class Speech:
         self._output = AudioOutput(model.sample_rate, options.fmt, options.speed, options.volume_db)
         self._packet_samples = options.fmt.packet_samples
         self.spoken_chars = 0  # code points of raw text up to the end of the last segment whose times are known
-        self._waiting: deque[Samples | Alignment | _End] = deque()  # in the order in which they leave
+        self._encoder: Encoder = _AtOnce()
+        self._waiting: deque[_Encoding | Alignment] = deque()  # in the order in which they leave
         self._packets: deque[AudioPacket] = deque()  # encoded before those
         self._told: list[Alignment] = []  # word times of audio that was encoded
         self._position = 0  # in samples at the output rate, behind the last packet that was pulled
@@ -98,7 +120,7 @@ class Speech:
         if self.busy_since is not None:
             self.busy_s += now - self.busy_since
             self.busy_since = now if self.utterance.frames < self._credit else None
-        self._waiting.append(frame.samples)
+        self._encode(partial(self._output.push, frame.samples))
         self._note_words()
 
     def segment_ended(self, event: SegmentEnd) -> None:
@@ -115,25 +137,29 @@ class Speech:
         """The stream is over and every segment was spoken."""
         assert not self.has_text, "the engine ended before its last segment"
         self.utterance.finish()
-        self._waiting.append(_End())
+        self._encode(self._output.finish)
         self.busy_since = None
         self.finished = True
+
+    def encode_with(self, encoder: Encoder) -> None:
+        """Have the samples encoded there. Call it before the first frame; packets that come later make the turn's next call worth while."""
+        self._encoder = encoder
 
     @property
     def exhausted(self) -> bool:
         """Whether everything that was generated has been pulled."""
+        self._take_packets()
         return not self._waiting and not self._packets
 
     def next_span(self) -> tuple[int, int] | None:
         """Where the next packet starts and, at the latest, ends, in samples of the turn at the output rate; None: there is none yet."""
-        if not self._packets and all(isinstance(item, Alignment) for item in self._waiting):
+        if not self._packets and not self._packets_are_next():
             return None
         return self._position, self._position + self._packet_samples
 
     def pull(self) -> AudioPacket | None:
-        """The next packet. None: its samples are not complete, or that was the last."""
-        while self._waiting and not self._packets:
-            self._take_waiting()
+        """The next packet. None: it is not there yet, or that was the last."""
+        self._tell_words()
         if not self._packets:
             return None
         packet = self._packets.popleft()
@@ -142,8 +168,7 @@ class Speech:
 
     def pull_words(self) -> list[Alignment]:
         """The times of the words whose audio was pulled."""
-        while self._waiting and not self._packets and isinstance(self._waiting[0], Alignment):
-            self._take_waiting()
+        self._tell_words()
         told, self._told = self._told, []
         return told
 
@@ -156,14 +181,39 @@ class Speech:
         start_ms, end_ms = self._output.output_ms(word.start_ms), self._output.output_ms(word.end_ms)
         return replace(word, start_ms=floor(start_ms), end_ms=floor(end_ms))
 
-    def _take_waiting(self) -> None:
-        item = self._waiting.popleft()
-        if isinstance(item, Alignment):
+    def _encode(self, job: Job) -> None:
+        encoding = _Encoding()
+        self._waiting.append(encoding)
+
+        def done(packets: list[AudioPacket]) -> None:
+            encoding.packets = packets
+
+        self._encoder.do(job, done)
+
+    def _take_packets(self) -> None:
+        """Take over what was encoded, up to the next word times and to what is not there yet."""
+        waiting = self._waiting
+        while waiting and not self._packets and isinstance(item := waiting[0], _Encoding) and item.packets is not None:
+            self._packets.extend(item.packets)
+            waiting.popleft()
+
+    def _tell_words(self) -> None:
+        """Words whose audio was pulled may be told; behind them is the next packet, if it is there."""
+        self._take_packets()
+        while not self._packets and self._waiting and isinstance(item := self._waiting[0], Alignment):
             self._told.append(item)
-        elif isinstance(item, _End):
-            self._packets.extend(self._output.finish())
-        else:
-            self._packets.extend(self._output.push(item))
+            self._waiting.popleft()
+            self._take_packets()
+
+    def _packets_are_next(self) -> bool:
+        """Whether there is a packet behind nothing but word times."""
+        for item in self._waiting:
+            if isinstance(item, _Encoding):
+                if item.packets is None:
+                    return False
+                if item.packets:
+                    return True
+        return False
 
     def _note_words(self) -> None:
         """Words are told with the audio they end in."""

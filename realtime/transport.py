@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol, cast
 
 from uvicorn._types import ASGISendEvent
@@ -34,6 +36,9 @@ class LiveSocket(Protocol):
     def abort(self) -> None:
         """Drop the connection and what waits in it, at once."""
 
+    def corked(self) -> AbstractContextManager[None]:
+        """Hold back what is sent inside, and write it in one piece at the end."""
+
 
 class LiveWebSocket(WebSocketsSansIOProtocol):
     """One per connection; uvicorn makes it."""
@@ -43,6 +48,8 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._corkable = _Corkable(self.transport)
+        self.transport = cast(asyncio.Transport, self._corkable)
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         sock = transport.get_extra_info("socket")
         if sock is not None:
@@ -75,3 +82,38 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        """See `LiveSocket`."""
+        self._corkable.cork()
+        try:
+            yield
+        finally:
+            self._corkable.uncork()
+
+
+class _Corkable:
+    """A transport that can hold back what is written for a moment. Everything else is the transport's own."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] | None = None  # None: nothing is held back
+
+    def write(self, data: bytes) -> None:
+        if self._held is None:
+            self._transport.write(data)
+        else:
+            self._held.append(data)
+
+    def cork(self) -> None:
+        assert self._held is None, "corked once"
+        self._held = []
+
+    def uncork(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self._transport.write(b"".join(held))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)

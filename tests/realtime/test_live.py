@@ -275,7 +275,7 @@ def test_three_messages_that_are_no_json_close_the_socket(url: str) -> None:
         ({"type": "turn.end", "turn": "nobody"}, "unknown_turn"),
         ({"type": "session.update", "voice": "nobody"}, "voice_not_found"),
         ({"type": "text.append", "text": "x" * 4097}, "invalid_value"),
-        (b"\x02" * 20, "unsupported"),
+        (b"\x02" * 20, "invalid_value"),  # sound that was not announced
     ],
 )
 def test_a_refused_message_is_told_and_the_session_lives(url: str, message: Any, code: str) -> None:
