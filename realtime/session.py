@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -108,7 +109,7 @@ class Session:
         )
         self._text = Manuscript(self.floor, self._ended, limits, engine, outbox, self._options, self._emit)
         self._interruptions = Interruptions(self.floor, self._ended, self._emit)
-        speaking = SpeakingTurns(self.floor, self._interruptions, self._emit)
+        speaking = SpeakingTurns(self.floor, self._interruptions, self._prepare_answer, self._emit)
         self._hearing = Hearing(speaking, speech_model, limits.uplink_ms, now)
         self._life = Lifetime(limits, now)
 
@@ -290,14 +291,20 @@ class Session:
 
     def _update(self, command: SessionUpdate) -> None:
         config = apply(self._config, command)
-        voice = session_voice(self._voices, config)
+        session_voice(self._voices, config)
         skip = pre_skip(output_format(config.audio.output), self._engine.info)
         other_voice = (config.voice, config.voices) != (self._config.voice, self._config.voices)
         self._config = config
         self.floor.context = self.floor.context.limited(config.history.max_s, config.history.max_turns)
-        if other_voice and not self.floor.turns:
-            self.floor.prepare(voice)
+        if other_voice:
+            self._prepare_answer()
         self._emit(SessionUpdated(config=config, from_turn=self._text.next_n, pre_skip=skip, event_id=command.event_id))
+
+    def _prepare_answer(self) -> None:
+        """Have voice and history computed before the next turn's text comes."""
+        if not self.floor.turns:
+            with suppress(ProtocolError):  # a voice that was removed meanwhile: whoever opens a turn is told
+                self.floor.prepare(session_voice(self._voices, self._config))
 
     def _change_context(self, command: ContextAppend | ContextTruncate | ContextClear, now: float) -> None:
         match command:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from protocol.events import Event
+from protocol.events import Event, SpeechStopped
 from realtime.floor import Floor
 from realtime.interruption import Interruptions
 
@@ -15,9 +15,17 @@ from realtime.interruption import Interruptions
 class SpeakingTurns:
     """See `hearing.SpeakingSide`."""
 
-    def __init__(self, floor: Floor, interruptions: Interruptions, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        floor: Floor,
+        interruptions: Interruptions,
+        prepare_answer: Callable[[], None],
+        emit: Callable[[Event], None],
+    ) -> None:
+        """`prepare_answer`: have the engine ready, because somebody has finished speaking and an answer is likely."""
         self._floor = floor
         self._interruptions = interruptions
+        self._prepare_answer = prepare_answer
         self._emit = emit
 
     def speaking_turn(self, now: float) -> str | None:
@@ -53,3 +61,5 @@ class SpeakingTurns:
     def tell(self, event: Event) -> None:
         """See SpeakingSide."""
         self._emit(event)
+        if isinstance(event, SpeechStopped):
+            self._prepare_answer()

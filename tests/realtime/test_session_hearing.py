@@ -180,3 +180,16 @@ def test_a_refused_announcement_names_its_message() -> None:
     stage.send("audio.input", format="opus", rate=16_000, event_id="e7")
     error = stage.one(ErrorEvent)
     assert (error.code, error.param, error.event_id) == (ErrorCode.INVALID_VALUE, "rate", "e7")
+
+
+def test_the_answer_is_prepared_when_the_caller_has_finished_speaking() -> None:
+    stage = Stage()
+    stage.say("One.")
+    stage.run(5.0)
+    count = len(stage.engine.prefetched)
+    caller = Caller(stage)
+    caller.sends(in_quiet("wait"))
+    assert stage.one(SpeechStopped)
+    assert len(stage.engine.prefetched) == count + 1
+    conversation, _ = stage.engine.prefetched[-1]
+    assert [segment.text for segment in conversation.history] == ["One."]
