@@ -7,7 +7,6 @@ one; a browser is asked for a password, so that a person can open the page (any 
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Final
 
@@ -151,7 +150,7 @@ async def _new_session(request: Request) -> JSONResponse:
         "session": grant.session_id,
         "client_secret": secret,
         "ws_url": address.replace("http", "ws", 1) + LIVE_PATH,
-        "expires_at": round((time.time() + grant.expires_at - now) * 1000),
+        "expires_at": round((service.unix_time() + grant.expires_at - now) * 1000),
     }
     return JSONResponse(body, status_code=201, headers={"Cache-Control": "no-store"})
 

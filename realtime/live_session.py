@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -112,7 +111,7 @@ class LiveSession:
         again = self.outbox.written_after(have)
         self.outbox.attached = True
         self._session.attach(now)
-        created = self._session.created(round(time.time() * 1000), now, self._token, resumed)
+        created = self._session.created(round(self._service.unix_time() * 1000), now, self._token, resumed)
         greeting: list[bytes | str] = [encode_event(created)]
         if self._slow:
             self._slow = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType
@@ -41,7 +42,7 @@ def create_app(settings: Settings, engine: Engine) -> Starlette:
         Repertoire.of(engine.info.scripts)
     except ValueError as error:
         raise SettingsError(f"the checkpoint {engine.info.name}: {error}") from error
-    service = Service(settings, engine, asyncio.get_running_loop().time)
+    service = Service(settings, engine, asyncio.get_running_loop().time, time.time)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

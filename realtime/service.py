@@ -35,10 +35,13 @@ CROWDED_RETRY_MS: Final = 5_000  # when a full or ending server is worth another
 class Service:
     """One per server."""
 
-    def __init__(self, settings: Settings, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, clock: Callable[[], float], unix_time: Callable[[], float]
+    ) -> None:
         self.settings = settings
         self.engine = engine
         self.clock = clock  # seconds, monotonic: the event loop's own, so that its timers and ours agree
+        self.unix_time = unix_time  # seconds: only to be told
         self.gate = Gate([key.get_secret_value() for key in settings.keys], settings.allowed_origins)
         self.voices = VoiceStore(settings.voices_dir, engine.info.codebooks, engine.info.codec_id)
         self.encoder = VoiceEncoder(self.voices, engine.encode)
@@ -101,7 +104,7 @@ class Service:
 
     async def run(self) -> None:
         """Keep the engine warm, voices encoded, and sessions alive. Never returns."""
-        self._workshop = Workshop()
+        self._workshop = Workshop(self.clock)
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks

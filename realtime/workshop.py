@@ -64,8 +64,9 @@ class _Result:
 class Workshop:
     """The threads of one event loop. Close it at the end; benches may be used until then."""
 
-    def __init__(self, threads: int | None = None) -> None:
-        """Call it on the loop. `threads` None: as many as the machine has processors, at most MAX_THREADS."""
+    def __init__(self, now: Callable[[], float], threads: int | None = None) -> None:
+        """Call it on the loop. `now`: seconds, monotonic. `threads` None: as many as the machine has processors, at most MAX_THREADS."""
+        self._now = now
         self._loop = asyncio.get_running_loop()
         self._results: deque[_Result] = deque()
         self._called = False  # the loop is about to look at the results
@@ -96,7 +97,7 @@ class Workshop:
 
     def _deliver(self) -> None:
         self._called = False  # before the first look: a result that comes from now on calls again
-        until = self._loop.time() + SLICE_S
+        until = self._now() + SLICE_S
         while self._results:
             result = self._results.popleft()
             bench = result.job.bench
@@ -107,7 +108,7 @@ class Workshop:
                     result.job.done(result.value)
                 except Exception as error:  # supervisor: a bug ends the session that it is in, and no other
                     bench.fail(error)
-            if self._results and self._loop.time() >= until:
+            if self._results and self._now() >= until:
                 if not self._called:
                     self._called = True
                     self._loop.call_soon(self._deliver)

@@ -59,7 +59,7 @@ CLOCK_READERS = (
     "engine/evaluate/__main__.py",
     "engine/train/",
     "realtime/cli.py",
-    "realtime/live.py",
+    "realtime/reactions.py",
     "realtime/say.py",
     "realtime/chat.py",
     "realtime/bench.py",

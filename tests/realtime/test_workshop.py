@@ -13,7 +13,7 @@ from realtime.workshop import Workshop
 
 @asynccontextmanager
 async def workshop(threads: int = 2) -> AsyncIterator[Workshop]:
-    made = Workshop(threads)
+    made = Workshop(asyncio.get_running_loop().time, threads)
     try:
         yield made
     finally:
