@@ -29,18 +29,11 @@ from realtime.opus import OpusUnavailable
 from realtime.turn_options import TurnOptions
 from realtime.voices import VoiceNotFound, VoiceStore, VoiceUnusable
 
-_NOT_BUILT: Final = ("normalize", "language", "lexicon")  # fields of commands
-
-
 _SPEAKER_TOKEN: Final = re.compile(r"<\|speaker:\d+\|>")
 
 
 def refuse_what_is_not_built(command: Command) -> None:
-    """Raises ProtocolError `unsupported` for a field of the protocol that this server would accept and not act on."""
-    for name in _NOT_BUILT:
-        if name in command.model_fields_set:
-            text = f"{command.type} has no field {name} yet"
-            raise ProtocolError(ErrorCode.UNSUPPORTED, text, param=name)
+    """Raises ProtocolError `unsupported` for a value of the protocol that this server would accept and not act on."""
     if isinstance(command, SessionUpdate) and command.alignment is AlignmentMode.CHAR:
         raise ProtocolError(ErrorCode.UNSUPPORTED, "there is no alignment of characters yet", param="alignment")
 

@@ -40,13 +40,15 @@ from realtime.delivery import AT_ONCE, Delivery
 from realtime.intake import Intake
 from realtime.lead import LeadGauge
 from realtime.marks import Marks, Placed
+from realtime.notices import TextNotices
 from realtime.outbox import Outbox
 from realtime.playout import PlayClock
-from realtime.repertoire import Repertoire, Unread
+from realtime.repertoire import Repertoire
 from realtime.segmenter import Segment
 from realtime.speech import Speech
 from realtime.turn_options import TurnOptions
 from realtime.utterance import NOTHING, Cut
+from realtime.wording import Wording
 
 RUN_AHEAD_MS = (
     1000.0  # generation stops this far beyond the lead: enough to ride out a slow step, little to waste on a barge-in
@@ -74,7 +76,9 @@ class Turn:
         self.options = options
         self.touched_at = now  # last text
         self.speech: Speech | None = None
-        self.text = Intake(options.config.latency, options.config.tags, Repertoire.of(engine.info.scripts))
+        config, model = options.config, engine.info
+        wording = Wording.of(config, model.numbers_in_words)
+        self.text = Intake(config.latency, config.tags, Repertoire.of(model.scripts), wording)
         self.wanted_at: float | None = None  # since when there is something to speak
         self.retry_at = 0.0  # when to ask a busy engine again
         self.refused_since: float | None = None  # the engine has been full since then
@@ -88,10 +92,9 @@ class Turn:
         self._audible_at: float | None = None  # the first packet existed
         self._first_audio_ms: int | None = None  # from the first text to turn.started
         self._queue_ms = 0
-        self._unread_scripts: set[str] = set()  # which the client was told of
+        self._notices = TextNotices()
         self._marks = Marks()
         self._lead = LeadGauge()
-        config = options.config
         self.delivery = Delivery(turn_id, n, config.audio.transport, config.pacing, options.fmt.rate, outbox)
 
     @property
@@ -161,7 +164,8 @@ class Turn:
         """Move what the segmenter gives up towards the engine, and give the engine credit."""
         for segment in self.text.take(now, self._lead_s(now)):
             self._segments.append(segment)
-            self._warn_of_scripts(segment.unread)
+            for code, message in self._notices.of(segment):
+                self._warn(code, message)
             if segment.speakable and self.wanted_at is None:
                 self.wanted_at = now
         if self.speech is not None:
@@ -180,7 +184,7 @@ class Turn:
             raise
         self.refused_since = None
         config = self.options.config
-        aligned_for = self.id if config.alignment is AlignmentMode.WORD else None
+        aligned_for = self.id if config.alignment is not AlignmentMode.NONE else None
         self.speech = Speech(stream, self._engine.info, self.options, rate, aligned_for)
         self._fed = 0
         if self._opened_at is None:
@@ -438,13 +442,6 @@ class Turn:
     def _generated_ms(self) -> float:
         """In the turn's time: what is slowed down lasts longer."""
         return self.speech.utterance.generated_ms / self.options.speed if self.speech is not None else 0.0
-
-    def _warn_of_scripts(self, unread: Sequence[Unread]) -> None:
-        """Tell the client what is left out, each script once."""
-        for stretch in unread:
-            if stretch.script not in self._unread_scripts:
-                self._unread_scripts.add(stretch.script)
-                self._warn(WarningCode.UNSUPPORTED_SCRIPT, f"{stretch}; told once a turn")
 
     def _warn(self, code: WarningCode, message: str) -> None:
         self._emit(WarningEvent(code=code, turn=self.id, message=message))

@@ -102,7 +102,7 @@ def test_a_cut_turn_accounts_for_all_of_its_text() -> None:
     assert done.heard.text + done.heard.remaining == text
 
 
-@pytest.mark.parametrize("text", ["Zażółć gęślą jaźń.", "Tiếng Việt!", "Hello 😀, 5 € … ٣ ＯＫ", "Ça va, ß?"])
+@pytest.mark.parametrize("text", ["Zażółć gęślą jaźń.", "Tiếng Việt!", "Hello, 5 € … ٣ ＯＫ", "Ça va, ß?"])
 def test_nothing_is_told_of_the_models_own_script_and_of_what_all_share(text: str) -> None:
     stage = stage_of()
     stage.say(text)
