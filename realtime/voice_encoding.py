@@ -15,6 +15,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from engine.api import Codes, EngineError, Reference, Samples, SynthesisFailed, Voice
+from realtime.loudness import at_loudness
 from realtime.recording_file import RecordingRefused, load, samples_of
 from realtime.voice_folder import Source, Version
 from realtime.voices import VoiceNotFound, VoiceStore, VoiceUnusable, digest_of
@@ -61,7 +62,7 @@ class VoiceEncoder:
             digest = hashlib.sha256(audio).hexdigest()
             async with self._lock:
                 if digest not in self._inline:
-                    self._inline[digest] = await self._encode(*await run_sync(samples_of, audio))
+                    self._inline[digest] = await self._encode(*await run_sync(_levelled, audio))
                 self._inline.move_to_end(digest)
             references.append(Reference(text, self._inline[digest]))
             while len(self._inline) > KEPT_INLINE:
@@ -92,10 +93,19 @@ class VoiceEncoder:
         if not any(source == one for one in self._store.missing(name)):
             return  # somebody else made it while we waited
         try:
-            samples, rate = await run_sync(lambda: samples_of(load(self._store.files.recording(source.recording))))
+            samples, rate = await run_sync(lambda: _levelled(load(self._store.files.recording(source.recording))))
         except RecordingRefused as error:
             raise VoiceUnusable(name, f"its recording {error}") from error
         codes = await self._encode(samples, rate)
         unwritten = await run_sync(self._store.keep_codes, source.recording, codes)
         if unwritten is not None:
             log.warning("codes of voice %r cannot be written and are made again after a restart: %s", name, unwritten)
+
+
+def _levelled(data: bytes) -> tuple[Samples, int]:
+    """Mono samples of a recording and their rate in Hz, as loud as every other voice's: a model speaks as loud as it was spoken to.
+
+    Raises RecordingRefused.
+    """
+    samples, rate = samples_of(data)
+    return at_loudness(samples, rate), rate

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.api import Codes, Reference, Voice
+from realtime.loudness import REFERENCE_LUFS
 from realtime.voice_folder import (
     DEFAULT,
     MAX_REFERENCES,
@@ -44,7 +45,8 @@ class VoiceStore:
     def __init__(self, folder: Path | None, codebooks: int, codec_id: str = "codec") -> None:
         self.files = VoiceFolder(folder)
         self._codebooks = codebooks
-        self._codec_id = codec_id
+        # Codes of recordings that were brought to another loudness, or to none, are not these.
+        self._codec_id = f"{codec_id}-{-REFERENCE_LUFS:g}lufs"
         self._kept: dict[str, tuple[Version, Voice]] = {}
         self._unwritten: dict[str, Codes] = {}  # by recording: what the folder would not take
 

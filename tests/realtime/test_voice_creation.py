@@ -16,7 +16,7 @@ from engine.api import SamplingParams
 from realtime.audio import to_int16
 from realtime.cli import main
 from realtime.failure import CommandFailed
-from realtime.scripted import Script, ScriptedEngine
+from realtime.scripted import MINI_LIKE, Script, ScriptedEngine
 from realtime.settings import PREFIX
 from realtime.voice_creation import TEXT, Creation, create
 from realtime.voice_folder import VoiceFolder
@@ -56,7 +56,7 @@ def test_the_take_that_a_person_chooses_becomes_the_voice_as_it_is(tmp_path: Pat
     assert [opened.params.seed for opened in engine.opened] == [5, 6, 7], "every take has a seed of its own"
     assert out.count("which one to keep? 1 to 3, or nothing for none: ") == 4
     assert out.endswith("voice gruff: take 2. Try: parley say --voice gruff 'Hello there.'\n")
-    (reference,) = VoiceStore(tmp_path / "voices", 8).get("gruff").references
+    (reference,) = VoiceStore(tmp_path / "voices", MINI_LIKE.codebooks).get("gruff").references
     heard, rate = soundfile.read(tmp_path / "gruff-2.wav", dtype="int16")
 
     async def decoded() -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
@@ -67,10 +67,10 @@ def test_the_take_that_a_person_chooses_becomes_the_voice_as_it_is(tmp_path: Pat
 
 def test_the_style_shapes_the_takes_and_is_no_part_of_the_transcript(tmp_path: Path) -> None:
     created(asked(tmp_path, style="deep gravelly voice", takes=1), typed="1\n")
-    (reference,) = VoiceStore(tmp_path / "voices", 8).get("gruff").references
+    (reference,) = VoiceStore(tmp_path / "voices", MINI_LIKE.codebooks).get("gruff").references
     assert reference.text == SENTENCE
     tagged = len("[deep gravelly voice] ") + len(SENTENCE)
-    assert reference.codes.shape == (8, tagged), "one frame for every character that was spoken"
+    assert reference.codes.shape == (MINI_LIKE.codebooks, tagged), "one frame for every character that was spoken"
 
 
 def test_the_recording_of_the_take_is_kept_for_other_models(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_mini_invents_a_voice_and_a_server_could_speak_with_it(
     assert main([*argv, "-o", str(tmp_path), "--takes", "2", "--keep", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("voice gruff: take 2.")
     codes = list((tmp_path / "voices" / "codes").glob("*/*.npy"))
-    assert len(codes) == 1 and len(codes[0].parent.name) == 16, "named after the codec of the mini"
+    assert len(codes) == 1 and codes[0].parent.name.endswith("-23lufs"), "named after the codec and the loudness"
     spoken = np.load(codes[0])
     assert soundfile.info(tmp_path / "gruff-2.wav").frames % spoken.shape[1] == 0
     folder = VoiceFolder(tmp_path / "voices")

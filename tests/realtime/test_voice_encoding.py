@@ -12,6 +12,7 @@ import pytest
 
 from engine.api import Busy, Codes, EngineError, Samples, SynthesisFailed
 from realtime import voice_encoding
+from realtime.loudness import REFERENCE_LUFS, loudness_lufs
 from realtime.recording_file import RecordingRefused
 from realtime.scripted import MINI_LIKE, ScriptedEngine
 from realtime.voice_encoding import VoiceEncoder
@@ -28,10 +29,12 @@ class Counting(ScriptedEngine):
     def __init__(self, codec_id: str = "codec-a", errors: list[EngineError] | None = None) -> None:
         super().__init__(info=replace(MINI_LIKE, codec_id=codec_id))
         self.encoded: list[float] = []  # seconds of each recording
+        self.lufs: list[float] = []  # loudness of each recording
         self.errors = errors or []
 
     async def encode(self, samples: Samples, sample_rate: int) -> Codes:
         self.encoded.append(len(samples) / sample_rate)
+        self.lufs.append(loudness_lufs(samples, sample_rate))
         await anyio.lowlevel.checkpoint()
         if self.errors:
             raise self.errors.pop(0)
@@ -74,6 +77,33 @@ def test_another_codec_encodes_for_itself(tmp_path: Path) -> None:
                 store.files.add("anna", [NewSource(ONE, "Eins.")])
             await encoder.ready("anna")
             assert len(engine.encoded) == 1
+
+    run(test)
+
+
+def test_loud_and_soft_recordings_are_equally_loud_to_the_model(tmp_path: Path) -> None:
+    async def test() -> None:
+        engine = Counting()
+        store, encoder = over(tmp_path, engine)
+        soft, loud = file(clean(3.0, 1) * 0.03), file(clean(3.0, 2) * 1.5)
+        store.files.add("soft", [NewSource(soft, "Eins.")])
+        store.files.add("loud", [NewSource(loud, "Zwei.")])
+        await encoder.ready("soft")
+        await encoder.ready("loud")
+        await encoder.inline([(soft, "Eins.")])
+        assert engine.lufs == pytest.approx([REFERENCE_LUFS] * 3, abs=0.2)
+
+    run(test)
+
+
+def test_codes_from_before_recordings_were_levelled_are_made_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        engine = Counting()
+        store, encoder = over(tmp_path, engine)
+        codes = np.zeros((engine.info.codebooks, 3), np.int16)
+        store.files.add("anna", [NewSource(ONE, "Eins.")], [codes], engine.info.codec_id)
+        await encoder.ready("anna")
+        assert engine.encoded == [3.0]
 
     run(test)
 

@@ -15,7 +15,7 @@ import pytest
 
 from realtime.arguments import build_parser
 from realtime.cli import main
-from realtime.scripted import Script
+from realtime.scripted import MINI_LIKE, Script
 from realtime.settings import PREFIX, Settings
 from realtime.voice_folder import VoiceFolder
 from tests.realtime.running import running_server
@@ -191,7 +191,7 @@ def test_a_voice_added_beside_a_running_server_is_spoken_with_at_once(
         assert voices(capsys, "add", "anna", "anna.wav", "--text", TEXT)[0] == 0
         assert main(say) == 0
         (reference,) = engine.opened[-1].voice.references
-        assert reference.text == TEXT and reference.codes.shape == (8, int(10 * 22050 / 1024))
+        assert reference.text == TEXT and reference.codes.shape == (MINI_LIKE.codebooks, int(10 * 22050 / 1024))
         assert voices(capsys, "add", "anna", "anna.wav", "bert.flac", "--text", TEXT, "--text", "Hi.")[0] == 0
         assert main(say) == 0
         assert len(engine.opened[-1].voice.references) == 2, "the newest, although the old one was known"
