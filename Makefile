@@ -52,7 +52,7 @@ setup-train: $(VENV)/.setup-train
 setup-evaluate: $(VENV)/.setup-evaluate
 
 # After the mini was trained anew. An evaluation that was interrupted goes on where it was. Wants espeak-ng, the teacher.
-evaluate: $(VENV)/.setup-train
+evaluate: $(VENV)/.setup
 	$(RUN) -m engine.evaluate mini --work build/evaluation --json-out engine/evaluate/mini.json
 	$(RUN) -m engine.evaluate.figures engine/evaluate/mini.json README.md
 

@@ -1,7 +1,7 @@
 """`python -m engine.evaluate CHECKPOINT`: measure what a checkpoint says; a table, and one line of JSON as the last line.
 
-CHECKPOINT is `mini`, a folder or a repository. Progress goes to standard error. Needs espeak-ng, the teacher that everything is measured
-against, and the optional extra `train`. With --work DIR what was spoken is kept, and a run that was interrupted goes on.
+CHECKPOINT is `mini`, a folder or a repository. Progress goes to standard error. Needs the system package espeak-ng, the teacher that
+everything is measured against. With --work DIR what was spoken is kept, and a run that was interrupted goes on.
 """
 
 from __future__ import annotations

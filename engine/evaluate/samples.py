@@ -1,6 +1,7 @@
 """`python -m engine.evaluate.samples FOLDER`: a few turns as sound files, and a picture of their spectra, to hear what figures mean.
 
-Knows what is said and how files and picture are written. Wants what `engine.evaluate` wants: the cloned voice is the teacher's.
+Knows what is said and how files and picture are written. Needs espeak-ng, whose voice is cloned, and the optional extra `train`
+for the picture.
 """
 
 from __future__ import annotations

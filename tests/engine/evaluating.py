@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pytest
 import torch
 
-pytest.importorskip("wordfreq", reason="the teacher's renderer needs the optional extra `train`")
 if ctypes.util.find_library("espeak-ng") is None:
     pytest.skip("the teacher is the system package espeak-ng", allow_module_level=True)
 

@@ -18,6 +18,7 @@ from tests.engine.evaluating import ROOT
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("matplotlib", reason="the picture needs the optional extra `train`")
     threads, made = torch.get_num_threads(), tmp_path_factory.mktemp("samples") / "new"
     assert main([str(made)]) == 0
     torch.set_num_threads(threads)
