@@ -10,10 +10,9 @@ from dataclasses import replace
 from typing import Final
 
 from engine.api import ModelInfo, SamplingParams, Voice
-from protocol.commands import Command, SessionUpdate, TurnStart
+from protocol.commands import TurnStart
 from protocol.config import (
     MAX_HISTORY_S,
-    AlignmentMode,
     AudioConfig,
     Format,
     HistoryConfig,
@@ -30,12 +29,6 @@ from realtime.turn_options import TurnOptions
 from realtime.voices import VoiceNotFound, VoiceStore, VoiceUnusable
 
 _SPEAKER_TOKEN: Final = re.compile(r"<\|speaker:\d+\|>")
-
-
-def refuse_what_is_not_built(command: Command) -> None:
-    """Raises ProtocolError `unsupported` for a value of the protocol that this server would accept and not act on."""
-    if isinstance(command, SessionUpdate) and command.alignment is AlignmentMode.CHAR:
-        raise ProtocolError(ErrorCode.UNSUPPORTED, "there is no alignment of characters yet", param="alignment")
 
 
 def first_config(info: ModelInfo) -> SessionConfig:

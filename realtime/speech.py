@@ -17,9 +17,11 @@ from math import floor
 from typing import Protocol
 
 from engine.api import Frame, ModelInfo, SegmentEnd, Stream
+from protocol.config import AlignmentMode
 from protocol.events import Alignment, AlignmentItem
 from realtime.alignment import Word
 from realtime.audio import AudioOutput, AudioPacket
+from realtime.letters import letters
 from realtime.repertoire import Repertoire
 from realtime.segmenter import Segment
 from realtime.turn_options import TurnOptions
@@ -76,6 +78,7 @@ class Speech:
         self._told: list[Alignment] = []  # word times of audio that was encoded
         self._position = 0  # in samples at the output rate, behind the last packet that was pulled
         self._aligned_for = aligned_for
+        self._by_letter = options.config.alignment is AlignmentMode.CHAR
         self._pushed: list[Segment] = []  # the engine counts them from 0
         self._ended = 0  # of those
         self._credit = 0  # frames
@@ -222,7 +225,8 @@ class Speech:
         for told in self.utterance.timeline.take_words():
             items = tuple(
                 AlignmentItem(word.text, word.start_ms, word.end_ms, word.char_start, word.char_end, word.speaker)
-                for word in map(self._as_sent, told.words)
+                for spoken in map(self._as_sent, told.words)
+                for word in (letters(spoken) if self._by_letter else (spoken,))
             )
             self._waiting.append(Alignment(turn=self._aligned_for, items=items, source=told.source, final=told.final))
 

@@ -538,6 +538,17 @@ def test_words_are_aligned_only_where_asked_for() -> None:
     assert all(event.turn == "turn-2" for event in stage.all(Alignment))
 
 
+def test_characters_are_aligned_where_asked_for() -> None:
+    stage = Stage()
+    stage.configure(alignment="char")
+    stage.say("Hello there.")
+    stage.run_until_done()
+    items = [item for event in stage.all(Alignment) if event.final for item in event.items]
+    assert "".join(item.text for item in items) == "Hellothere."
+    assert [item.char_start for item in items] == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert all(item.start_ms <= item.end_ms for item in items)
+
+
 def test_word_times_come_between_the_start_and_the_end_of_their_turn() -> None:
     stage = Stage()
     stage.configure(alignment="word")
