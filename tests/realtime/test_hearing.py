@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from protocol.audio_frame import AudioFrame, Flag, Kind
 from protocol.commands import AudioInput, InputAudioAppend
@@ -14,7 +18,7 @@ from protocol.errors import ErrorCode, ProtocolError
 from protocol.events import Event, SpeechAction, SpeechStarted, SpeechStopped
 from realtime.ear import MUTE_S
 from realtime.hearing import Hearing
-from realtime.voice_activity import SileroModel
+from realtime.voice_activity import Samples, SileroModel
 from tests.realtime.hearing_fixtures import in_quiet, messages, recorded, silence
 
 BORN = 1000.0
@@ -56,9 +60,9 @@ class Floor:
 class Room:
     """A session's hearing, and a client that sends 20 ms at a time."""
 
-    def __init__(self, **announced: Any) -> None:
+    def __init__(self, model: type[SileroModel] = SileroModel, **announced: Any) -> None:
         self.floor = Floor()
-        self.hearing = Hearing(self.floor, SileroModel, 100, BORN)
+        self.hearing = Hearing(self.floor, model, 100, BORN)
         self.now = BORN + 5.0
         self.position = 0
         self.hearing.announce(AudioInput(**announced), self.now)
@@ -237,3 +241,66 @@ def test_a_refused_announcement_leaves_the_one_before_in_force() -> None:
     assert refused(error) == (ErrorCode.INVALID_VALUE, "rate")
     room.hear(in_quiet("wait"))
     assert len(room.floor.told()) == 2
+
+
+class Moody(SileroModel):
+    """Calls it speech where the sound is loud: what it says follows from what is sent, and no hop costs anything."""
+
+    def __init__(self) -> None:
+        self.hops = 0
+
+    def probability(self, hop: Samples) -> float:
+        return float(np.abs(hop).max() > 0.25)
+
+    def reset(self) -> None:
+        self.hops = 0
+
+
+sounds = st.builds(
+    lambda level, size: np.full(size, level, "<i2").tobytes(), st.sampled_from([0, 20_000]), st.integers(0, 1700)
+)
+steps = st.one_of(
+    st.tuples(st.just("frame"), sounds | st.binary(max_size=9), st.integers(0, 7), st.integers(-400, 4000)),
+    st.tuples(st.just("append"), sounds),
+    st.tuples(st.just("announce"), st.sampled_from(["off", "pause", "cancel"]), st.sampled_from([0, 500, None])),
+    st.tuples(st.just("wait"), st.floats(0, 3)),
+    st.sampled_from([("mute",), ("decided",), ("turn ends",), ("turn begins",)]),
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(steps, max_size=40))
+def test_whatever_is_sent_starts_and_stops_alternate_and_no_turn_is_left_paused_unasked(script: list[Any]) -> None:
+    room = Room(Moody)
+    for kind, *values in script:
+        room.now += 0.02
+        try:
+            if kind == "frame":
+                payload, flags, step = values
+                position = max(0, room.position + step) if not flags & Flag.FIRST else 0
+                room.hearing.frame(AudioFrame(Kind.UPLINK, Flag(flags), 0, 0, position, payload), room.now)
+                room.position = position + len(payload) // 2
+            elif kind == "append":
+                room.hearing.append(InputAudioAppend(audio=base64.b64encode(values[0]).decode()), room.now)
+            elif kind == "announce":
+                room.hearing.announce(
+                    AudioInput(barge_in=values[0], resume_after_ms=values[1], min_speech_ms=64), room.now
+                )
+                room.position = 0
+            elif kind == "wait":
+                room.wait(values[0])
+            elif kind == "turn ends":
+                room.floor.state = "over"
+            elif kind == "turn begins" and room.floor.state == "over":
+                room.floor.state = "speaks"
+            elif kind == "mute":
+                room.hearing.mute(room.now)
+            elif kind == "decided":
+                room.hearing.decided()
+        except ProtocolError as error:
+            assert not error.fatal
+    room.wait(60.0)
+    told = room.floor.told()
+    letters = "".join("R" if action == "resumed" else name[9] for name, action, _ in told)
+    assert re.fullmatch("(a(oR?|R))*", letters), "each start has its stop, and a turn goes on at most once for it"
+    assert room.hearing.deadline == math.inf, "in the end nothing is due any more"
