@@ -32,6 +32,7 @@ from realtime.failure import CommandFailed
 from realtime.repertoire import Repertoire
 from realtime.segmenter import Segmenter
 from realtime.wavefile import WaveWriter
+from realtime.wording import Wording
 
 FIRST_TURN = 1  # a server's first turn has this number, so the same seed gives the same speech there
 
@@ -119,7 +120,9 @@ async def generate(
 def _segments(text: str, info: ModelInfo, note: Callable[[str], None]) -> list[str]:
     """What the engine is given for a text. Raises CommandFailed where that is nothing."""
     try:
-        segmenter = Segmenter(Latency.QUALITY, TagMode.PERFORM, repertoire=Repertoire.of(info.scripts))
+        wording = Wording(clean=True, in_words=info.numbers_in_words)
+        repertoire = Repertoire.of(info.scripts)
+        segmenter = Segmenter(Latency.QUALITY, TagMode.PERFORM, repertoire=repertoire, wording=wording)
     except ValueError as error:
         raise CommandFailed(f"the checkpoint's config.json: {error}") from error
     segmenter.push(text, 0.0)
@@ -127,6 +130,9 @@ def _segments(text: str, info: ModelInfo, note: Callable[[str], None]) -> list[s
     segments = segmenter.take(0.0, 0.0)
     for stretch in (stretch for segment in segments for stretch in segment.unread):
         note(str(stretch))
+    changes = [change for segment in segments for change in segment.changes]
+    for first in {change.kind: change for change in reversed(changes)}.values():
+        note(str(first))
     texts = [segment.text for segment in segments if segment.speakable]
     if not texts:
         raise CommandFailed("nothing in that text can be spoken")

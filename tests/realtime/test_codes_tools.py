@@ -200,3 +200,13 @@ def test_text_that_the_model_cannot_read_is_told_and_left_out() -> None:
     assert notes == ["characters 7 to 13 are Cyrillic script, which this model cannot speak: such text is left out"]
     with pytest.raises(CommandFailed, match="nothing in that text"):
         generated(engine, "Привет.")
+
+
+def test_text_of_a_language_model_is_read_as_a_person_would() -> None:
+    engine = ScriptedEngine(info=replace(MINI_LIKE, numbers_in_words=True))
+    codes, notes = generated(engine, "**I** said *you* have 2 of them 😀.")
+    assert codes.shape[1] == len("I said you have two of them.")
+    assert sorted(notes) == [
+        "characters 0 to 2: Markdown marks are not read",
+        "characters 32 to 33: emoji are not read",
+    ]
