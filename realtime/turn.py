@@ -26,8 +26,6 @@ from protocol.events import (
     Heard,
     HeardSource,
     Kept,
-    MarkEvent,
-    MarkState,
     Status,
     TurnDone,
     TurnMetrics,
@@ -39,7 +37,7 @@ from realtime.context import HeardTurn
 from realtime.delivery import AT_ONCE, Delivery
 from realtime.intake import Intake
 from realtime.lead import LeadGauge
-from realtime.marks import Marks, Placed
+from realtime.marks import Marks
 from realtime.notices import TextNotices
 from realtime.outbox import Outbox
 from realtime.playout import PlayClock
@@ -93,7 +91,7 @@ class Turn:
         self._first_audio_ms: int | None = None  # from the first text to turn.started
         self._queue_ms = 0
         self._notices = TextNotices()
-        self._marks = Marks()
+        self._marks = Marks(turn_id)
         self._lead = LeadGauge()
         self.delivery = Delivery(turn_id, n, config.audio.transport, config.pacing, options.fmt.rate, outbox)
 
@@ -239,10 +237,9 @@ class Turn:
         """Tell of the marks that were generated or heard since the last call."""
         speech, clock = self.speech, self.clock
         if self.started and speech is not None and self._marks.waiting and not self.over:
-            self._tell_placed(self._marks.place(self.text.raw, speech.spoken_chars, speech.words()))
+            self._tell(self._marks.place(self.text.raw, speech.spoken_chars, speech.words()))
         if clock is not None and clock.paced and (self.started or self.over):
-            for mark in self._marks.played(clock.played_ms(now)):
-                self._tell_mark(mark.name, mark.at_ms, MarkState.PLAYED)
+            self._tell(self._marks.played(clock.played_ms(now)))
 
     def mark_at(self) -> float:
         """When the listener will come to the next mark; infinity: not as it stands."""
@@ -303,7 +300,10 @@ class Turn:
         if self.speech is not None and not self.speech.finished:
             self.speech.stream.cancel()
         cut = self.cut(played)
-        self._close_marks(status, played)
+        if played is None:
+            self._tell(self._marks.place_rest(self.sent_ms))
+        else:
+            self._cut_marks(played.ms, silent=status is Status.CANCELLED)
         if played is None:
             played = Played(self.sent_ms, HeardSource.CLOCK if self.sent_ms else HeardSource.NONE)
         done = TurnDone(
@@ -343,7 +343,7 @@ class Turn:
         """Cut it after its end: what was written of it is not written again, and its marks are not waited for."""
         self._outbox.withdraw(self.n)
         self.delivery.paused_at = None
-        self._drop_marks(played.ms)
+        self._cut_marks(played.ms, silent=True)
         return self.cut(played)
 
     def heard(self, cut: Cut, played: Played) -> Heard:
@@ -402,27 +402,15 @@ class Turn:
         if self._lead.note(lead_ms, clock.sent_ms):
             self._warn(WarningCode.UNDERRUN, f"the listener ran out of audio {-lead_ms:.0f} ms ago; told once a turn")
 
-    def _close_marks(self, status: Status, played: Played | None) -> None:
-        """What becomes of the marks at the end: those that will be heard are waited for."""
-        if status is Status.COMPLETED:
-            self._tell_placed(self._marks.place_rest(self.sent_ms))
-        elif played is not None:
-            self._drop_marks(played.ms)
+    def _cut_marks(self, heard_ms: float, *, silent: bool) -> None:
+        """No more than this is heard of it. `silent`: and that was now."""
+        if silent and self.clock is not None and self.clock.paced:
+            self._tell(self._marks.played(heard_ms))
+        self._tell(self._marks.cut(heard_ms))
 
-    def _drop_marks(self, heard_ms: float) -> None:
-        """No more than this is heard."""
-        if self.clock is not None and self.clock.paced:
-            for mark in self._marks.played(heard_ms):
-                self._tell_mark(mark.name, mark.at_ms, MarkState.PLAYED)
-        for name, at_ms in self._marks.drop():
-            self._tell_mark(name, at_ms, MarkState.DROPPED)
-
-    def _tell_placed(self, marks: Sequence[Placed]) -> None:
-        for mark in marks:
-            self._tell_mark(mark.name, mark.at_ms, MarkState.GENERATED)
-
-    def _tell_mark(self, name: str, at_ms: float | None, state: MarkState) -> None:
-        self._emit(MarkEvent(turn=self.id, name=name, at_ms=None if at_ms is None else round(at_ms), state=state))
+    def _tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._emit(event)
 
     def _metrics(self) -> TurnMetrics:
         speech = self.speech

@@ -7,47 +7,56 @@ import pytest
 from protocol.config import Limits
 from protocol.messages import ContextUpdated, ErrorEvent, MarkEvent, TurnDone, TurnStarted
 from realtime.alignment import Word
-from realtime.marks import Marks, Placed
+from realtime.marks import Marks
 from tests.realtime.stage import Stage, words
 
 RAW = "One two. Three"
 SAID = [Word("One", 0, 400, 0, 3, None), Word("two.", 500, 900, 4, 8, None), Word("Three", 1200, 1700, 9, 14, None)]
 
 
-def placed(char: int, spoken: int = len(RAW)) -> list[Placed]:
-    marks = Marks()
-    marks.add("m", char)
-    return marks.place(RAW, spoken, SAID)
+def made(*marks: tuple[str, int]) -> Marks:
+    found = Marks("t")
+    for name, char in marks:
+        found.add(name, char)
+    return found
+
+
+def told_of(events: list[MarkEvent]) -> list[tuple[str, int | None, str]]:
+    assert all(event.turn == "t" for event in events)
+    return [(event.name, event.at_ms, str(event.state)) for event in events]
 
 
 @pytest.mark.parametrize(("char", "at_ms"), [(0, 0), (3, 400), (4, 400), (6, 700), (8, 900), (9, 900), (14, 1700)])
-def test_a_mark_is_where_the_text_before_it_has_been_said(char: int, at_ms: float) -> None:
-    assert placed(char) == [Placed("m", at_ms)]
+def test_a_mark_is_where_the_text_before_it_has_been_said(char: int, at_ms: int) -> None:
+    assert told_of(made(("m", char)).place(RAW, len(RAW), SAID)) == [("m", at_ms, "generated")]
 
 
 def test_a_mark_waits_for_the_text_before_it_but_not_for_space() -> None:
-    assert placed(9, spoken=8) == [Placed("m", 900)]
-    assert placed(10, spoken=8) == []
+    marks = made(("m", 9), ("n", 10))
+    assert told_of(marks.place(RAW, 8, SAID)) == [("m", 900, "generated")] and marks.waiting
 
 
 def test_marks_are_played_once_each_in_order() -> None:
-    marks = Marks()
-    for name, char in (("a", 3), ("b", 8), ("c", 14)):
-        marks.add(name, char)
+    marks = made(("a", 3), ("b", 8), ("c", 14))
     marks.place(RAW, 14, SAID)
     assert marks.next_ms == 400
-    assert [mark.name for mark in marks.played(900)] == ["a", "b"]
+    assert told_of(marks.played(900)) == [("a", 400, "played"), ("b", 900, "played")]
     assert marks.played(900) == [] and marks.next_ms == 1700
-    assert marks.drop() == [("c", 1700)]
+
+
+def test_marks_behind_a_cut_are_dropped_and_those_before_it_waited_for() -> None:
+    marks = made(("a", 3), ("b", 8), ("c", 14), ("d", 20))
+    marks.place(RAW + " and more.", 14, SAID)
+    assert told_of(marks.cut(500)) == [("b", 900, "dropped"), ("c", 1700, "dropped"), ("d", None, "dropped")]
+    assert marks.next_ms == 400 and not marks.waiting
 
 
 def test_what_is_left_at_the_end_is_at_the_end_and_nothing_is_behind_it() -> None:
-    marks = Marks()
-    marks.add("a", 14)
+    marks = made(("a", 14))
     marks.place(RAW, 14, SAID)
     marks.add("b", 14)
-    assert marks.place_rest(1650.0) == [Placed("b", 1650.0)]
-    assert [mark.at_ms for mark in marks.played(1650.0)] == [1650.0, 1650.0]
+    assert told_of(marks.place_rest(1650.0)) == [("b", 1650, "generated")]
+    assert told_of(marks.played(1650.0)) == [("a", 1650, "played"), ("b", 1650, "played")]
 
 
 def marked(**config: object) -> Stage:
@@ -148,3 +157,13 @@ def test_a_longer_story_is_marked_while_it_is_spoken() -> None:
     stage.send("turn.end")
     stage.run(60.0)
     assert [name for name, state in told(stage) if state == "played"] == ["m0", "m1", "m2", "m3"]
+
+
+def test_marks_of_a_turn_that_failed_are_played_as_far_as_it_was_sent() -> None:
+    stage = marked(pacing={"lead_ms": 10_000, "burst_ms": 10_000})
+    stage.run(0.3)
+    assert not [state for name, state in told(stage) if (name, state) == ("middle", "played")]
+    stage.engine.die()
+    stage.run(10.0)
+    assert stage.one(TurnDone).status == "failed"
+    assert {name: state for name, state in told(stage)} == {"start": "played", "middle": "played", "end": "dropped"}
