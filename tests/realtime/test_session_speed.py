@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from protocol.audio_frame import AudioFrame
-from protocol.messages import ContextUpdated, ErrorEvent, TurnDone
+from protocol.messages import ContextUpdated, ErrorEvent, MarkEvent, TurnDone, TurnResumed
 from realtime.scripted import AMPLITUDE, MINI_LIKE, Script
 from tests.realtime.stage import PCM, Stage
 
@@ -119,3 +119,24 @@ def test_what_is_out_of_range_is_refused(field: dict[str, float]) -> None:
     with pytest.raises(Exception, match=next(iter(field))):
         stage.send("session.update", **field)
     assert not stage.all(ErrorEvent)
+
+
+@pytest.mark.parametrize("speed", [0.5, 2.0])
+def test_marks_and_resumed_speech_stand_where_they_are_heard(speed: float) -> None:
+    at_ms = {}
+    for rate in (1.0, speed):
+        stage = stage_at(speed=rate, pacing={"lead_ms": 200, "burst_ms": 200})
+        stage.send("text.append", text=TEXT[:27])
+        stage.send("mark", name="middle")
+        stage.send("text.append", text=TEXT[27:])
+        stage.send("turn.end")
+        stage.run(1.5 / rate)
+        stage.send("turn.pause", played_ms=round(1000 / rate))
+        stage.send("turn.resume", from_ms=round(1000 / rate))
+        stage.run_until_done()
+        mark = stage.all(MarkEvent)[0].at_ms
+        assert mark is not None
+        at_ms[rate] = (mark, stage.one(TurnResumed).at_ms)
+    mark, resumed = at_ms[speed]
+    assert mark == pytest.approx(at_ms[1.0][0] / speed, abs=2)
+    assert resumed == pytest.approx(at_ms[1.0][1] / speed, abs=20)  # at the packet in which the word begins
