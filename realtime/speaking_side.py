@@ -31,7 +31,8 @@ class SpeakingTurns:
     def speaking_turn(self, now: float) -> str | None:
         """See SpeakingSide."""
         turn = self._floor.speaking(now) if self._floor.paused() is None else None
-        return None if turn is None else turn.id
+        # A turn that was only started, to be ready for its text, is an answer that still waits for the caller to finish.
+        return turn.id if turn is not None and (turn.started or turn.text.chars) else None
 
     def played_db(self, start: float, end: float) -> float | None:
         """See SpeakingSide."""

@@ -23,7 +23,7 @@ from protocol.events import (
     WarningEvent,
 )
 from realtime.hearing_sounds import Sound, echo
-from realtime.scripted import ScriptedEngine
+from realtime.scripted import Script, ScriptedEngine
 from tests.realtime.hearing_fixtures import in_quiet, messages, recorded, silence
 from tests.realtime.stage import Stage, words
 
@@ -193,3 +193,20 @@ def test_the_answer_is_prepared_when_the_caller_has_finished_speaking() -> None:
     assert len(stage.engine.prefetched) == count + 1
     conversation, _ = stage.engine.prefetched[-1]
     assert [segment.text for segment in conversation.history] == ["One."]
+
+
+def test_a_turn_that_waits_for_its_text_is_not_interrupted() -> None:
+    stage = Stage()
+    stage.send("turn.start", turn="answer")
+    Caller(stage, barge_in="cancel").sends(in_quiet("wait"))
+    assert (stage.one(SpeechStarted).action, stage.all(TurnDone)) == (SpeechAction.NONE, [])
+    stage.say("At your service.", "answer")
+    assert stage.run_until_done("answer").status is Status.COMPLETED
+
+
+def test_who_goes_on_speaking_interrupts_an_answer_before_its_first_sound() -> None:
+    stage = Stage(Script(max_streams=0))  # the engine has no place yet
+    stage.say(words(5), "answer")
+    Caller(stage, barge_in="cancel").sends(in_quiet("wait", after_s=0.0))
+    done = stage.run_until_done("answer")
+    assert (done.status, done.heard.ms, done.heard.text) == (Status.CANCELLED, 0, "")
