@@ -13,6 +13,7 @@ does not read has a bound: beyond it its turn is cancelled and raises Overrun.
 """
 
 from protocol.client.errors import ClientError, ConnectionLost, Overrun, Refused, ServerError
+from protocol.client.microphone import Microphone
 from protocol.client.session import Client, connect
 from protocol.client.turn import AudioChunk, Deltas, Turn, TurnItem
 
@@ -22,6 +23,7 @@ __all__ = [
     "ClientError",
     "ConnectionLost",
     "Deltas",
+    "Microphone",
     "Overrun",
     "Refused",
     "ServerError",

@@ -82,12 +82,21 @@ class Link:
         if self._open.is_set():
             await self.say(command)
 
+    async def post_bytes(self, message: bytes) -> None:
+        """`post` for a binary message."""
+        self.raise_failure()
+        if self._open.is_set():
+            await self._send(message)
+
     async def say(self, command: Command) -> None:
         """`post`, also before `open`."""
+        await self._send(encode_command(command))
+
+    async def _send(self, message: str | bytes) -> None:
         if self._socket is None:
             return
         try:
-            await self._socket.send(encode_command(command))
+            await self._socket.send(message)
         except ConnectionClosed as error:
             if not self.resumable:
                 raise self.lose(closed(error)) from error

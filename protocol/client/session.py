@@ -25,10 +25,12 @@ from protocol.client.calls import Calls
 from protocol.client.errors import ClientError, ConnectionLost, Refused, ServerError
 from protocol.client.link import Link, closed
 from protocol.client.memory import Memory
+from protocol.client.microphone import Microphone
 from protocol.client.socket import PASSING, open_socket, resuming, waits
 from protocol.client.turn import AudioChunk, Deltas, Turn, TurnEvent
 from protocol.commands import (
     After,
+    AudioInput,
     Command,
     ContextAppend,
     ContextClear,
@@ -198,6 +200,12 @@ class Client:
     async def truncate(self, turn: Turn, played_ms: int) -> ContextUpdated:
         """Correct how much of a turn that is over was heard. Raises ServerError once a later turn has begun to sound."""
         return await self._calls.call(ContextTruncate(turn=turn.id, played_ms=played_ms), ContextUpdated)
+
+    async def listen(self, announced: AudioInput) -> Microphone:
+        """Send what this side hears, in the format that is announced; `speech.started` and `speech.stopped` come to on_event."""
+        await self._link.until_open()
+        await self._link.post(announced)
+        return Microphone(self._link)
 
     async def clear_context(self, keep_voice: bool = True) -> ContextUpdated:
         """Let the server forget the conversation."""

@@ -8,11 +8,12 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
-from protocol.audio_frame import Flag, Kind, pack
+from protocol.audio_frame import Flag, Kind, pack, unpack
 from protocol.client import ConnectionLost, Refused, ServerError, connect
 from protocol.config import AudioConfig, Latency, Limits, PacingConfig, SessionConfig, Transport
 from protocol.errors import ErrorCode
 from protocol.messages import (
+    AudioInput,
     ClosingReason,
     ContextClear,
     ContextUpdated,
@@ -432,3 +433,28 @@ async def test_leaving_the_block_closes_the_connection_and_stops_the_deltas() ->
     async with connected(script) as client:
         await anext(client.speak(deltas()))
     assert left.is_set()
+
+
+async def test_what_a_microphone_hears_has_its_place_in_the_recording() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.opens()
+        assert (await peer.hears(AudioInput)).rate == 8000
+        frames = [unpack(await peer.socket.recv()) for _ in range(3)]
+        assert [(frame.kind, frame.flags, frame.position, frame.payload) for frame in frames] == [
+            (Kind.UPLINK, Flag.FIRST, 0, b"one"),
+            (Kind.UPLINK, Flag.NONE, 160, b"two"),
+            (Kind.UPLINK, Flag.LAST, 320, b""),
+        ]
+        await is_still_there(peer)
+
+    async def is_still_there(peer: Peer) -> None:
+        ping = await peer.hears(Ping)
+        await peer.says(Pong(session_ms=1, event_id=ping.event_id))
+        await peer.stays()
+
+    async with connected(script) as client:
+        microphone = await client.listen(AudioInput(format="mulaw", rate=8000))
+        for payload in (b"one", b"two"):
+            await microphone.hear(payload, 160)
+        await microphone.close()
+        await client.ping()
