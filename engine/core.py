@@ -428,7 +428,8 @@ class EngineCore:
         stream.column = None
         if sane:
             stream.sane = True
-            stream.past += [self._prompts.user(segment.text), self._prompts.spoken(segment.codes(sane))]
+            asked, said = self._prompts.user(segment.text), self._prompts.spoken(segment.codes(sane))
+            stream.remember(asked, said, round(self.info.max_history_s / self.info.frame_s))
         self._begin_segment(stream)
 
 

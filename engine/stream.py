@@ -19,6 +19,8 @@ from engine.guard import SegmentGuard
 from engine.kv import CachedSequence, Columns
 from engine.scheduler import View
 
+KEPT = 0.6  # of the speech worth remembering, once there is more: what remains is prefilled anew, so forgetting must be rare
+
 
 @dataclass(slots=True)
 class Segment:
@@ -52,7 +54,9 @@ class OpenStream:
     conversation: str
     voice: str
     params: SamplingParams
-    past: list[Columns]  # prompt pieces before the current segment: system, history, this turn's finished segments
+    past: list[
+        Columns
+    ]  # prompt pieces before the current segment: system, then user and spoken of each segment of history and turn
     prefix: int  # positions of the system message
     texts: deque[str] = field(default_factory=deque)  # segments not begun
     begun: int = 0  # segments begun
@@ -104,6 +108,19 @@ class OpenStream:
         """The listener who has run dry plays on from now, when a frame, credit or text comes: nobody has to catch up with a gap."""
         if self.heard_since_s is not None:
             self.heard_since_s = max(self.heard_since_s, now - self.frames * frame_s)
+
+    def remember(self, asked: Columns, said: Columns, most: int) -> None:
+        """A finished segment joins the past. most: positions of speech worth remembering; where there are more, the oldest segments go.
+
+        So a turn may last for ever, with its voice, which is the system message, and its cache bounded.
+        """
+        self.past += [asked, said]
+        pairs = list(zip(self.past[1::2], self.past[2::2], strict=True))
+        left = sum(spoken.shape[1] for _, spoken in pairs)
+        if left > most:
+            while len(pairs) > 1 and left > KEPT * most:
+                left -= pairs.pop(0)[1].shape[1]
+            self.past[1:] = [piece for pair in pairs for piece in pair]
 
     def draw(self, column: Columns) -> None:
         """Count a frame of the current segment that was drawn; the next one may be computed from it."""
