@@ -240,9 +240,10 @@ class LiveSession:
             encoder.bench.close()
         self._changed()
 
-    def _encoded(self) -> None:
-        """Packets of a turn are there."""
-        self._session.tick(self._clock())
+    def _encoded(self, packets: int) -> None:
+        """So many packets of a turn are there, mostly before they are due. None at all may be the end of it."""
+        if not packets:
+            self._session.tick(self._clock())
         self._changed()
 
     def _break(self, error: Exception) -> None:
@@ -254,13 +255,13 @@ class LiveSession:
 class _Encoder:
     """Encodes a turn in a thread, see `speech.Encoder`."""
 
-    def __init__(self, bench: Bench, encoded: Callable[[], None]) -> None:
+    def __init__(self, bench: Bench, encoded: Callable[[int], None]) -> None:
         self.bench = bench
         self._encoded = encoded
 
     def do(self, job: Job, done: Callable[[list[AudioPacket]], None]) -> None:
         def arrived(packets: list[AudioPacket]) -> None:
             done(packets)
-            self._encoded()
+            self._encoded(len(packets))
 
         self.bench.do(job, arrived)

@@ -57,11 +57,9 @@ class Span:
         return self.position == 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    message: bytes | str
-    span: Span | None  # None: an event
-    at: float  # s
+# A message, when it was written (s), and for audio its span. Plain tuples of plain values, because the garbage collector does not look at
+# those again and again, and a thousand sessions keep a million.
+_Written = tuple[bytes | str, float, tuple[int, int, int, str] | None]
 
 
 class Replay:
@@ -78,39 +76,44 @@ class Replay:
 
     def record(self, message: bytes | str, span: Span | None, now: float) -> None:
         """A message was written. `span` None: it is no audio."""
-        self._written.append(_Written(message, span, now))
+        plain = None if span is None else (span.n, span.position, span.samples, span.transport.value)
+        self._written.append((message, now, plain))
         self._bytes += len(message)
         self.forget_old(now)
 
     def forget_old(self, now: float) -> None:
         """Let go of what nobody can miss any more. Call it when the socket is lost, too: afterwards nothing grows old."""
         written = self._written
-        while written and (self._bytes > KEPT_BYTES or written[0].at < now - self._kept_s):
-            self._bytes -= len(written.popleft().message)
+        while written and (self._bytes > KEPT_BYTES or written[0][1] < now - self._kept_s):
+            self._bytes -= len(written.popleft()[0])
 
     def withdraw(self, n: int) -> None:
         """Let go of the audio of turn `n`: it was interrupted, and what was not heard must not be heard later."""
-        if any(item.span is not None and item.span.n == n for item in self._written):
-            self._written = deque(item for item in self._written if item.span is None or item.span.n != n)
-            self._bytes = sum(len(item.message) for item in self._written)
+        if any(span is not None and span[0] == n for _, _, span in self._written):
+            self._written = deque(item for item in self._written if item[2] is None or item[2][0] != n)
+            self._bytes = sum(len(message) for message, _, _ in self._written)
 
     def after(self, have: Have | None) -> list[bytes | str]:
         """Everything behind the last audio that the listener has, in order; None: it has nothing.
 
         Events that it did get may be among it: nobody can know. Where audio is missing before the first, that one says so.
         """
-        items = list(self._written)
+        messages = [message for message, _, _ in self._written]
+        spans = [_span(plain) for _, _, plain in self._written]
         if have is not None:
-            had = [index for index, item in enumerate(items) if item.span is not None and item.span.within(have)]
-            items = items[had[-1] + 1 :] if had else items
-        messages = [item.message for item in items]
-        first = next((index for index, item in enumerate(items) if item.span is not None), None)
-        if first is not None:
-            span = items[first].span
-            assert span is not None, "it was looked for"
-            if not span.follows(have):
-                messages[first] = _after_a_gap(messages[first], span.transport)
+            had = [index for index, span in enumerate(spans) if span is not None and span.within(have)]
+            since = had[-1] + 1 if had else 0
+            messages, spans = messages[since:], spans[since:]
+        for index, span in enumerate(spans):
+            if span is not None:
+                if not span.follows(have):
+                    messages[index] = _after_a_gap(messages[index], span.transport)
+                break
         return messages
+
+
+def _span(plain: tuple[int, int, int, str] | None) -> Span | None:
+    return None if plain is None else Span(plain[0], plain[1], plain[2], Transport(plain[3]))
 
 
 def _after_a_gap(message: bytes | str, transport: Transport) -> bytes | str:

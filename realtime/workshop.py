@@ -20,6 +20,9 @@ from typing import Any, Final, TypeVar
 log = logging.getLogger("parley.workshop")
 
 MAX_THREADS: Final = 4  # at 0.4 ms a frame one thread encodes for a hundred listeners
+KEPT_PROCESSORS: Final = (
+    1  # for the loop: where threads take all, it waits for the interpreter's lock after every call into the kernel
+)
 SLICE_S: Final = 0.001  # of results that came together; then the loop looks at its sockets before it goes on
 
 ResultT = TypeVar("ResultT")
@@ -65,12 +68,13 @@ class Workshop:
     """The threads of one event loop. Close it at the end; benches may be used until then."""
 
     def __init__(self, now: Callable[[], float], threads: int | None = None) -> None:
-        """Call it on the loop. `now`: seconds, monotonic. `threads` None: as many as the machine has processors, at most MAX_THREADS."""
+        """Call it on the loop. `now`: seconds, monotonic. `threads` None: one for each processor but the loop's, at most MAX_THREADS."""
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._results: deque[_Result] = deque()
         self._called = False  # the loop is about to look at the results
-        number = min(MAX_THREADS, os.cpu_count() or 1) if threads is None else threads
+        spare = max(1, len(os.sched_getaffinity(0)) - KEPT_PROCESSORS)
+        number = min(MAX_THREADS, spare) if threads is None else threads
         self._workers = [_Worker(self._finished, f"encoder-{index}") for index in range(number)]
         self._next = count()
         for worker in self._workers:
