@@ -34,19 +34,23 @@ class Rule(NamedTuple):
 def edits(text: str, tongue: Tongue, taken: Sequence[Edit] = ()) -> list[Edit]:
     """What becomes of the numbers and symbols of a text, in no order; nothing that `taken` covers, but those are in it."""
     found = [*taken]
-    claimed = [(edit.start, edit.end) for edit in taken]
+    claimed = bytearray(len(text))  # 1 where a rule has been
+    for edit in taken:
+        claimed[edit.start : edit.end] = b"\1" * (edit.end - edit.start)
     for rule in _rules(tongue.code):
         at = 0
         while match := rule.pattern.search(text, at):
-            before = [end for start, end in claimed if start < match.end() and match.start() < end]
-            if before:  # part of it is taken: what is behind that may be one, too
-                at = max(min(before), match.start() + 1)
+            start, end = match.span()
+            before = claimed.find(1, start, end)
+            if before >= 0:  # part of it is taken: what is behind that may be one, too
+                behind = claimed.find(0, before)
+                at = behind if behind >= 0 else len(text)
                 continue
             made = rule.edits(match, tongue)
             if made is not None:
                 found += made
-                claimed.append(match.span())
-            at = match.end()
+                claimed[start:end] = b"\1" * (end - start)
+            at = end
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from num2words import num2words
@@ -64,7 +65,7 @@ class Tongue:
 
     def cardinal(self, value: int) -> str:
         """A count."""
-        return str(num2words(value, lang=self.code)).replace(",", "")
+        return _cardinal(self.code, value)
 
     def ordinal(self, value: int) -> str:
         """As the language's dictionary has it: fifth, fünfte."""
@@ -91,3 +92,9 @@ class Tongue:
         if decimals is None and whole == "1":
             return noun.article or self.one, noun.one
         return self.number(whole, decimals), noun.many
+
+
+@lru_cache(maxsize=4096)
+def _cardinal(code: str, value: int) -> str:
+    """Some 30 us without the cache; a long number has hundreds of digits."""
+    return str(num2words(value, lang=code)).replace(",", "")
