@@ -21,6 +21,7 @@ ANYWHERE_FROM: Final = 5_000
 MOST_WAITING: Final = 16  # parts that were read and not yet sent
 LONGEST_TAG: Final = 80  # a bracket that is open for longer is no tag
 
+_FENCES: Final = ("```", "~~~")
 _SENTENCE_ENDS: Final = frozenset(".!?…؟।")
 _WIDE_SENTENCE_ENDS: Final = frozenset("。！？")  # no space follows these
 
@@ -40,6 +41,8 @@ class TurnCutter:
         self._length = 0  # of the open turn
         self._before = ""  # the character before
         self._bracket: int | None = None  # characters since a `[` or `<` that is still open
+        self._line = ""  # the first characters of the line, without white space
+        self._fenced = False  # inside a block of code: its end in another turn would be taken for the start of one
 
     def push(self, text: str) -> list[Part]:
         """Everything that was pushed, at once: nothing is held back."""
@@ -48,6 +51,7 @@ class TurnCutter:
         for index, char in enumerate(text):
             self._length += 1
             self._note_bracket(char)
+            self._note_fence(char)
             if self._may_end(char):
                 parts.append(Part(text[start : index + 1], ends_turn=True))
                 start, self._length = index + 1, 0
@@ -64,11 +68,22 @@ class TurnCutter:
         elif self._bracket is not None:
             self._bracket += 1
 
+    def _note_fence(self, char: str) -> None:
+        if char == "\n":
+            self._line = ""
+        elif len(self._line) < len(_FENCES[0]) and not char.isspace():
+            self._line += char
+            self._fenced ^= self._line in _FENCES
+
     def _may_end(self, char: str) -> bool:
         """Whether the turn ends behind this character. A tag is never parted."""
         if self._length < PARAGRAPH_FROM or self._bracket is not None:
             return False
-        if self._length >= ANYWHERE_FROM or char == "\n":
+        if self._length >= ANYWHERE_FROM:
+            return True
+        if self._fenced:
+            return False
+        if char == "\n":
             return True
         if self._length >= SPACE_FROM and char.isspace():
             return True

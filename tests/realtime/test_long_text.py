@@ -68,3 +68,15 @@ def test_the_turns_are_the_text_and_do_not_depend_on_how_it_came(text: str, cuts
     whole = turns(text)
     assert "".join(whole) == text
     assert turns(text, *(min(cut, len(text)) for cut in cuts)) == whole
+
+
+def test_a_block_of_code_is_not_parted_where_it_can_be_avoided() -> None:
+    block = "```python\n" + "x = f(x)\n" * 250 + "```\n"
+    text = PROSE[:1900].rsplit(". ", 1)[0] + ".\n" + block + "Done. " * 300
+    first = turns(text)[0]
+    assert first.endswith("```\n")
+    assert turns(text, *range(0, len(text), 7)) == turns(text)
+
+
+def test_a_block_that_is_too_long_is_parted_all_the_same() -> None:
+    assert len(turns("```\n" + "x = f(x)\n" * 1000)[0]) == ANYWHERE_FROM
