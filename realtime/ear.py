@@ -14,8 +14,8 @@ from realtime.own_voice import OwnVoice
 from realtime.uplink import RecordingClock, Uplink, UplinkAudio
 from realtime.voice_activity import HOP_S, Hop, Hops, SpeechDetector, SpeechModel, Turned
 
-# Without any message somebody who speaks has stopped: muted, or the network has. More than what counts as late (`uplink.MAX_LATENESS_S`), less
-# than a pause may last.
+# Without any message somebody who speaks has stopped: muted, or the network has. More than what counts as late
+# (`uplink.MAX_LATENESS_S`), less than a pause may last.
 MUTE_S: Final = 1.0
 
 PlayedDb = Callable[

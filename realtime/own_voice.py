@@ -29,13 +29,14 @@ ECHO_AT_FIRST: Final = 0.55  # correlation that makes an echo after the warm-up:
 ECHO: Final = (
     0.65  # and with a whole window: echoes above the room's noise have 0.75 to 0.9, other people's speech at most 0.58
 )
-# Speech begins with hops so much louder than the echo that is expected and lasts down to the echo itself. At 2, up to 2 % of an echo's hops are
-# louder than that, at 4 0.2 %. Of 20 phrases 6 dB above the echo's level, 3 were missed; 16 with 6 throughout and a smear of 3.
+# Speech begins with hops so much louder than the echo that is expected and lasts down to the echo itself. At 2, up to 2 % of an echo's
+# hops are louder than that, at 4 0.2 %. Of 20 phrases 6 dB above the echo's level, 3 were missed; 16 with 6 throughout and a smear of
+# 3.
 MARGIN_DB: Final = 4.0
 RANGE_DB: Final = 40.0  # below the loudest hop nothing tells anything: that is the room
 ACTIVE_DB: Final = 25.0  # hops within so much of the loudest show how loud the echo is
-# The lag wanders with the network, and a hop of ours lies across two of theirs. More hides people in the echo's gaps, where they are heard; less
-# gives way to a clock that jumps (see the last rows of the report).
+# The lag wanders with the network, and a hop of ours lies across two of theirs. More hides people in the echo's gaps, where they are
+# heard; less gives way to a clock that jumps (see the last rows of the report).
 SMEAR_HOPS: Final = 2
 DECAY_DB: Final = 4.0  # a hop: a room's tail of 60 dB in half a second
 JUDGE_EVERY: Final = 4  # hops: 0.03 ms each time

@@ -26,9 +26,11 @@ SILENCE_DB: Final = -100.0  # what digital silence counts as
 # as well nothing is missed or torn and no noise counts, and speech is told 16 ms sooner or 32 ms later.
 ONSET: Final = 0.5
 HOLD: Final = 0.35  # speech lasts down to here
-# Longer than the closure of a [p], [t] or [k], of some 0.1 s; the verdicts are so smooth that 0.03 to 0.3 make no difference to the phrases.
+# Longer than the closure of a [p], [t] or [k], of some 0.1 s; the verdicts are so smooth that 0.03 to 0.3 make no difference to the
+# phrases.
 GAP_S: Final = 0.13
-STOP_S: Final = 0.4  # of silence end speech. At 0.2 sentences fall into pieces at their commas, at 0.3 none does; all of it delays the answer
+# Silence that ends speech. At 0.2 sentences fall into pieces at their commas, at 0.3 none does; all of it delays the answer.
+STOP_S: Final = 0.4
 
 
 class SpeechModel(Protocol):
