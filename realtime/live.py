@@ -234,13 +234,13 @@ class Attachment:
 
     async def _carry_out(self, command: Command) -> None:
         """Whoever asks for a voice right after it was added waits for its codes, and so does what the same client sends next."""
-        if isinstance(command, SessionUpdate | TurnStart) and isinstance(command.voice, str):
+        for voice in _voices(command):
             try:
-                await self._service.encoder.ready(command.voice)
+                await self._service.encoder.ready(voice)
             except (VoiceNotFound, VoiceUnusable):
-                pass  # the session looks for itself and tells the client
+                break  # the session looks for itself and tells the client
             except EngineError as error:
-                log.warning("voice %r cannot be encoded: %s", command.voice, error)
+                log.warning("voice %r cannot be encoded: %s", voice, error)
         self._session.handle(command)
 
     async def _write(self, greeting: list[bytes | str]) -> None:
@@ -295,3 +295,13 @@ class Attachment:
         self._slow = True
         self._socket.abort()
         return False
+
+
+def _voices(command: Command) -> list[str]:
+    """The voices that a command asks for."""
+    named: list[object] = []
+    if isinstance(command, SessionUpdate | TurnStart):
+        named.append(command.voice)
+    if isinstance(command, SessionUpdate) and isinstance(command.voices, dict):
+        named += command.voices.values()
+    return [name for name in named if isinstance(name, str)]

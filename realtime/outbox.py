@@ -34,7 +34,7 @@ class _Audio:
     n: int
     message: bytes | str
     sent: Callable[[float], None]
-    span: Span | None
+    span: Span
 
 
 class Outbox:
@@ -72,7 +72,7 @@ class Outbox:
             self._queue.append(text)
         self._wake()
 
-    def audio(self, n: int, message: bytes | str, sent: Callable[[float], None], span: Span | None = None) -> None:
+    def audio(self, n: int, message: bytes | str, sent: Callable[[float], None], span: Span) -> None:
         """Put a message of turn `n`; `sent(now)` is called when the writer takes it. Dropped if the turn is over."""
         if self._closing or n not in self._open:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.realtime.sockets import (
     KEY,
     RIGHT,
     WRONG,
+    client,
+    live,
     serving,
 )
 
@@ -91,3 +94,42 @@ def test_the_page_is_served_with_a_strict_policy_and_asks_nobody_else(url: str) 
         assert web.get("/../pyproject.toml").status_code == 404
         assert web.get("/%2e%2e/pyproject.toml").status_code == 404
         assert web.post("/v1/models").status_code == 405
+
+
+# Secrets for browsers
+
+
+def test_a_secret_is_told_to_who_has_the_key_and_kept_by_nobody(guarded: str) -> None:
+    with httpx.Client(base_url=guarded, trust_env=False) as web:
+        assert web.post("/v1/sessions").status_code == web.post("/v1/sessions", headers=WRONG).status_code == 401
+        answer = web.post("/v1/sessions", headers=RIGHT, content="{}")
+        assert answer.status_code == 201 and answer.headers["cache-control"] == "no-store"
+        made = answer.json()
+        assert made["ws_url"] == live(guarded) and set(made) == {"session", "client_secret", "ws_url", "expires_at"}
+        assert 0 < made["expires_at"] / 1000 - time.time() <= 60
+        assert web.post("/v1/sessions", headers=RIGHT).json()["client_secret"] != made["client_secret"]
+
+
+@pytest.mark.parametrize("content", ['{"voice": "anna"}', "[]", "x" * 100_000])
+def test_what_would_be_ignored_is_refused(guarded: str, content: str) -> None:
+    answer = httpx.post(f"{guarded}/v1/sessions", headers=RIGHT, content=content, trust_env=False)
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "bad_message"
+
+
+def test_a_foreign_page_gets_no_secret_of_an_open_server(url: str) -> None:
+    foreign = httpx.post(f"{url}/v1/sessions", headers={"Origin": "https://evil.example"}, trust_env=False)
+    assert foreign.status_code == 403 and foreign.json()["error"]["code"] == "forbidden"
+    assert httpx.post(f"{url}/v1/sessions", headers={"Origin": url}, trust_env=False).status_code == 201
+
+
+def test_clients_are_sent_to_the_address_that_the_operator_names() -> None:
+    settings = Settings(port=0, public_url="https://voice.example")
+    with serving(ScriptedEngine(), settings) as url:
+        made = httpx.post(f"{url}/v1/sessions", trust_env=False).json()
+    assert made["ws_url"] == "wss://voice.example/v1/live"
+
+
+def test_a_full_server_makes_no_secrets() -> None:
+    with serving(ScriptedEngine(), Settings(port=0, max_sessions=1)) as url, client(url):
+        answer = httpx.post(f"{url}/v1/sessions", trust_env=False)
+    assert answer.status_code == 429 and int(answer.headers["Retry-After"]) > 0

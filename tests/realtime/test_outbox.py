@@ -15,7 +15,7 @@ def outbox() -> tuple[Outbox, list[str]]:
 
 
 def put(box: Outbox, n: int, message: bytes, sent: list[float] | None = None) -> None:
-    box.audio(n, message, sent.append if sent is not None else lambda now: None)
+    box.audio(n, message, sent.append if sent is not None else lambda now: None, Span(n, 0, 1, Transport.RAW))
 
 
 def drained(box: Outbox) -> list[object]:

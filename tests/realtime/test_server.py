@@ -23,6 +23,7 @@ from tests.realtime.sockets import (
     send,
     serving,
     to_the_end,
+    vanish,
 )
 
 
@@ -67,7 +68,8 @@ print("ended", flush=True)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
-        with client(url) as ws:
+        with connect(live(url), compression=None, proxy=None) as ws:
+            created = receive(ws, "session.created")
             send(
                 ws,
                 "session.update",
@@ -82,6 +84,9 @@ print("ended", flush=True)
             with pytest.raises(InvalidStatus) as refusal:
                 connect(live(url), proxy=None)
             assert refusal.value.response.status_code == 503 and "Retry-After" in refusal.value.response.headers
+            vanish(ws)
+        with connect(f"{live(url)}?resume={created['resume_token']}&have=9:0", compression=None, proxy=None) as ws:
+            assert receive(ws, "session.created")["resumed"], "whose turn goes on may come back"
             send(ws, "turn.end")
             done = receive(ws, "turn.done")
             assert done["status"] == "completed"

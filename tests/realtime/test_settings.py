@@ -45,6 +45,9 @@ def test_lists_and_limits_come_from_the_environment() -> None:
         ({"PARLEY_LIMITS": '{"queued_turns": 9}'}, "limits.queued_turns"),
         ({"PARLEY_LIMITS": '{"nothing": 9}'}, "limits.nothing"),
         ({"PARLEY_LOG_LEVEL": "loud"}, "log_level"),
+        ({"PARLEY_PUBLIC_URL": "voice.example"}, "public_url"),
+        ({"PARLEY_PUBLIC_URL": "https://voice.example/path"}, "public_url"),
+        ({"PARLEY_CLIENT_SECRET_S": "0"}, "client_secret_s"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line_that_names_it(environ: dict[str, str], told: str) -> None:
