@@ -180,6 +180,7 @@ ENGLISH: Final = Tongue(
     point="point",
     minus="minus",
     to="to",
+    per="per",
     against="to",
     by="by",
     at="at",

@@ -188,6 +188,7 @@ GERMAN: Final = Tongue(
     point="Komma",
     minus="minus",
     to="bis",
+    per="pro",
     against="zu",
     by="mal",
     at="ät",

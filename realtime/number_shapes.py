@@ -253,8 +253,18 @@ def mark(match: re.Match[str], tongue: Tongue) -> list[Edit]:
 
 
 def by(match: re.Match[str], tongue: Tongue) -> list[Edit]:
-    at = match.start() + len(match[0]) - len(match[0].lstrip())
-    return [Edit(at, at + 1, f" {tongue.by} ")]
+    return [Edit(*match.span(), f" {tongue.by} ")]
+
+
+def per(match: re.Match[str], tongue: Tongue) -> list[Edit]:
+    return [Edit(*match.span(), f" {tongue.per} ")]
+
+
+def feet(match: re.Match[str], tongue: Tongue) -> list[Edit] | None:
+    """6'2": six foot two."""
+    if tongue.code != "en" or int(match["inches"]) > 11:
+        return None
+    return [Edit(*match.span(), f" foot {tongue.number(match['inches'])}")]
 
 
 def year(match: re.Match[str], tongue: Tongue) -> list[Edit] | None:

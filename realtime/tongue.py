@@ -44,6 +44,7 @@ class Tongue:
     point: str  # as it is said
     minus: str
     to: str  # between the ends of a range
+    per: str  # between an amount and what it is for
     against: str  # between the sides of a ratio
     by: str  # between the sides of an area
     at: str
