@@ -161,6 +161,35 @@ def test_every_socket_may_be_lost_in_turn(url: str) -> None:
     assert np.array_equal(np.frombuffer(listener.audio, "<f4"), tones(RAW_TEXT))
 
 
+@pytest.mark.parametrize("read", range(1, 23))
+def test_a_socket_may_be_lost_at_any_message(url: str, read: int) -> None:
+    """As fast as it comes: the server has written far more than the client has read."""
+    listener = Listener()
+    ws, created = opened(url)
+    send(ws, "session.update", **PLAIN)
+    send(ws, "text.append", text="One two.")
+    send(ws, "turn.end")
+    for _ in range(read):
+        message = ws.recv(10)
+        if isinstance(message, bytes):
+            frame = unpack(message)
+            listener.n, listener.position = frame.n, frame.position + len(frame.payload) // 4
+            listener.audio += frame.payload
+            listener.flags.append(frame.flags)
+        else:
+            listener.events.append(json.loads(message))
+    vanish(ws)
+    ws, _ = resumed(url, created, listener.have)
+    with ws:
+        if "turn.done" in listener.kinds():
+            assert json.loads(ws.recv(10)) == listener.events[-1]
+        else:
+            listener.hear(ws, until="turn.done")
+    ends = [event for event in listener.events if event["type"] == "turn.done"]
+    assert len(ends) == 1 and ends[0]["status"] == "completed" and ends[0]["heard"]["text"] == "One two."
+    assert np.array_equal(np.frombuffer(listener.audio, "<f4"), tones("One two."))
+
+
 def test_what_was_sent_and_never_read_comes_again_with_its_events(url: str) -> None:
     ws, created = opened(url)
     send(ws, "session.update", **PLAIN)
