@@ -59,7 +59,6 @@ class Link:
     def attach(self, socket: ClientConnection) -> None:
         """Use this socket from now on; nothing is posted on it before `open`."""
         self._socket = socket
-        self._open = anyio.Event()
 
     def open(self) -> None:
         """Messages may go."""
@@ -68,7 +67,8 @@ class Link:
     def detach(self) -> None:
         """The socket is gone; another will come."""
         self._socket = None
-        self._open = anyio.Event()
+        if self._open.is_set():  # else somebody waits for it already
+            self._open = anyio.Event()
 
     async def until_open(self) -> None:
         """Wait for a socket that takes messages. Raises why there will be none."""

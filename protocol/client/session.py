@@ -247,13 +247,17 @@ class Client:
 
     async def _read_socket(self, socket: ClientConnection) -> ConnectionLost:
         """Until it is lost."""
+        opened = False
         try:
             while True:
                 message = await socket.recv()
                 if isinstance(message, bytes):
                     self._take_binary(message)
-                elif (event := decode_event(message)) is not None and self._memory.event(message):
-                    self._take(event)
+                elif (event := decode_event(message)) is not None:
+                    # What opens this socket is new, whatever was said before on another.
+                    if self._memory.event(message) or not opened:
+                        self._take(event)
+                    opened = True
         except ConnectionClosed as error:
             return closed(error)
         except (ProtocolError, binascii.Error) as error:

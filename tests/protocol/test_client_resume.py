@@ -175,6 +175,38 @@ async def test_text_that_is_written_between_two_sockets_is_said_to_the_second() 
         assert (await client.speak(deltas()).finish()).status is Status.COMPLETED
 
 
+async def test_text_that_waits_for_another_socket_is_sent_when_there_is_one() -> None:
+    """It waits from the moment the first is gone, and through a second that is lost before it was told where we are."""
+
+    async def first(peer: Peer) -> None:
+        await opens(peer)
+        await peer.hears(TurnStart)
+
+    async def second(peer: Peer) -> None:
+        await lost.wait()
+        await opens(peer, LiveTurn(turn="t1", n=1, text_chars=0, text_ended=False), resumed=True)
+        await peer.hears(Ping)
+
+    async def third(peer: Peer) -> None:
+        await opens(peer, LiveTurn(turn="t1", n=1, text_chars=0, text_ended=False), resumed=True)
+        await is_caught_up(peer)
+        texts, _ = await peer.hears_text_until(TurnEnd)
+        assert texts == ["Hello"]
+        await peer.ends("t1")
+        await peer.stays()
+
+    lost = anyio.Event()
+    async with client_of(first, second, third) as (client, _):
+        turn = client.speak()
+        while client._link.has_socket:
+            await anyio.lowlevel.checkpoint()
+        await turn.append("Hello")
+        await anyio.wait_all_tasks_blocked()
+        lost.set()
+        turn.end()
+        await turn.finish()
+
+
 async def test_a_turn_that_never_arrived_is_begun_again_and_turns_keep_their_order() -> None:
     async def first(peer: Peer) -> None:
         await opens(peer)
