@@ -345,6 +345,7 @@ def _add_bench_conversation(bench: argparse.ArgumentParser) -> None:
     conversation.set_defaults(**dict.fromkeys(OWN_SERVER))
 
 
+REPORT_NAMES: Final = ("reactions", "hearing")  # as `bench_reports.REPORTS`: of this code, not of a server that runs
 # As `bench_conversation.PROBES`, which a test compares.
 PROBE_NAMES: Final = (
     "talk",
@@ -356,6 +357,9 @@ PROBE_NAMES: Final = (
     "speed and volume",
     "loudness",
     "marked-up text",
+    "marks",
+    "barge-in by voice",
+    *REPORT_NAMES,
 )
 
 

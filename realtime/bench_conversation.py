@@ -1,7 +1,7 @@
 """`parley bench conversation`: does a server keep what the protocol promises of a conversation?
 
 Knows the order of the probes and what a probe that cannot be played means. Does not know what they try (`bench_probes`,
-`bench_probes_sound`).
+`bench_probes_sound`, `bench_probes_hearing`), nor what its reports measure (`bench_reports`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, TextIO
 
 import anyio
@@ -20,16 +21,27 @@ from protocol.client import ClientError
 from realtime.bench import circumstances, loaded_model
 from realtime.bench_probes import PROBES as CONVERSING
 from realtime.bench_probes import Probe
+from realtime.bench_probes_hearing import barge_in, marks
 from realtime.bench_probes_sound import loudness, markup, speed_and_volume
 from realtime.bench_promises import Finding, Promise, never, table
+from realtime.bench_reports import REPORTS, Report, reported
 from realtime.bench_stage import Stage
 from realtime.failure import FAILED, leaf
+
+
+async def _report(report: Report, stage: Stage) -> Sequence[Finding]:
+    return await reported(report)
+
 
 PROBES: Final[Mapping[str, Probe]] = {
     **CONVERSING,
     "speed and volume": speed_and_volume,
     "loudness": loudness,
     "marked-up text": markup,
+    "marks": marks,
+    "barge-in by voice": barge_in,
+    # These measure this code and not the server of an address.
+    **{name: partial(_report, report) for name, report in REPORTS.items()},
 }
 PATIENCE_S: Final = 300.0  # for one probe; the longest speaks two minutes
 

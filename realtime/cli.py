@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from engine.api import EngineLimits
 from realtime.argument_groups import FORMATS
-from realtime.arguments import LLM_KEY_VARIABLES, OWN_SERVER, build_parser
+from realtime.arguments import LLM_KEY_VARIABLES, OWN_SERVER, REPORT_NAMES, build_parser
 from realtime.failure import FAILED, INTERRUPTED, MISUSED, CommandFailed
 from realtime.settings import KEYS_VARIABLE, Settings, SettingsError, check_binding, read_settings
 
@@ -211,9 +211,8 @@ def _bench(args: argparse.Namespace) -> int:
 
     def run(url: str) -> int:
         if args.bench_command == "conversation":
-            talk = ConversationOptions(
-                url, _key(args), args.turns, args.barge_ins, args.seed, args.only or list(PROBES)
-            )
+            all_ = [name for name in PROBES if args.url is None or name not in REPORT_NAMES]
+            talk = ConversationOptions(url, _key(args), args.turns, args.barge_ins, args.seed, args.only or all_)
             return bench_conversation(talk, args.url is None, sys.stdout, sys.stderr)
         options = BenchOptions(
             url=url,
@@ -235,6 +234,8 @@ def _bench(args: argparse.Namespace) -> int:
         if given:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise CommandFailed(f"{options} would change nothing about the server at {args.url}", MISUSED)
+        if reports := sorted(set(getattr(args, "only", None) or ()) & set(REPORT_NAMES)):
+            raise CommandFailed(f"--only {reports[0]} would say nothing about the server at {args.url}", MISUSED)
         return run(live_url(args.url))
     if args.key is not None:
         raise CommandFailed("--key is for a server named with --url", MISUSED)

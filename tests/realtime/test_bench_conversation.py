@@ -12,11 +12,15 @@ import pytest
 from engine.api import SynthesisFailed
 from protocol.audio_frame import Flag
 from protocol.client import AudioChunk, ConnectionLost
-from realtime.arguments import PROBE_NAMES, build_parser
+from realtime.arguments import PROBE_NAMES, REPORT_NAMES, build_parser
 from realtime.bench import live_url
 from realtime.bench_conversation import PROBES, ConversationOptions, bench_conversation
 from realtime.bench_probes_sound import _pitch_ratio
+from realtime.bench_promises import Promise
+from realtime.bench_reports import REPORTS, Report, reported
 from realtime.bench_stage import Stage, Take, network
+from realtime.cli import main
+from realtime.failure import MISUSED
 from realtime.scripted import Script
 from tests.realtime.running import running_server
 
@@ -32,7 +36,7 @@ def run(url: str, probes: Sequence[str]) -> tuple[int, dict[str, Any], str]:
 
 @pytest.mark.parametrize(
     ("frames_per_char", "probes"),
-    [(0.6, ["talk", "silence", "pacing", "pause", "lost socket"]), (1.2, ["words"])],
+    [(0.6, ["talk", "silence", "pacing", "pause", "lost socket", "marks"]), (1.2, ["words"])],
 )
 def test_a_server_that_keeps_its_promises_is_found_to(frames_per_char: float, probes: list[str]) -> None:
     """All that does not listen to real speech. The engine is twenty times quicker than life, as far as it is let."""
@@ -118,3 +122,29 @@ def test_options_of_a_load_change_nothing_about_a_conversation_and_are_refused(
     with pytest.raises(SystemExit):
         parser.parse_args(["bench", "--streams", "7", "conversation"])
     assert "--streams belongs behind `conversation`" in capsys.readouterr().err
+
+
+def test_a_report_is_read_from_its_last_line() -> None:
+    told = {
+        "sessions": 64,
+        "cancels": 768,
+        "cancel_p99_ms": 3.0,
+        "lag_p99_ms": 3.5,
+        "lag_p999_ms": 9.0,
+        "broken": ["loop lag p99 3.50 ms exceeds 3 ms"],
+    }
+    found = REPORTS["reactions"].read(told)
+    assert [finding.kept for finding in found if isinstance(finding, Promise)] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("module", ["realtime.failure", "realtime.nowhere"])
+def test_a_report_that_says_nothing_is_a_promise_broken(module: str) -> None:
+    (found,) = anyio.run(reported, Report(module, (), lambda told: ()))
+    assert isinstance(found, Promise)
+    assert (found.name, found.kept) == ("broke off", False)
+
+
+def test_reports_say_nothing_about_a_server_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuple(REPORTS) == REPORT_NAMES
+    assert main(["bench", "conversation", "--url", "ws://127.0.0.1:1", "--only", "hearing"]) == MISUSED
+    assert "--only hearing would say nothing about the server at ws://127.0.0.1:1" in capsys.readouterr().err
