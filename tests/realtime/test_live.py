@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from protocol.audio_frame import Flag, unpack
 from protocol.config import Limits
 from realtime.scripted import Script, ScriptedEngine, ScriptedStream
 from realtime.settings import Settings
+from realtime.voice_folder import NewSource, VoiceFolder
 from tests.realtime.sockets import (
     KEY,
     PLAIN,
@@ -38,6 +40,7 @@ from tests.realtime.sockets import (
     tones,
     vanish,
 )
+from tests.realtime.speechlike import clean, file
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,15 @@ def test_a_cancel_silences_the_turn_within_milliseconds(url: str, capsys: pytest
     with capsys.disabled():
         print(f"\n  cancel to turn.done over loopback: p50 {p50:.2f} ms, p99 {p99:.2f} ms, of {len(waits)}")
     assert p99 < 100
+
+
+@pytest.mark.parametrize("asked", [{"voice": "anna"}, {"voices": {"0": "anna"}}])
+def test_who_asks_for_a_voice_right_after_it_was_added_gets_it(tmp_path: Path, asked: dict[str, Any]) -> None:
+    with serving(ScriptedEngine(), Settings(port=0, voices_dir=tmp_path)) as url, client(url) as ws:
+        VoiceFolder(tmp_path).add("anna", [NewSource(file(clean(3.0, 1)), "Eins.")])
+        send(ws, "session.update", **asked)
+        answer = json.loads(ws.recv(30))
+        assert answer["type"] == "session.updated", answer
 
 
 # Who is let in
