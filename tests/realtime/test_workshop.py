@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from realtime.workshop import Workshop
+from realtime.workshop import BUSY_JOBS, Workshop
 
 
 @asynccontextmanager
@@ -130,6 +130,31 @@ def test_the_loop_breathes_between_results_that_came_together() -> None:
             gate.set()
             await done.wait()
             assert order.index("other") < 4, "what else is due does not wait for all of them"
+
+    asyncio.run(scene())
+
+
+def test_another_thread_begins_where_the_first_does_not_keep_up() -> None:
+    async def scene() -> None:
+        async with workshop(2) as shop:
+            gate, done = threading.Event(), asyncio.Event()
+            threads: list[int] = []
+            first = shop.bench(never)
+            first.do(lambda: gate.wait(10), lambda _: None)
+            for _ in range(BUSY_JOBS):
+                first.do(threading.get_ident, threads.append)
+            second = shop.bench(never)  # would wait behind all that
+            second.do(threading.get_ident, lambda ident: (threads.append(ident), done.set()))
+            await done.wait()
+            (other,) = threads
+            gate.set()
+            third_done = asyncio.Event()
+            while len(threads) < BUSY_JOBS + 1:
+                await asyncio.sleep(0)
+            third = shop.bench(never)
+            third.do(threading.get_ident, lambda ident: (threads.append(ident), third_done.set()))
+            await third_done.wait()
+            assert other not in threads[1:] and len(set(threads[1:])) == 1, "one thread does it all while it can"
 
     asyncio.run(scene())
 
