@@ -313,7 +313,13 @@ def _add_bench(commands: Commands) -> None:
 
 
 def _add_bench_conversation(bench: argparse.ArgumentParser) -> None:
-    kinds = bench.add_subparsers(dest="bench_command", metavar="conversation", parser_class=Parser, action=Kinds)
+    kinds = bench.add_subparsers(
+        dest="bench_command",
+        metavar="conversation",
+        parser_class=Parser,
+        action=Kinds,
+        help="try promises instead (see: parley bench conversation --help)",
+    )
     conversation = kinds.add_parser(
         "conversation",
         help="try what the protocol promises of a conversation, instead of measuring a load",
