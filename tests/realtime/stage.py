@@ -246,3 +246,17 @@ class Stage:
 def words(count: int) -> str:
     """Text of so many words, one sentence."""
     return " ".join(f"word{index}" for index in range(count)) + "."
+
+
+def history(stage: Stage) -> list[str]:
+    """The heard texts that the newest stream was given."""
+    return [segment.text for segment in stage.engine.opened[-1].conversation.history]
+
+
+def remembered(stage: Stage) -> str:
+    """The same as one text, spaces aside: the engine gets a segment without those at its ends."""
+    return squeezed("".join(history(stage)))
+
+
+def squeezed(text: str) -> str:
+    return text.replace(" ", "")
