@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeAlias
 
 from engine.api import EngineLimits
@@ -165,6 +165,21 @@ def seed(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > MAX_BENCH_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MAX_BENCH_SEED}")
     return int(text)
+
+
+def between(least: float, most: float) -> Callable[[str], float]:
+    """A number from `least` to `most`."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to {most:g}")
+        return value
+
+    return number
 
 
 def rate(text: str) -> float:

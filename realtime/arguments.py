@@ -25,6 +25,7 @@ from realtime.argument_groups import (
     add_sampling,
     add_server,
     at_least_one,
+    between,
     rate,
     seed,
     setting,
@@ -141,6 +142,20 @@ def _add_say(commands: Commands) -> None:
         choices=[latency.value for latency in Latency],
         default=Latency.LOW.value,
         help="begin with a clause of two words, with five words, or with a sentence (default: %(default)s)",
+    )
+    say.add_argument(
+        "--speed",
+        type=between(0.25, 4.0),
+        default=1.0,
+        metavar="X",
+        help="0.25 to 4, at the same pitch (default: %(default)g)",
+    )
+    say.add_argument(
+        "--volume",
+        type=between(-20.0, 20.0),
+        default=0.0,
+        metavar="DB",
+        help="-20 to 20 dB louder (default: %(default)g)",
     )
     add_format(say, "pcm")
     add_sampling(say, frames=False)

@@ -116,6 +116,8 @@ def _say(args: argparse.Namespace) -> int:
         output=args.output,
         play=args.play if args.play is not None else args.output is None,
         quiet=args.quiet,
+        speed=args.speed,
+        volume_db=args.volume,
     )
     if args.text is not None and args.text != "-":
         return say(options, once(_unicode(args.text)), sys.stderr)

@@ -55,6 +55,8 @@ class SayOptions:
     output: Path | None
     play: bool
     quiet: bool
+    speed: float = 1.0
+    volume_db: float = 0.0
 
 
 def say(options: SayOptions, text: AsyncIterator[str], err: TextIO) -> int:
@@ -141,6 +143,8 @@ class Speaker:
             "audio": AudioConfig(output=OutputConfig(format=options.fmt, rate=rate)),
             "pacing": PacingConfig(clock=Clock.NONE if player is None else Clock.REALTIME),
             "latency": options.latency,
+            "speed": options.speed,
+            "volume_db": options.volume_db,
             "alignment": AlignmentMode.NONE if options.quiet else AlignmentMode.WORD,
             "sampling": sampling,
         }

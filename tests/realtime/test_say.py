@@ -180,6 +180,15 @@ def test_text_that_comes_after_a_long_pause_is_spoken_in_another_turn(tmp_path: 
     assert soundfile.info(tmp_path / "out.wav").frames == frames * FRAME
 
 
+def test_speed_and_volume_are_heard(tmp_path: Path) -> None:
+    with running_server(Script(frames_per_char=0.3)) as (url, _):
+        for name, changes in (("plain", {}), ("fast", {"speed": 2.0}), ("soft", {"volume_db": -6.0})):
+            assert say(options(url, tmp_path / f"{name}.wav", **changes), once(TEXT), Terminal()) == 0
+    plain, fast, soft = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("plain", "fast", "soft"))
+    assert len(fast) == pytest.approx(len(plain) / 2, rel=0.01)
+    assert soft.std() == pytest.approx(plain.std() / 2, rel=0.02)
+
+
 def test_quiet_says_nothing(tmp_path: Path) -> None:
     err = Terminal()
     with running_server(Script(frames_per_char=0.1)) as (url, _):
