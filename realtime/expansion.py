@@ -38,20 +38,40 @@ def edits(text: str, tongue: Tongue, taken: Sequence[Edit] = ()) -> list[Edit]:
     for edit in taken:
         claimed[edit.start : edit.end] = b"\1" * (edit.end - edit.start)
     for rule in _rules(tongue.code):
-        at = 0
-        while match := rule.pattern.search(text, at):
-            start, end = match.span()
-            before = claimed.find(1, start, end)
-            if before >= 0:  # part of it is taken: what is behind that may be one, too
-                behind = claimed.find(0, before)
-                at = behind if behind >= 0 else len(text)
-                continue
+        for match in _unclaimed(rule.pattern, text, claimed):
             made = rule.edits(match, tongue)
             if made is not None:
-                found += made
-                claimed[start:end] = b"\1" * (end - start)
-            at = end
+                found += (part for edit in made for part in _within_words(text, edit))
+                claimed[match.start() : match.end()] = b"\1" * (match.end() - match.start())
     return found
+
+
+def _unclaimed(pattern: re.Pattern[str], text: str, claimed: bytearray) -> Iterator[re.Match[str]]:
+    """Matches that hold nothing claimed, also between two stretches that are."""
+    at = 0
+    while at < len(text):
+        if claimed[at]:
+            at = claimed.find(0, at)
+            if at < 0:
+                return
+        end = claimed.find(1, at)
+        end = len(text) if end < 0 else end
+        match = pattern.search(text, at)
+        if match is not None and match.end() > end:
+            match = pattern.search(text, at, end)
+        if match is None:
+            at = end
+            continue
+        yield match
+        at = max(match.end(), at + 1)
+
+
+def _within_words(text: str, edit: Edit) -> Iterator[Edit]:
+    """The edit with its words at the first of several words, where a thin space groups digits: the others are silent."""
+    words = edit.words
+    for piece in re.finditer(r"\S+", text[edit.start : edit.end]):
+        yield Edit(edit.start + piece.start(), edit.start + piece.end(), words)
+        words = ""
 
 
 def applied(text: str, changes: Sequence[Edit]) -> Iterator[tuple[int, int, str]]:

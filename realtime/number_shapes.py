@@ -39,7 +39,7 @@ def _at(match: re.Match[str], group: str, words: str) -> Edit:
 def address(match: re.Match[str], tongue: Tongue) -> list[Edit]:
     said = {".": tongue.dot, "@": tongue.at, "_": tongue.underline, "-": tongue.dash, "+": tongue.symbols["+"]}
     pieces = re.findall(r"\d+|[^\W\d_]+|.", match[0])
-    words = (said.get(piece, tongue.number(piece) if piece.isdigit() else piece) for piece in pieces)
+    words = (said.get(piece, tongue.number(piece) if piece.isdecimal() else piece) for piece in pieces)
     return [Edit(*match.span(), " ".join(words))]
 
 

@@ -78,11 +78,11 @@ class Tongue:
 
     def digits(self, digits: str) -> str:
         """One by one; other characters are left out."""
-        return " ".join(self.cardinal(int(digit)) for digit in digits if digit.isdigit())
+        return " ".join(self.cardinal(int(digit)) for digit in digits if digit.isdecimal())
 
     def number(self, whole: str, decimals: str | None = None) -> str:
         """Digits with or without marks of thousands, and what stands behind the decimal mark."""
-        plain = "".join(char for char in whole if char.isdigit())
+        plain = "".join(char for char in whole if char.isdecimal())
         coded = len(plain) > MOST_DIGITS or (plain == whole and len(plain) >= CODE_DIGITS)
         coded = coded or (plain[:1] == "0" and len(plain) > 1)
         said = self.digits(plain) if coded else self.cardinal(int(plain))

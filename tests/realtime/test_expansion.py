@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from realtime.expansion import TONGUES, applied, edits
@@ -87,12 +87,18 @@ def test_numbers_are_said_as_people_say_them(language: str, text: str, said: str
 
 
 @given(numeric, st.sampled_from(sorted(TONGUES)))
+@example("1,234example.com", "de")
+@example("½1,234example.com", "de")
+@example("²3example.com", "de")
 def test_no_digit_is_left(text: str, language: str) -> None:
     said = spoken(text, language)
     assert not re.search(r"\d", said)
 
 
 @given(numeric, st.sampled_from(sorted(TONGUES)))
+@example("3$3$", "en")
+@example("3\u00a0342", "de")
+@example("²3example.com", "de")
 def test_an_edit_stays_within_one_word(text: str, language: str) -> None:
     made = sorted(edits(text, TONGUES[language]))
     assert all(0 <= edit.start < edit.end <= len(text) for edit in made)
