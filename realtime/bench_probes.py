@@ -67,7 +67,7 @@ async def talk(stage: Stage) -> Sequence[Finding]:
         never("turns failed", failed, f"{stage.turns - stage.barge_ins} that nobody interrupted"),
         Promise("interrupted, and text was left unheard", cut, stage.barge_ins, "times", Bound.AT_LEAST),
         never("characters remembered and not heard, or the reverse", abs(kept.text_chars - heard_chars), "at the end"),
-        Promise("turns remembered", kept.turns, sum(bool(heard.ms) for heard in told), "turns", Bound.AT_LEAST),
+        Promise("turns remembered", kept.turns, sum(bool(heard.text) for heard in told), "turns", Bound.AT_LEAST),
         p95("from turn.cancel to turn.done", answered_ms, CANCEL_MS),
     )
 
