@@ -49,21 +49,19 @@ def edits(text: str, tongue: Tongue, taken: Sequence[Edit] = ()) -> list[Edit]:
 def _unclaimed(pattern: re.Pattern[str], text: str, claimed: bytearray) -> Iterator[re.Match[str]]:
     """Matches that hold nothing claimed, also between two stretches that are."""
     at = 0
-    while at < len(text):
-        if claimed[at]:
-            at = claimed.find(0, at)
-            if at < 0:
-                return
-        end = claimed.find(1, at)
-        end = len(text) if end < 0 else end
-        match = pattern.search(text, at)
-        if match is not None and match.end() > end:
-            match = pattern.search(text, at, end)
-        if match is None:
-            at = end
+    while match := pattern.search(text, at):
+        at = match.start()
+        if claimed.find(1, at, match.end()) < 0:
+            yield match
+            at = max(match.end(), at + 1)
             continue
-        yield match
-        at = max(match.end(), at + 1)
+        end = claimed.find(1, at)  # of what is free here; as far as that goes, it may be one
+        shorter = pattern.match(text, at, end) if at < end else None
+        if shorter is not None:
+            yield shorter
+            at = max(shorter.end(), at + 1)
+        else:
+            at += 1
 
 
 def _within_words(text: str, edit: Edit) -> Iterator[Edit]:
