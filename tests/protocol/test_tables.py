@@ -116,7 +116,7 @@ def test_every_word_in_code_style_with_an_underscore_exists() -> None:
             "pcm_s16le",
             "session_",
             "pause_ttl",
-        "ws_url",
+            "ws_url",
         }
     )
     used = set(re.findall(r"`([a-z]+_[a-z_]*)`", TEXT))
