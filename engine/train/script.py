@@ -218,6 +218,9 @@ class ScriptWriter:
                 piece = piece.lstrip(" ") if lead.endswith(" ") else piece
             elif rng.random() < 0.04:
                 lead += self._unknown() + " "
+            elif rng.random() < 0.04:
+                tag, pause_s = self._pause()
+                lead += tag + rng.choice((" ", ""))
             words = piece.split()
             stressed = rng.randrange(len(words)) if len(words) > 1 and rng.random() < 0.1 else None
             phrases.append(Phrase(lead, piece, cast.speaker, cast.style, pause_s, stressed))
@@ -242,8 +245,12 @@ class ScriptWriter:
         if cast.tokens and rng.random() < 0.65:
             self._change_speaker(cast, cast.pick(rng))
             token = f"{rng.choice((' ', ' ', ''))}<|speaker:{cast.index}|>{rng.choice(('', '', ' '))}"
-            if rng.random() < 0.6:
+            draw = rng.random()
+            if draw < 0.55:
                 return token, 0.0
+            if draw < 0.65:
+                tag, pause_s = self._pause()
+                return f"{token}{tag} ", pause_s
             self._change_style(cast)  # in a dialogue each has a style of his own: <|speaker:1|>[fast] And you?
             return f"{token}{cast.tagged}{rng.choice((' ', ' ', ''))}", 0.0
         draw = rng.random()
@@ -251,9 +258,14 @@ class ScriptWriter:
             self._change_style(cast)
             return f" {cast.tagged} ", 0.0
         if draw < 0.85:
-            name = rng.choices(list(PAUSES_S), (8, 1, 1, 1, 1))[0]
-            return f" [{name}] ", PAUSES_S[name]
+            tag, pause_s = self._pause()
+            return f" {tag} ", pause_s
         return f" {self._unknown()} ", 0.0
+
+    def _pause(self) -> tuple[str, float]:
+        """A tag that asks for silence, and how much of it in seconds."""
+        name = self.rng.choices(list(PAUSES_S), (8, 1, 1, 1, 1))[0]
+        return f"[{name}]", PAUSES_S[name]
 
     def _unknown(self) -> str:
         return unknown_tag(self._english.vocabulary.flat(self.rng), self.rng)

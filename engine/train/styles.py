@@ -135,7 +135,7 @@ def random_speaker(rng: random.Random, *, held_out: bool = False) -> Speaker:
     """A voice for cloning: any variant, pitch, rate and level; only or never from the held-out combinations."""
     while True:
         tone = Tone(rng.choice(VARIANTS), rng.randint(140, 195), rng.randint(20, 85), rng.randint(35, 65), 100)
-        speaker = Speaker(tone, rng.uniform(-4.0, 4.0))
+        speaker = Speaker(tone, rng.uniform(-4.0, 5.0))  # recordings are levelled to -23 LUFS when served
         if speaker.held_out == held_out:
             return speaker
 
