@@ -61,6 +61,7 @@ class WarningCode(StrEnum):
     UNSUPPORTED_SCRIPT = "unsupported_script"  # text that the model cannot read; left out, told once a script and turn
     TEXT_NORMALIZED = "text_normalized"  # text was left out or reworded, as `normalize` says
     SLOW_CONSUMER = "slow_consumer"  # on resume: the socket before this one was dropped because it took no data
+    TEXT_LEFT_OUT = "text_left_out"  # the model ended a segment before its last word
     SPEECH_CUT = "speech_cut"  # degenerate speech was ended at its last sane frame
     SPEECH_RETRIED = "speech_retried"  # degenerate speech was thrown away unsent and drawn again
 

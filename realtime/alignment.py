@@ -164,6 +164,7 @@ class _Spoken:
     audio_ms: float = 0.0
     sane_ms: float = 0.0  # how much of it may be kept; all of it unless the engine said otherwise
     finished: bool = False
+    skipped: bool = False  # the model left it out, and nobody speaks it any more
 
     def __post_init__(self) -> None:
         self.sounds = [self.trail.sound(unit.start, unit.end) for unit in self.units]
@@ -171,6 +172,19 @@ class _Spoken:
     @property
     def end_ms(self) -> float:
         return self.start_ms + self.audio_ms
+
+    @property
+    def unreached(self) -> int:
+        """Number of the first unit of those at its end that the model has not come to, by its own account; else how many there are.
+
+        Without an account, and with nothing but sounds and words that are not read, there are none.
+        """
+        if not len(self.trail):
+            return len(self.units)
+        ahead = [sound is None or sound[0] > self.trail.place for sound in self.sounds]
+        first = next((index + 1 for index in reversed(range(len(ahead))) if not ahead[index]), 0)
+        words = [unit.is_word and sound is not None for unit, sound in zip(self.units, self.sounds, strict=True)]
+        return first if any(words[first:]) else len(self.units)
 
     @property
     def source(self) -> AlignmentSource:
@@ -283,6 +297,36 @@ class Timeline:
                 spoken.trail.add(place)
             spoken.audio_ms = spoken.sane_ms = max(0.0, generated_ms - spoken.start_ms)
 
+    def left_out(self) -> int | None:
+        """Where in the turn's input the words begin that the open segment has not come to, if it ends now; None: it has come to all.
+
+        Only a model that tells where it is can say so. Markup and tags in front of such a word are left out with it.
+        """
+        if self._current >= len(self._spoken):
+            return None
+        spoken = self._spoken[self._current]
+        first = spoken.unreached
+        if first == len(spoken.units):
+            return None
+        return spoken.units[first - 1].end if first else spoken.segment.start
+
+    def part_segment(self, head: Segment, rest: Segment) -> None:
+        """The open segment becomes two, at `left_out`: all the audio that it has is the head's, and the rest is open after that."""
+        open_ = self._spoken[self._current]
+        found = open_.units[: open_.unreached]
+        start_ms, audio_ms = open_.start_ms, open_.audio_ms
+        nominal_ms = sum(unit.before_ms + unit.ms for unit in found) + END_MS
+        parted = _Spoken(head, found, nominal_ms, self._frame_ms, open_.trail, start_ms, audio_ms, open_.sane_ms)
+        found = units(rest, self._tags, self._repertoire)
+        nominal_ms = sum(unit.before_ms + unit.ms for unit in found) + END_MS
+        left = _Spoken(rest, found, nominal_ms, self._frame_ms, Trail(rest))
+        self._spoken[self._current : self._current + 1] = [parted, left]
+
+    def skip_segment(self) -> None:
+        """Nobody speaks the first segment that is not complete: it was not heard, unless what follows it was."""
+        self._spoken[self._current].skipped = True
+        self.finish_segment(0.0)
+
     def finish_segment(self, audio_ms: float, sane_ms: float | None = None) -> None:
         """The first segment that is not complete has got all its audio: so much.
 
@@ -346,9 +390,19 @@ class Timeline:
                 break
             kept.append(part)
             char_end = end
-        char_end = len(raw) if everything else char_end
+        char_end = self._spoken_end(raw) if everything else char_end
         kept_ms = sum(part.frames for part in kept) * self._frame_ms
         return Heard(floor(ms), char_end, raw[:char_end], raw[char_end:], tuple(kept), floor(kept_ms + _SLACK_MS))
+
+    def _spoken_end(self, raw: str) -> int:
+        """Where the text ends that somebody has heard who has heard everything."""
+        end = len(raw)
+        for spoken in reversed(self._spoken):
+            if spoken.skipped:
+                end = spoken.segment.start
+            elif spoken.units:
+                break
+        return end
 
     def _heard_part(self, spoken: _Spoken, ms: float, snap: Snap, min_heard: float) -> tuple[HeardSegment | None, int]:
         """What is kept of one segment, and where its heard text ends."""

@@ -44,10 +44,10 @@ MINI_LIKE = ModelInfo(name="scripted", sample_rate=22050, frame_samples=1024, co
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """End a segment early, as a guard does."""
+    """End a segment early, as a guard does, or a model that takes it for complete."""
 
     frames: int  # frames delivered before the end
-    why: str  # SegmentEnd.cut
+    why: str | None  # SegmentEnd.cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +236,7 @@ class ScriptedStream:
         planned = max(1, -int(-len(text) * script.frames_per_char // 1))
         end = min(planned, script.cuts[number].frames) if number in script.cuts else planned
         if self._frames >= self._params.max_frames:
+            self._close()  # segments that wait are not spoken
             return self._end("length")
         if self._spoken >= end:
             return self._end(script.cuts[number].why if number in script.cuts else None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from protocol.config import Latency, TagMode
@@ -40,7 +40,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Segment:
     """One piece for the engine, or a piece of the input that nobody can speak."""
 
-    index: int  # among the segments of the turn, those that cannot be spoken included
+    index: int  # among the segments of the turn, those that cannot be spoken included; both parts of one have the same
     text: str  # what the engine gets: prefix, then the raw text as the tag mode has it; "" if it cannot be spoken
     prefix: str  # speaker token and style tag in force, put in front; the client did not write them here
     raw: str  # the client's text; the segments' raw texts joined are the turn's
@@ -60,6 +60,38 @@ class Segment:
         """What the engine got of it, up to a code point of the turn."""
         count = next((at for at, place in enumerate(self.origin) if place >= end), len(self.origin))
         return self.text[:count].rstrip()
+
+    def parted(self, at: int, tags: TagMode, repertoire: Repertoire) -> tuple[Segment, Segment]:
+        """The two segments before and behind a code point of the turn between two words of it, both speakable.
+
+        What is to be told about the text stays with the first.
+        """
+        head = [part for token in self.tokens if (part := _before(token, at))]
+        tail = [part for token in self.tokens if (part := _behind(token, at))]
+        in_force = Delivery(self.speaker).after(lex(self.prefix, TagMode.PERFORM)).after(understood(head, repertoire))
+        prefix = in_force.prefix(understood(tail, repertoire), tags)
+        text, reading = self.text_until(at), engine_reading(prefix, tail, tags, repertoire)
+        first = replace(
+            self,
+            text=text,
+            raw=self.raw[: at - self.start],
+            end=at,
+            tokens=tuple(head),
+            origin=self.origin[: len(text)],
+        )
+        rest = replace(
+            self,
+            text=reading.text,
+            prefix=prefix,
+            raw=self.raw[at - self.start :],
+            start=at,
+            speaker=in_force.speaker,
+            unread=(),
+            changes=(),
+            tokens=tuple(tail),
+            origin=reading.origin,
+        )
+        return first, rest
 
 
 @dataclass(frozen=True, slots=True)

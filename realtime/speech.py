@@ -47,6 +47,15 @@ class _AtOnce:
         done(job())
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Text of a segment that the model ended before it came to it."""
+
+    start: int  # code points of the turn's input
+    end: int
+    again: bool  # it is spoken next
+
+
 @dataclass(slots=True, eq=False)
 class _Encoding:
     """Samples on their way to packets."""
@@ -81,8 +90,15 @@ class Speech:
         self._by_letter = options.config.alignment is AlignmentMode.CHAR
         self._pushed: list[Segment] = []  # the engine counts them from 0
         self._ended = 0  # of those
+        # Whether the model tells where in its text it is; None: that is not known yet. If it does, it gets one segment at a time, so that
+        # what it leaves out of one can be spoken before the next.
+        self._follows: bool | None = None
+        self._held: deque[Segment] = deque()  # segments that wait for that
+        self._rests: set[int] = set()  # starts of the segments that were left out once
         self._credit = 0  # frames
         self._text_ended = False
+        self._finishing = False  # the engine was told that no segment follows
+        self._max_frames = options.params.max_frames
 
     @property
     def chunks(self) -> int:
@@ -98,15 +114,14 @@ class Speech:
         """The next segment; one that cannot be spoken keeps its place between the others and costs the engine nothing."""
         self.utterance.add(segment)
         if segment.speakable:
-            self._pushed.append(segment)
-            self.stream.push(segment.text)
-            self._note_work(now)
+            self._held.append(segment)
+            self._push(now)
 
-    def end_text(self) -> None:
+    def end_text(self, now: float) -> None:
         """No segment follows. Idempotent."""
         if not self._text_ended:
             self._text_ended = True
-            self.stream.finish()
+            self._push(now)
 
     def allow(self, frames: int, now: float) -> None:
         """Let the engine go on up to this frame; passed on in steps, and it only grows."""
@@ -118,6 +133,9 @@ class Speech:
     def frame(self, frame: Frame, now: float) -> None:
         """One codec frame becomes packets."""
         segment = self._pushed[frame.segment]
+        if self._follows is None:
+            self._follows = frame.text_at is not None
+            self._push(now)
         self.begun_chars = segment.end
         self.utterance.frame(segment, frame.codes, frame.text_at)
         if self.busy_since is not None:
@@ -126,20 +144,41 @@ class Speech:
         self._encode(partial(self._output.push, frame.samples))
         self._note_words()
 
-    def segment_ended(self, event: SegmentEnd) -> None:
-        """The model ended the segment, or a guard did."""
+    def segment_ended(self, event: SegmentEnd, now: float) -> LeftOut | None:
+        """The model ended the segment, or a guard did. Returns what it left out of it, by its own account.
+
+        That is spoken next, but not a second time, nor where the turn is as long as it may get.
+        """
         segment = self._pushed[event.segment]
+        left_out: LeftOut | None = None
+        rest: Segment | None = None
+        at = self.utterance.left_out
+        if at is not None:
+            again = at > segment.start and segment.start not in self._rests and not self._full
+            left_out = LeftOut(at, segment.end, again)
+            if at > segment.start:
+                segment, rest = self.utterance.part(segment, at)
         self.begun_chars = self.spoken_chars = segment.end
         self.utterance.end(segment, event.frames)
         self._ended += 1
+        if rest is not None and left_out is not None and left_out.again:
+            self._rests.add(rest.start)
+            self._held.appendleft(rest)
+        elif rest is not None:
+            self.utterance.skip()
+            self.begun_chars = self.spoken_chars = rest.end
         if not self.has_text:
             self.busy_since = None
+        self._push(now)
         self._note_words()
+        return left_out
 
     def end(self) -> None:
-        """The stream is over and every segment was spoken."""
-        assert not self.has_text, "the engine ended before its last segment"
-        self.utterance.finish()
+        """The stream is over: every segment was spoken, or the turn is as long as it may get."""
+        if not self.has_text and not self._held:
+            self.utterance.finish()
+        else:
+            assert self._full, "the engine ended before its last segment"
         self._encode(self._output.finish)
         self.busy_since = None
         self.finished = True
@@ -178,6 +217,23 @@ class Speech:
     def words(self) -> list[Word]:
         """The words of which all audio came, in the turn's time."""
         return [self._as_sent(word) for word in self.utterance.timeline.words()]
+
+    @property
+    def _full(self) -> bool:
+        """Whether the turn is as long as it may get: the engine speaks nothing more of it."""
+        return self.utterance.frames >= self._max_frames
+
+    def _push(self, now: float) -> None:
+        """Give the engine what it may have now."""
+        while self._held and not self._full and (self._follows is False or not self.has_text):
+            segment = self._held.popleft()
+            self._pushed.append(segment)
+            self.stream.push(segment.text)
+            self._note_work(now)
+        over = self._follows is False or not self.has_text
+        if self._text_ended and not self._held and over and not self._finishing and not self._full:
+            self._finishing = True
+            self.stream.finish()
 
     def _as_sent(self, word: Word) -> Word:
         """With the times that it has in the turn's audio, which may be faster or slower than it was generated."""

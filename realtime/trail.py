@@ -25,6 +25,11 @@ class Trail:
         """Frames so far."""
         return len(self._places)
 
+    @property
+    def place(self) -> int:
+        """Where the speech is now: the code point of the engine's text that the last frame speaks; -1 before the first."""
+        return self._kept[-1] if self._kept else -1
+
     def add(self, place: int) -> None:
         """The next frame speaks this code point of the engine's text."""
         while self._kept and self._kept[-1] >= place:

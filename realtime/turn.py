@@ -43,7 +43,7 @@ from realtime.outbox import Outbox
 from realtime.playout import PlayClock
 from realtime.repertoire import Repertoire
 from realtime.segmenter import Segment
-from realtime.speech import Speech
+from realtime.speech import LeftOut, Speech
 from realtime.turn_options import TurnOptions
 from realtime.utterance import NOTHING, Cut
 from realtime.wording import Wording
@@ -208,9 +208,11 @@ class Turn:
                 if self._audible_at is None:
                     self._audible_at = now
             case SegmentEnd():
-                speech.segment_ended(event)
+                left_out = speech.segment_ended(event, now)
                 if event.cut is not None:
                     self._warn(WarningCode.SPEECH_CUT, f"segment {event.segment} was ended early: {event.cut}")
+                if left_out is not None:
+                    self._warn_of(left_out)
             case SegmentRetried():
                 self._warn(WarningCode.SPEECH_RETRIED, f"segment {event.segment} is drawn again: {event.why}")
 
@@ -362,7 +364,7 @@ class Turn:
             speech.feed(segment, now)
         self._fed = len(self._segments)
         if self.text.emptied:
-            speech.end_text()
+            speech.end_text(now)
         ahead_ms = self.options.config.pacing.lead_ms + RUN_AHEAD_MS
         if self.options.config.pacing.clock is Clock.NONE:
             ahead_ms = FILE_AHEAD_MS
@@ -430,6 +432,10 @@ class Turn:
     def _generated_ms(self) -> float:
         """In the turn's time: what is slowed down lasts longer."""
         return self.speech.utterance.generated_ms / self.options.speed if self.speech is not None else 0.0
+
+    def _warn_of(self, left_out: LeftOut) -> None:
+        what = f"characters {left_out.start} to {left_out.end} were left out"
+        self._warn(WarningCode.TEXT_LEFT_OUT, f"{what} and are spoken now" if left_out.again else what)
 
     def _warn(self, code: WarningCode, message: str) -> None:
         self._emit(WarningEvent(code=code, turn=self.id, message=message))

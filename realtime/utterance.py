@@ -39,7 +39,9 @@ class Utterance:
         self.timeline = Timeline(tags, frame_ms, rate, repertoire)
         self.frames = 0  # of the turn
         self._frame_ms = frame_ms
-        self._codes: dict[int, list[npt.NDArray[np.int16]]] = {}  # segment index -> [K] a frame
+        self._tags = tags
+        self._repertoire = repertoire
+        self._codes: dict[int, list[npt.NDArray[np.int16]]] = {}  # start of its segment in the text -> [K] a frame
 
     @property
     def generated_ms(self) -> float:
@@ -52,14 +54,29 @@ class Utterance:
 
     def frame(self, segment: Segment, codes: npt.NDArray[np.int16], place: int | None = None) -> None:
         """One frame, codes [K], of a segment; the segments before it have ended. place: see `Timeline.update`."""
-        self._codes.setdefault(segment.index, []).append(codes)
+        self._codes.setdefault(segment.start, []).append(codes)
         self.frames += 1
         self.timeline.update(self.generated_ms, place)
 
     def end(self, segment: Segment, sane_frames: int) -> None:
         """No frame of the segment follows; only its first `sane_frames` are speech."""
-        frames = len(self._codes.get(segment.index, ()))
+        frames = len(self._codes.get(segment.start, ()))
         self.timeline.finish_segment(frames * self._frame_ms, sane_frames * self._frame_ms)
+
+    @property
+    def left_out(self) -> int | None:
+        """See `Timeline.left_out`."""
+        return self.timeline.left_out()
+
+    def part(self, segment: Segment, at: int) -> tuple[Segment, Segment]:
+        """End the open segment at `left_out`, behind its start; what it is now, and what it left out, which is the next one."""
+        head, rest = segment.parted(at, self._tags, self._repertoire)
+        self.timeline.part_segment(head, rest)
+        return head, rest
+
+    def skip(self) -> None:
+        """The next segment is not spoken."""
+        self.timeline.skip_segment()
 
     def finish(self) -> None:
         """Nothing follows at all."""
@@ -70,7 +87,7 @@ class Utterance:
         heard = self.timeline.heard(raw, played_ms, rule.snap, rule.min_heard)
         kept = []
         for part in heard.segments:
-            codes = np.stack(self._codes[part.segment.index][: part.frames], axis=1)  # [K, T]
+            codes = np.stack(self._codes[part.segment.start][: part.frames], axis=1)  # [K, T]
             chars = (part.segment.end if part.whole else min(part.segment.end, heard.char_end)) - part.segment.start
             kept.append(HeardSegment(SpokenSegment(part.text, codes), chars))
         frames = sum(part.frames for part in heard.segments)
