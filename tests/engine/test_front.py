@@ -53,7 +53,7 @@ def report(*events: tuple[int, Any]) -> c.Report:
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 5))
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 def key_of(sent: list[c.Command]) -> int:

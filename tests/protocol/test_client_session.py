@@ -47,7 +47,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 async def no_test_hangs() -> AsyncIterator[None]:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         yield
 
 

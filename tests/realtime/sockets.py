@@ -22,6 +22,7 @@ from realtime.server import serve
 from realtime.settings import Settings
 
 KEY = "a-key-for-the-tests"
+PATIENCE_S = 60.0  # for something that takes milliseconds, on a machine that does other things as well
 RIGHT = {"Authorization": f"Bearer {KEY}"}
 WRONG = {"Authorization": "Bearer wrong-wrong-wrong"}
 # The engine's own rate, so that samples can be compared; as fast as they come.
@@ -55,7 +56,7 @@ def live(url: str) -> str:
 def client(url: str, **options: Any) -> Iterator[ClientConnection]:
     """A connected socket; session.created has been read."""
     with connect(live(url), compression=None, proxy=None, **options) as ws:
-        assert json.loads(ws.recv(10))["type"] == "session.created"
+        assert json.loads(ws.recv(PATIENCE_S))["type"] == "session.created"
         yield ws
 
 
@@ -66,7 +67,7 @@ def send(ws: ClientConnection, kind: str, **fields: Any) -> None:
 def receive(ws: ClientConnection, kind: str) -> dict[str, Any]:
     """The next event of this type; audio and other events before it are read over."""
     while True:
-        message = ws.recv(10)
+        message = ws.recv(PATIENCE_S)
         if isinstance(message, str) and json.loads(message)["type"] == kind:
             event: dict[str, Any] = json.loads(message)
             return event
@@ -78,7 +79,7 @@ def say(ws: ClientConnection, text: str) -> tuple[bytes, dict[str, Any]]:
     send(ws, "turn.end")
     audio = b""
     while True:
-        message = ws.recv(10)
+        message = ws.recv(PATIENCE_S)
         if isinstance(message, bytes):
             audio += unpack(message).payload
         elif (event := json.loads(message))["type"] == "turn.done":
@@ -90,7 +91,7 @@ def to_the_end(ws: ClientConnection) -> tuple[list[dict[str, Any]], int]:
     said: list[dict[str, Any]] = []
     with pytest.raises(ConnectionClosed) as end:
         while True:
-            message = ws.recv(10)
+            message = ws.recv(PATIENCE_S)
             if isinstance(message, str):
                 said.append(json.loads(message))
     assert end.value.rcvd is not None

@@ -53,7 +53,7 @@ async def test_a_pipe_never_interrupts(pipe: tuple[Keyboard, int]) -> None:
 
 async def test_the_first_key_is_noticed_and_begins_the_next_line(terminal: tuple[Keyboard, int]) -> None:
     keyboard, person = terminal
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         os.write(person, b"w")
         await keyboard.key()
         os.write(person, b"ait\n")
@@ -62,7 +62,7 @@ async def test_the_first_key_is_noticed_and_begins_the_next_line(terminal: tuple
 
 async def test_ctrl_d_ends_also_where_single_keys_are_noticed(terminal: tuple[Keyboard, int]) -> None:
     keyboard, person = terminal
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(keyboard.key)
             await anyio.wait_all_tasks_blocked()
@@ -82,6 +82,6 @@ async def test_a_terminal_is_left_as_it_was_found_also_by_a_task_that_is_cancell
 
 async def test_a_line_of_a_terminal_can_be_edited(terminal: tuple[Keyboard, int]) -> None:
     keyboard, person = terminal
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         os.write(person, b"good\x7f\x7fne\n")
         assert await keyboard.line() == "gone"

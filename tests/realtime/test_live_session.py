@@ -22,6 +22,7 @@ from realtime.scripted import Script, ScriptedEngine, ScriptedStream
 from realtime.settings import Settings
 from tests.realtime.sockets import (
     KEY,
+    PATIENCE_S,
     PLAIN,
     RIGHT,
     Watched,
@@ -59,7 +60,7 @@ class Listener:
         """Read up to an event of this type, or so many messages of audio."""
         heard = 0
         while True:
-            message = ws.recv(10)
+            message = ws.recv(PATIENCE_S)
             if isinstance(message, str):
                 event: dict[str, Any] = json.loads(message)
                 self.events.append(event)
@@ -82,7 +83,7 @@ class Listener:
 def opened(url: str, **options: Any) -> tuple[ClientConnection, dict[str, Any]]:
     """A socket and its session.created."""
     ws = connect(live(url), compression=None, proxy=None, **options).__enter__()
-    created: dict[str, Any] = json.loads(ws.recv(10))
+    created: dict[str, Any] = json.loads(ws.recv(PATIENCE_S))
     assert created["type"] == "session.created"
     return ws, created
 
@@ -93,7 +94,7 @@ def resumed(
     """Another socket for that session."""
     query = f"?resume={created['resume_token']}" + (f"&have={have}" if have is not None else "")
     ws = connect(live(url) + query, compression=None, proxy=None, **options).__enter__()
-    again: dict[str, Any] = json.loads(ws.recv(10))
+    again: dict[str, Any] = json.loads(ws.recv(PATIENCE_S))
     assert again["type"] == "session.created", again
     assert again["resumed"] and again["session"] == created["session"]
     return ws, again
@@ -170,7 +171,7 @@ def test_a_socket_may_be_lost_at_any_message(url: str, read: int) -> None:
     send(ws, "text.append", text="One two.")
     send(ws, "turn.end")
     for _ in range(read):
-        message = ws.recv(10)
+        message = ws.recv(PATIENCE_S)
         if isinstance(message, bytes):
             frame = unpack(message)
             listener.n, listener.position = frame.n, frame.position + len(frame.payload) // 4
@@ -182,7 +183,7 @@ def test_a_socket_may_be_lost_at_any_message(url: str, read: int) -> None:
     ws, _ = resumed(url, created, listener.have)
     with ws:
         if "turn.done" in listener.kinds():
-            assert json.loads(ws.recv(10)) == listener.events[-1]
+            assert json.loads(ws.recv(PATIENCE_S)) == listener.events[-1]
         else:
             listener.hear(ws, until="turn.done")
     ends = [event for event in listener.events if event["type"] == "turn.done"]
@@ -207,10 +208,10 @@ def test_what_was_sent_and_never_read_comes_again_with_its_events(url: str) -> N
         vanish(ws)
     ws, again = resumed(url, created, listener.have)
     with ws:
-        done = json.loads(ws.recv(10))
+        done = json.loads(ws.recv(PATIENCE_S))
         assert done == listener.events[-1], "the same end once more: nobody can know whether it arrived"
         send(ws, "ping", t=1)
-        assert json.loads(ws.recv(10))["type"] == "pong", "and nothing else"
+        assert json.loads(ws.recv(PATIENCE_S))["type"] == "pong", "and nothing else"
 
 
 def test_a_gap_is_said_where_the_buffer_does_not_reach_back() -> None:
@@ -222,7 +223,7 @@ def test_a_gap_is_said_where_the_buffer_does_not_reach_back() -> None:
         receive(ws, "turn.done")
         vanish(ws)
         ws, _ = resumed(url, created, "1:0")
-        first = next(message for message in iter(lambda: ws.recv(10), None) if isinstance(message, bytes))
+        first = next(message for message in iter(lambda: ws.recv(PATIENCE_S), None) if isinstance(message, bytes))
         vanish(ws)
         assert Flag.DISCONTINUITY in unpack(first).flags and unpack(first).position > 0
 
@@ -279,7 +280,7 @@ def test_a_session_that_nobody_resumes_ends() -> None:
     with serving(engine, Settings(port=0, limits=Limits(resume_ttl_s=1))) as url:
         ws, created = opened(url)
         vanish(ws)
-        assert engine.gone.wait(10)
+        assert engine.gone.wait(PATIENCE_S)
         assert refused_with(url, created["resume_token"]) == (404, "unknown_session")
 
 
@@ -289,7 +290,7 @@ def test_a_server_that_keeps_no_sessions_says_so() -> None:
         ws, created = opened(url)
         assert "resume_token" not in created
         vanish(ws)
-        assert engine.gone.wait(10)
+        assert engine.gone.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("code", [1000, None])
@@ -304,7 +305,7 @@ def test_a_client_that_says_farewell_is_not_waited_for(code: int | None) -> None
             ws.socket.sendall(b"".join(ws.protocol.data_to_send()))
         else:
             ws.close(code)
-        assert engine.gone.wait(10) and not engine.streams
+        assert engine.gone.wait(PATIENCE_S) and not engine.streams
         assert refused_with(url, created["resume_token"])[0] == 404
 
 
@@ -382,7 +383,7 @@ def test_a_page_resumes_with_its_key_in_the_first_message(guarded: str) -> None:
     vanish(ws)
     with connect(f"{live(guarded)}?resume={created['resume_token']}", proxy=None) as ws:
         send(ws, "session.update", token=KEY)
-        assert json.loads(ws.recv(10))["resumed"] is True
+        assert json.loads(ws.recv(PATIENCE_S))["resumed"] is True
 
 
 def test_an_address_that_is_misspelt_opens_nothing(url: str) -> None:
@@ -405,7 +406,7 @@ def test_a_client_secret_opens_its_session_once_and_the_resume_token_opens_it_ag
     made = minted(guarded)
     address = f"{made['ws_url']}?token={made['client_secret']}"
     with connect(address, proxy=None) as ws:
-        created = json.loads(ws.recv(10))
+        created = json.loads(ws.recv(PATIENCE_S))
         assert created["session"] == made["session"]
         with pytest.raises(InvalidStatus) as refusal:
             connect(address, proxy=None)
@@ -421,7 +422,7 @@ def test_a_client_secret_may_come_in_the_first_message(guarded: str) -> None:
     made = minted(guarded)
     with connect(made["ws_url"], proxy=None) as ws:
         send(ws, "session.update", token=made["client_secret"])
-        assert json.loads(ws.recv(10))["session"] == made["session"]
+        assert json.loads(ws.recv(PATIENCE_S))["session"] == made["session"]
 
 
 def test_a_session_of_one_page_is_not_resumed_by_a_secret_of_another(guarded: str) -> None:
@@ -456,10 +457,10 @@ def test_a_client_that_did_not_read_is_told_when_it_returns() -> None:
         send(ws, "session.update", audio={"output": {"format": "pcm_f32le", "rate": 48000}}, pacing={"clock": "none"})
         send(ws, "text.append", text="A long story, told to nobody. " * 100)
         send(ws, "turn.end")
-        assert waits.wait(20)
+        assert waits.wait(PATIENCE_S)
         with pytest.raises(ConnectionClosed):
             while True:
-                ws.recv(10)
+                ws.recv(PATIENCE_S)
         again, _ = resumed(url, created, "9:0")
         warning = receive(again, "warning")
         assert warning["code"] == "slow_consumer" and "drain_s=1" in warning["message"]
@@ -493,7 +494,7 @@ def test_no_secret_is_ever_logged(caplog: pytest.LogCaptureFixture) -> None:
     with serving(ScriptedEngine(), settings) as url:
         made = minted(url)
         ws = connect(f"{made['ws_url']}?token={made['client_secret']}", proxy=None, logger=OURS).__enter__()
-        created = json.loads(ws.recv(10))
+        created = json.loads(ws.recv(PATIENCE_S))
         vanish(ws)
         resumed(url, created, logger=OURS)[0].close()
         refused_with(url, "prt_guess", additional_headers=RIGHT, logger=OURS)

@@ -75,7 +75,7 @@ def test_closing_the_iterator_hangs_up() -> None:
     """A model that goes on writing for nobody would keep the next question waiting."""
     model = WrittenAnswers(["Hello " * 100_000], piece_chars=6_000)
     left = threading.Event()
-    model.hold = lambda piece: None if piece < 3 else (left.wait(5), None)[1]
+    model.hold = lambda piece: None if piece < 3 else (left.wait(60), None)[1]
 
     async def first_piece() -> str:
         async with LanguageModel(url, "toy") as llm:
@@ -88,4 +88,4 @@ def test_closing_the_iterator_hangs_up() -> None:
 
     with language_model(model) as url:
         assert anyio.run(first_piece).startswith("Hello")
-        assert model.hung_up.wait(5)
+        assert model.hung_up.wait(60)

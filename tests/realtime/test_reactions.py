@@ -25,6 +25,7 @@ with connect(sys.argv[1].replace("http", "ws", 1) + "/v1/live", compression=None
 """
 
 
+@pytest.mark.alone
 def test_every_interruption_and_the_loops_lateness_are_measured() -> None:
     engine = Humming(Script(step_s=0.01), asyncio.sleep)
     reactions = asyncio.run(measure(engine, lambda url: (sys.executable, "-c", CLIENT, url)))
@@ -54,6 +55,7 @@ def test_a_broken_promise_is_named(cancel_ms: list[float], lag_ms: list[float], 
     assert len(told) == len(broken) and all(line.startswith(start) for line, start in zip(told, broken, strict=True))
 
 
+@pytest.mark.alone
 def test_streams_that_step_together_go_on_at_the_same_moment() -> None:
     async def scene() -> set[int]:
         metronome, beats = Metronome(0.01), list[float]()

@@ -91,5 +91,5 @@ print("ended", flush=True)
             done = receive(ws, "turn.done")
             assert done["status"] == "completed"
             assert to_the_end(ws)[1] == 1012
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
         assert server.stdout.read().split("\n") == ["engine closed", "ended", ""]

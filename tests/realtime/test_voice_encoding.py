@@ -166,7 +166,7 @@ def test_what_comes_into_the_folder_is_encoded_before_anybody_asks(
         (tmp_path / "zero.json").write_text("{}")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(encoder.keep_up)
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 while len(engine.encoded) < 2:
                     await anyio.lowlevel.checkpoint()
                 store.files.add("cara", [NewSource(TWO, "Zwei.")])

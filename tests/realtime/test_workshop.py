@@ -67,7 +67,7 @@ def test_nothing_comes_after_a_bench_was_closed() -> None:
 
             def wait() -> str:
                 begun.append("first")
-                gate.wait(10)
+                gate.wait(60)
                 return "first"
 
             def work() -> str:
@@ -113,7 +113,7 @@ def test_the_loop_breathes_between_results_that_came_together() -> None:
             order: list[str] = []
             done, gate = asyncio.Event(), threading.Event()
             bench = shop.bench(never)
-            bench.do(lambda: gate.wait(10), lambda _: None)
+            bench.do(lambda: gate.wait(60), lambda _: None)
 
             def slow(number: int) -> None:
                 order.append("result")
@@ -140,7 +140,7 @@ def test_another_thread_begins_where_the_first_does_not_keep_up() -> None:
             gate, done = threading.Event(), asyncio.Event()
             threads: list[int] = []
             first = shop.bench(never)
-            first.do(lambda: gate.wait(10), lambda _: None)
+            first.do(lambda: gate.wait(60), lambda _: None)
             for _ in range(BUSY_JOBS):
                 first.do(threading.get_ident, threads.append)
             second = shop.bench(never)  # would wait behind all that
