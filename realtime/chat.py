@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from math import floor
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -20,7 +21,15 @@ import anyio.abc
 from protocol.audio_frame import Flag
 from protocol.client import AudioChunk, Client, ClientError, ServerError, Turn, TurnItem, connect
 from protocol.commands import PlaybackState
-from protocol.config import AlignmentMode, AudioConfig, Clock, Format, OutputConfig, PacingConfig
+from protocol.config import (
+    MAX_APPEND_CHARS,
+    AlignmentMode,
+    AudioConfig,
+    Clock,
+    Format,
+    OutputConfig,
+    PacingConfig,
+)
 from protocol.messages import Alignment, ErrorEvent, Event, SessionUpdate, TurnDone, WarningEvent
 from realtime.audio import PCM_RATES_HZ
 from realtime.failure import INTERRUPTED, CommandFailed, leaf
@@ -170,6 +179,8 @@ class Chat:
                 continue
             self.talk.asked(line.strip())
             try:
+                for at in range(0, len(line.strip()), MAX_APPEND_CHARS):
+                    await client.append_context(line.strip()[at : at + MAX_APPEND_CHARS])
                 await self._answer(client)
             except (LlmError, ServerError) as error:  # of this answer; the next one may go well
                 self._screen.line(f"parley: {error}")
@@ -262,14 +273,15 @@ class _Answer:
 
     async def follow(self, turn: Turn) -> None:
         """Show the words as they are heard, and report how far that is. Never returns."""
-        wait_s = 0.0
+        wait_s, told_ms = 0.0, 0
         while True:
             await anyio.sleep(FOLLOW_S)
             wait_s += FOLLOW_S
             self.show()
-            if self._listener.heard_ms > 0 and wait_s >= REPORT_S:
-                await turn.played(round(self._listener.heard_ms))
-                wait_s = 0.0
+            heard_ms = floor(self._listener.heard_ms)
+            if heard_ms > told_ms and wait_s >= REPORT_S:  # behind a gap it may seem to fall by what the player holds
+                await turn.played(heard_ms)
+                wait_s, told_ms = 0.0, heard_ms
 
     def show(self) -> None:
         """The words that were heard."""

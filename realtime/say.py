@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from math import floor
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -19,6 +20,7 @@ import anyio.abc
 
 from protocol.audio_frame import Flag
 from protocol.client import AudioChunk, Client, ClientError, Refused, Turn, TurnItem, connect
+from protocol.commands import PlaybackState
 from protocol.config import (
     MAX_FRAMES,
     AlignmentMode,
@@ -36,9 +38,10 @@ from realtime.failure import INTERRUPTED, CommandFailed, leaf
 from realtime.long_text import Parts
 from realtime.opus import OPUS_RATE_HZ, OpusUnavailable
 from realtime.playback import NAMES, Playback, PlayerFailed, find_player
-from realtime.sink import Sink
+from realtime.sink import Place, Sink
 
 PATIENCE: Final = 0.8  # share of the time after which a server ends a turn without new text
+REPORT_S: Final = 0.25  # the protocol asks for a report every 200 to 500 ms
 CUT_S: Final = 2.0  # for the server to tell what was heard
 
 
@@ -97,6 +100,7 @@ class Speaker:
         self._speaking = anyio.CancelScope()
         self._interrupted = False
         self._turns: list[Turn] = []  # in the order in which they speak
+        self._told = Place(0, 0.0)  # how far the listener is, as the server knows it
         self._raw = ""  # text of the last one, as far as it was sent
         self._first_text_at: float | None = None
         self._first_audio_at: float | None = None
@@ -111,6 +115,7 @@ class Speaker:
                     parts = Parts()
                     tasks.start_soon(self._watch, tasks)
                     tasks.start_soon(parts.fill, text)
+                    tasks.start_soon(self._follow, sink)
                     with self._speaking:
                         await self._speak(client, parts, sink)
                     if self._interrupted:
@@ -141,7 +146,7 @@ class Speaker:
             )
         fields: dict[str, object] = {
             "audio": AudioConfig(output=OutputConfig(format=options.fmt, rate=rate)),
-            "pacing": PacingConfig(clock=Clock.NONE if player is None else Clock.REALTIME),
+            "pacing": PacingConfig(clock=Clock.NONE if player is None else Clock.ACK),
             "latency": options.latency,
             "speed": options.speed,
             "volume_db": options.volume_db,
@@ -174,6 +179,26 @@ class Speaker:
             async for item in turn:
                 await self._take(item, sink)
         await sink.play_out()
+        await self._report(len(self._turns), 0.0)
+
+    async def _follow(self, sink: Sink) -> None:
+        """Report how far the listener is. A file is heard as it is written, which the server takes for granted. Never returns."""
+        while True:
+            await anyio.sleep(REPORT_S)
+            place = sink.place()
+            if self._options.play and place is not None and not self._interrupted:
+                await self._report(place.turn, place.ms)
+
+    async def _report(self, number: int, ms: float) -> None:
+        """Those before turn `number` were heard to their ends, and so much of that."""
+        before = self._turns[self._told.turn : number]
+        self._told = Place(number, self._told.ms if number == self._told.turn else 0.0)
+        for turn in before:
+            if turn.done is not None and turn.done.sent_ms:
+                await turn.played(turn.done.audio_ms, PlaybackState.ENDED)
+        if ms >= self._told.ms + 1:
+            self._told = Place(number, ms)
+            await self._turns[number].played(floor(ms))
 
     async def _deltas(self, parts: Parts, patience_s: float) -> AsyncIterator[str]:
         """The text of one turn. Where the writer pauses for too long it ends here, before the server ends it; the rest is another's."""

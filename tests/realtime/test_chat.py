@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from realtime.chat import ChatOptions, Talk, chat
+from realtime.context import Context, Said
 from realtime.failure import INTERRUPTED, CommandFailed
 from realtime.keyboard import Keyboard
 from realtime.scripted import MINI_LIKE, Script
@@ -100,6 +101,25 @@ def test_what_was_heard_is_what_the_model_is_told_it_said() -> None:
     assert first.conversation.id == second.conversation.id
     shown = screen.getvalue().splitlines()
     assert shown[1:] == ["parley: toy listens", "Good morning to you.", "Very well."]
+
+
+def test_the_conversation_knows_what_the_person_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[tuple[str, str]] = []
+
+    class Noting(Context):
+        def told(self, said: Said, max_chars: int) -> Context:
+            kept.append((said.role, said.text))
+            return super().told(said, max_chars)
+
+    monkeypatch.setattr("realtime.session.Context", Noting)
+    model = WrittenAnswers(["Good morning to you.", "Very well."])
+    with (
+        running_server(Script(frames_per_char=0.1)) as (url, _),
+        language_model(model) as llm,
+        typed("Good morning\n\n" + 5000 * "x" + "\n") as keyboard,
+    ):
+        assert chat(options(url, llm), keyboard, Screen()) == 0
+    assert kept == [("user", "Good morning"), ("user", 4096 * "x"), ("user", 904 * "x")]
 
 
 def test_a_machine_without_a_player_says_so_and_what_was_heard_is_a_file(

@@ -13,8 +13,10 @@ import pytest
 import soundfile
 
 from engine.api import SynthesisFailed
+from protocol.commands import PlaybackState, PlaybackUpdate
 from protocol.config import Format, Latency, Limits, SamplingConfig
 from realtime.failure import INTERRUPTED, CommandFailed
+from realtime.interruption import Interruptions
 from realtime.say import SayOptions, Screen, once, say
 from realtime.scripted import MINI_LIKE, Script
 from realtime.settings import Settings
@@ -296,6 +298,44 @@ def test_ctrl_c_after_the_last_packet_still_cuts_what_was_not_played(
     assert heard.startswith("heard: ")
     assert remaining.startswith("not heard: ")
     assert len(remaining) > len("not heard: ")
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[PlaybackUpdate]:
+    """What the server is told of the listener, and takes."""
+    taken: list[PlaybackUpdate] = []
+
+    class Noting(Interruptions):
+        def report(self, command: PlaybackUpdate, now: float) -> None:
+            super().report(command, now)
+            taken.append(command)
+
+    monkeypatch.setattr("realtime.session.Interruptions", Noting)
+    return taken
+
+
+def test_the_server_is_told_how_far_the_player_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: list[PlaybackUpdate]
+) -> None:
+    install_player(monkeypatch, tmp_path, "import time\nsys.stdin.buffer.read()\ntime.sleep(0.6)")
+    err = Terminal()
+    with running_server(Script(frames_per_char=0.35)) as (url, _):
+        assert say(options(url, play=True), once(TEXT), err) == 0
+    assert "invalid_value" not in err.getvalue()
+    *playing, ended = reports
+    assert {report.state for report in playing} == {PlaybackState.PLAYING}
+    assert [report.played_ms for report in playing] == sorted({report.played_ms for report in playing})
+    assert ended.state is PlaybackState.ENDED
+    assert ended.played_ms > playing[-1].played_ms
+
+
+def test_the_server_is_told_that_a_file_has_everything(tmp_path: Path, reports: list[PlaybackUpdate]) -> None:
+    with running_server(Script(frames_per_char=0.02)) as (url, _):
+        assert say(options(url, tmp_path / "out.wav"), once(TEXT * 40), Terminal()) == 0
+    assert [(report.turn, report.state) for report in reports] == [(f"t{n}", PlaybackState.ENDED) for n in (1, 2)]
+    assert sum(report.played_ms for report in reports) == pytest.approx(
+        soundfile.info(tmp_path / "out.wav").duration * 1000, abs=2
+    )
 
 
 def test_the_screen_shows_nothing_that_a_terminal_would_obey() -> None:
