@@ -53,6 +53,16 @@ class Ear:
         return self._detector.speaking
 
     @property
+    def began_at(self) -> float:
+        """When the speech that lasts began, in our time."""
+        return self._started_at + self._detector.began_s
+
+    @property
+    def last_speech_at(self) -> float:
+        """Up to when somebody was heard to speak, in our time."""
+        return self._started_at + self._detector.ended_s
+
+    @property
     def mute_at(self) -> float:
         """When `mute` is due if no message comes. Only while somebody speaks."""
         return self._heard_at + MUTE_S

@@ -1,7 +1,7 @@
 """What a session does with sound from its client: it tells who speaks when, and lets that speech act on the turn that speaks.
 
 Knows the messages of the uplink, their refusals and their events. Does not know how speech is found in sound (`realtime.ear`), nor turns:
-the speaking side of the session is a protocol of six methods.
+the speaking side of the session is a protocol of seven methods.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from realtime.barge_in import BargeInPolicy
 from realtime.ear import Ear, Noticed
 from realtime.opus import OpusUnavailable
 from realtime.uplink import DEFAULT_RATES_HZ, UplinkAudio
-from realtime.voice_activity import SpeechModel, Turned
+from realtime.voice_activity import HOP_S, SpeechModel, Turned
 
 SOCKET_LEG: Final = 0
 
@@ -30,6 +30,9 @@ class SpeakingSide(Protocol):
 
     def speaking_turn(self, now: float) -> str | None:
         """The turn that a listener hears, or would hear next; None: there is none, or it is paused."""
+
+    def sounding_turn(self, now: float) -> str | None:
+        """The turn that a listener hears; None: there is none, it has not begun to sound, or it is paused."""
 
     def played_db(self, start: float, end: float) -> float | None:
         """Level of what the listener's loudspeaker plays between two times; None: nothing, or nobody knows."""
@@ -60,7 +63,11 @@ class Hearing:
         self._started_at = started_at
         self._ear: Ear | None = None  # None: no sound was announced
         self._policy: BargeInPolicy | None = None
-        self._turn: str | None = None  # that was speaking when somebody began to
+        self._turn: str | None = None  # that was speaking when somebody began to, or was interrupted since then
+        self._min_speech_s = 0.0
+        self._sounding: tuple[str, float] | None = (
+            None  # the turn that was last heard while somebody spoke, and since when
+        )
         self._ended_at = 0.0  # of the last speech
 
     @property
@@ -84,6 +91,7 @@ class Hearing:
         self.mute(now)
         self.decided()
         self._ear, self._policy = ear, BargeInPolicy(command.barge_in, resume_after_s)
+        self._min_speech_s = command.min_speech_ms / 1000
 
     def frame(self, frame: AudioFrame, now: float) -> None:
         """Sound in a binary message. Raises ProtocolError."""
@@ -137,6 +145,8 @@ class Hearing:
         except ValueError as error:
             raise ProtocolError(ErrorCode.INVALID_VALUE, str(error), param="audio") from error
         self._act(noticed, now)
+        if ear.speaking:
+            self._note_overlap(ear, now)
 
     def _act(self, noticed: list[Noticed], now: float) -> None:
         for item in noticed:
@@ -147,14 +157,35 @@ class Hearing:
 
     def _on_started(self, at: float, now: float) -> None:
         assert self._policy is not None, "an ear has a policy"
-        self._turn = self._side.speaking_turn(now)
-        action = self._policy.started(self._turn)
+        self._turn, self._sounding = self._side.speaking_turn(now), None
+        self._interrupt(self._turn, self._policy.started(self._turn), at, now)
+
+    def _interrupt(self, turn: str | None, action: SpeechAction, at: float, now: float) -> None:
+        """Tell of speech that began at `at`, and of what it does to the turn; then do that."""
         # Told first: what follows from it, turn.paused or turn.done, then explains itself.
-        self._side.tell(SpeechStarted(session_ms=self._session_ms(at), turn=self._turn, action=action))
-        if self._turn is not None and action is SpeechAction.PAUSED:
-            self._side.pause_turn(self._turn, now)
-        elif self._turn is not None and action is SpeechAction.CANCELLED:
-            self._side.cancel_turn(self._turn, now)
+        self._side.tell(SpeechStarted(session_ms=self._session_ms(at), turn=turn, action=action))
+        if turn is not None and action is SpeechAction.PAUSED:
+            self._side.pause_turn(turn, now)
+        elif turn is not None and action is SpeechAction.CANCELLED:
+            self._side.cancel_turn(turn, now)
+
+    def _note_overlap(self, ear: Ear, now: float) -> None:
+        """Somebody who spoke before a turn began to sound interrupts it by going on, as one does who begins then.
+
+        Not by having spoken: the client may know sooner than we do that they have finished, and its answer is not to wait for us.
+        """
+        assert self._policy is not None, "an ear has a policy"
+        turn = self._side.sounding_turn(now)
+        if turn is None or turn == self._turn:
+            return
+        if self._sounding is None or self._sounding[0] != turn:
+            self._sounding = (turn, now)
+        if ear.last_speech_at - self._sounding[1] < max(self._min_speech_s, HOP_S):
+            return
+        action = self._policy.started(turn)
+        if action is not SpeechAction.NONE:
+            self._interrupt(turn, action, ear.began_at, now)
+        self._turn = turn
 
     def _on_stopped(self, at: float, now: float) -> None:
         assert self._policy is not None, "an ear has a policy"

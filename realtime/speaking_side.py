@@ -34,6 +34,11 @@ class SpeakingTurns:
         # A turn that was only started, to be ready for its text, is an answer that still waits for the caller to finish.
         return turn.id if turn is not None and (turn.started or turn.text.chars) else None
 
+    def sounding_turn(self, now: float) -> str | None:
+        """See SpeakingSide."""
+        turn = self._floor.speaking(now) if self._floor.paused() is None else None
+        return turn.id if turn is not None and turn.clock is not None and turn.clock.played_ms(now) > 0 else None
+
     def played_db(self, start: float, end: float) -> float | None:
         """See SpeakingSide."""
         heard = [turn.sounding_db(start, end) for turn in self._floor.sounding()]

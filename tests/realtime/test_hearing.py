@@ -34,6 +34,9 @@ class Floor:
     def speaking_turn(self, now: float) -> str | None:
         return "t" if self.state == "speaks" else None
 
+    def sounding_turn(self, now: float) -> str | None:
+        return self.speaking_turn(now)
+
     def played_db(self, start: float, end: float) -> float | None:
         return None
 

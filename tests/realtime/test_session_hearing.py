@@ -210,3 +210,62 @@ def test_who_goes_on_speaking_interrupts_an_answer_before_its_first_sound() -> N
     Caller(stage, barge_in="cancel").sends(in_quiet("wait", after_s=0.0))
     done = stage.run_until_done("answer")
     assert (done.status, done.heard.ms, done.heard.text) == (Status.CANCELLED, 0, "")
+
+
+def talking(**announced: object) -> tuple[Stage, Caller]:
+    """A turn was heard in silence, so that the session knows its own voice; then somebody began to speak, and does."""
+    stage = Stage()
+    caller = Caller(stage, **announced)
+    stage.say(words(5), "greeting")
+    caller.sends(silence(4.0))
+    assert stage.run_until_done("greeting").status is Status.COMPLETED
+    stage.run(1.0)
+    caller.sends(np.concatenate((silence(1.0), recorded("wait"))))
+    started = stage.one(SpeechStarted)
+    assert (started.turn, started.action) == (None, SpeechAction.NONE)
+    return stage, caller
+
+
+def long_phrase() -> Sound:
+    """Somebody who speaks for some four seconds, with pauses as between words."""
+    return np.concatenate([recorded("wait"), recorded("halt")] * 3)
+
+
+@pytest.mark.parametrize(("barge_in", "action"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_who_speaks_already_interrupts_an_answer_by_going_on(barge_in: str, action: str) -> None:
+    stage, caller = talking(barge_in=barge_in, min_speech_ms=300)
+    stage.say(words(20), "answer")
+    caller.sends(long_phrase())
+    started = stage.one(SpeechStarted)
+    assert (started.turn, started.action) == ("answer", action)
+    assert stage.all(SpeechStopped) == [] or barge_in == "pause"
+    heard_ms = stage.one(TurnPaused).at_ms if barge_in == "pause" else stage.run_until_done("answer").heard.ms
+    assert 150 <= heard_ms <= 600
+
+
+def test_an_answer_does_not_wait_for_who_has_just_finished() -> None:
+    """The client knew it sooner than the silence could tell."""
+    stage, caller = talking(barge_in="cancel")
+    stage.say(words(5), "answer")
+    caller.sends(silence(3.0))
+    assert stage.all(SpeechStarted) == []
+    assert stage.one(SpeechStopped).turn is None
+    assert stage.run_until_done("answer").status is Status.COMPLETED
+
+
+def test_without_barge_in_an_answer_speaks_over_who_goes_on() -> None:
+    stage, caller = talking()
+    stage.say(words(5), "answer")
+    caller.sends(long_phrase())
+    assert stage.all(SpeechStarted) == []
+    assert stage.run_until_done("answer").status is Status.COMPLETED
+
+
+def test_a_turn_that_goes_on_because_the_client_wants_it_is_not_paused_again_by_the_same_speech() -> None:
+    stage = speaking_stage()
+    caller = Caller(stage, barge_in="pause")
+    caller.sends(np.concatenate((silence(1.0), recorded("wait"))))
+    assert stage.one(SpeechStarted).action is SpeechAction.PAUSED
+    stage.send("turn.resume")
+    caller.sends(long_phrase()[:16_000])
+    assert stage.all(SpeechStarted) == []
