@@ -10,11 +10,12 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final
 from urllib.parse import urlsplit
 
+KEY_HEADERS: Final = ("xi-api-key", "x-api-key")  # ElevenLabs; Cartesia and many others
 ANYBODY: Final = "anybody"  # the owner of everything on a server without keys
 
 
@@ -52,7 +53,7 @@ class Gate:
         return f"key-{matches.index(True)}" if any(matches) else None
 
     def credential(self, authorization: str | None) -> Credential:
-        """`Bearer KEY`, or what a browser sends after asking for a password: `Basic` with any name and the key as the password."""
+        """`Bearer KEY`, `Token KEY`, or what a browser sends that asked for a password: `Basic`, any name, and the key as the password."""
         if self.is_open:
             return Credential.RIGHT
         if authorization is None:
@@ -65,11 +66,26 @@ class Gate:
             return ANYBODY
         scheme, _, value = (authorization or "").partition(" ")
         key: str | None = None
-        if scheme.lower() == "bearer":
+        if scheme.lower() in ("bearer", "token"):
             key = value.strip()
         elif scheme.lower() == "basic":
             key = _basic_password(value)
         return self.owner(key) if key is not None else None
+
+    def of_headers(self, headers: Mapping[str, str]) -> tuple[Credential, str | None]:
+        """The same, and the owner, for whoever shows a key in a way of another vendor's clients: `KEY_HEADERS`, or `Token KEY`.
+
+        Where several are shown, all must be right, and of one owner. `headers`: by lower-case name.
+        """
+        if self.is_open:
+            return Credential.RIGHT, ANYBODY
+        shown = [self.owner(headers[name].strip()) for name in KEY_HEADERS if name in headers]
+        if "authorization" in headers:
+            shown.append(self.bearer(headers["authorization"]))
+        if not shown:
+            return Credential.NONE, None
+        right = None not in shown and len(set(shown)) == 1
+        return (Credential.RIGHT, shown[0]) if right else (Credential.WRONG, None)
 
     def trusts(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of this origin may connect to a server that was called `host`. None: no page at all, but a program.

@@ -19,6 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.errors import ErrorCode, ProtocolError
 from realtime.auth import Credential, Gate
+from realtime.dialects.entering import response, unauthorized
+from realtime.dialects.mount import routes as dialect_routes
+from realtime.dialects.mount import shape_of
 from realtime.service import Service
 
 LIVE_PATH: Final = "/v1/live"
@@ -36,12 +39,13 @@ _HEADERS: Final = {
 
 
 def routes() -> list[BaseRoute]:
-    """Every route but the WebSocket's. The page comes last: it takes what is left."""
+    """Every route but the native WebSocket's. The page comes last: it takes what is left."""
     return [
         Route("/health/live", _live, methods=["GET"]),
         Route("/health/ready", _ready, methods=["GET"]),
         Route("/v1/models", _models, methods=["GET"]),
         Route("/v1/sessions", _new_session, methods=["POST"]),
+        *dialect_routes(),
         Mount("/", StaticFiles(directory=web_root(), html=True)),
     ]
 
@@ -71,8 +75,10 @@ class GuardedHttp:
                     headers.setdefault(name, value)
             await send(message)
 
-        if self._gate.credential(Headers(scope=scope).get("authorization")) is not Credential.RIGHT:
-            await _unauthorized()(scope, receive, send_guarded)
+        if self._gate.of_headers(Headers(scope=scope))[0] is not Credential.RIGHT:
+            shape = shape_of(scope["path"])
+            answer = _unauthorized() if shape is None else response(unauthorized(), shape)
+            await answer(scope, receive, send_guarded)
         else:
             await self._app(scope, receive, send_guarded)
 
@@ -137,7 +143,7 @@ async def _new_session(request: Request) -> JSONResponse:
     if await _has_content(request):
         text = "POST /v1/sessions takes no content: a session is configured over its socket"
         return refusal_response(ProtocolError.fatal_error(ErrorCode.BAD_MESSAGE, text))
-    owner, now = service.gate.bearer(request.headers.get("authorization")), service.clock()
+    owner, now = service.gate.of_headers(request.headers)[1], service.clock()
     assert owner is not None, "GuardedHttp lets nobody else pass"
     made = service.client_secrets.mint(owner, now)
     if made is None:

