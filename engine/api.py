@@ -60,6 +60,9 @@ class Conversation:
 
     id: str
     history: tuple[SpokenSegment, ...] = ()
+    # How many seconds of speech may be remembered while a turn goes on, at segment borders and beside the last segment; None: as much as
+    # the checkpoint is good for. `history` itself is not trimmed.
+    max_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

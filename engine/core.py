@@ -147,6 +147,7 @@ class EngineCore:
         except ValueError as error:
             self._report.events.append((command.stream, c.Ended(SynthesisFailed("bad_input", str(error)))))
             return
+        most_s = self.info.max_history_s if conversation.max_s is None else conversation.max_s
         stream = OpenStream(
             key=command.stream,
             row=self._free_rows.pop(),
@@ -155,6 +156,7 @@ class EngineCore:
             params=command.params,
             past=past,
             prefix=prefix,
+            most=round(most_s / self.info.frame_s),
         )
         self._streams[stream.key] = stream
         self.cache.acquire(conversation.id)
@@ -429,7 +431,7 @@ class EngineCore:
         if sane:
             stream.sane = True
             asked, said = self._prompts.user(segment.text), self._prompts.spoken(segment.codes(sane))
-            stream.remember(asked, said, round(self.info.max_history_s / self.info.frame_s))
+            stream.remember(asked, said)
         self._begin_segment(stream)
 
 

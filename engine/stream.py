@@ -58,6 +58,7 @@ class OpenStream:
         Columns
     ]  # prompt pieces before the current segment: system, then user and spoken of each segment of history and turn
     prefix: int  # positions of the system message
+    most: int  # positions of speech worth remembering
     texts: deque[str] = field(default_factory=deque)  # segments not begun
     begun: int = 0  # segments begun
     finished: bool = False  # no text follows
@@ -109,16 +110,16 @@ class OpenStream:
         if self.heard_since_s is not None:
             self.heard_since_s = max(self.heard_since_s, now - self.frames * frame_s)
 
-    def remember(self, asked: Columns, said: Columns, most: int) -> None:
-        """A finished segment joins the past. most: positions of speech worth remembering; where there are more, the oldest segments go.
+    def remember(self, asked: Columns, said: Columns) -> None:
+        """A finished segment joins the past. Where that is more than is worth remembering, the oldest segments go.
 
         So a turn may last for ever, with its voice, which is the system message, and its cache bounded.
         """
         self.past += [asked, said]
         pairs = list(zip(self.past[1::2], self.past[2::2], strict=True))
         left = sum(spoken.shape[1] for _, spoken in pairs)
-        if left > most:
-            while len(pairs) > 1 and left > KEPT * most:
+        if left > self.most:
+            while len(pairs) > 1 and left > KEPT * self.most:
                 left -= pairs.pop(0)[1].shape[1]
             self.past[1:] = [piece for pair in pairs for piece in pair]
 

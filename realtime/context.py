@@ -87,7 +87,8 @@ class Context:
 
     def conversation(self, conversation_id: str) -> Conversation:
         """As the engine takes it."""
-        return Conversation(conversation_id, tuple(segment.spoken for turn in self.turns for segment in turn.segments))
+        heard = tuple(segment.spoken for turn in self.turns for segment in turn.segments)
+        return Conversation(conversation_id, heard, self.max_s)
 
     def _within_budget(self) -> Context:
         turns = list(self.turns[-self.max_turns :] if self.max_turns else ())

@@ -32,7 +32,7 @@ def open_stream(speech: list[int]) -> OpenStream:
     past = [np.zeros((1, 3), np.int64)]
     for number, positions in enumerate(speech, 1):
         past += [np.full((1, 2), number), np.full((1, positions), number)]
-    return OpenStream(1, 0, "a", "none", SamplingParams(), past, 3)
+    return OpenStream(1, 0, "a", "none", SamplingParams(), past, 3, most=100)
 
 
 def remembered(stream: OpenStream) -> list[int]:
@@ -41,20 +41,20 @@ def remembered(stream: OpenStream) -> list[int]:
 
 def test_nothing_is_forgotten_while_it_fits() -> None:
     stream = open_stream([40, 30])
-    stream.remember(np.full((1, 2), 3), np.full((1, 30), 3), 100)
+    stream.remember(np.full((1, 2), 3), np.full((1, 30), 3))
     assert remembered(stream) == [1, 2, 3]
 
 
 def test_more_goes_than_must_since_what_stays_is_computed_anew() -> None:
     stream = open_stream([20, 20, 20, 20])
-    stream.remember(np.full((1, 2), 5), np.full((1, 30), 5), 100)
+    stream.remember(np.full((1, 2), 5), np.full((1, 30), 5))
     assert remembered(stream) == [4, 5]  # 50 of the 60 that may stay
     assert stream.past[0].shape == (1, 3) and [piece.shape[1] for piece in stream.past[1:]] == [2, 20, 2, 30]
 
 
 def test_what_was_said_last_is_always_remembered() -> None:
     stream = open_stream([20])
-    stream.remember(np.full((1, 2), 2), np.full((1, 300), 2), 100)
+    stream.remember(np.full((1, 2), 2), np.full((1, 300), 2))
     assert remembered(stream) == [2]
 
 
@@ -85,8 +85,9 @@ def prefills_of(core: EngineCore, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return starts
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["the model's", "the conversation's"])
 def test_a_long_turn_speaks_to_its_end_with_its_voice_and_a_bounded_cache(
-    mini: Loaded, monkeypatch: pytest.MonkeyPatch
+    mini: Loaded, monkeypatch: pytest.MonkeyPatch, own: bool
 ) -> None:
     params = SamplingParams(seed=3)
     driver = Driver(core_with(mini, 60.0))
@@ -95,9 +96,10 @@ def test_a_long_turn_speaks_to_its_end_with_its_voice_and_a_bounded_cache(
     voice = Voice("anna", (Reference("Good morning, and welcome.", before.codes),))
     prefix, speech = mini.prompts.system(voice).shape[1], round(SECONDS / mini.info.frame_s)
 
-    driver = Driver(core := core_with(mini, SECONDS))
+    driver = Driver(core := core_with(mini, 60.0 if own else SECONDS))
     starts = prefills_of(core, monkeypatch)
-    heard = driver.open(Conversation("a"), *TEXTS, voice=voice, frames=2000, params=params)
+    conversation = Conversation("a", max_s=SECONDS if own else None)
+    heard = driver.open(conversation, *TEXTS, voice=voice, frames=2000, params=params)
     longest = 0
     while core.has_work():
         driver.step()

@@ -233,6 +233,13 @@ def test_history_stays_within_what_was_asked_for() -> None:
     assert history(stage) == []
 
 
+def test_a_long_turn_stays_within_what_was_asked_for_as_well() -> None:
+    stage = Stage()
+    stage.configure(history={"max_s": 12.5})
+    stage.say("One.")
+    assert stage.engine.opened[-1].conversation.max_s == 12.5
+
+
 # Voices, speed, other people's words, and being ready
 
 
