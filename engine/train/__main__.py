@@ -21,7 +21,7 @@ from engine.checkpoint import load_dual_ar
 from engine.codec_weights import load_codec
 from engine.model import DualAR
 from engine.train.ar_stage import ArPlan, train_ar
-from engine.train.check import Check, write_wave
+from engine.train.check import Check
 from engine.train.clock import draw_curves
 from engine.train.codec_stage import CodecPlan, train_codec
 from engine.train.designs import MINI, TINY, Design
@@ -187,15 +187,13 @@ def stage_export(run: Run) -> None:
 
 
 def stage_check(run: Run) -> None:
-    """What the finished checkpoint says: figures into check.json, a few sentences into waves."""
+    """How clearly the finished checkpoint speaks: figures into check.json."""
     folder = run.out / "checkpoint"
     check, model = _check(run), load_dual_ar(folder, run.device)
     start = time.monotonic()
-    figures = check(model, full=True)
+    figures = check(model)
     print("[check] " + " ".join(f"{name}={value:.4f}" for name, value in figures.items()), flush=True)
     (run.out / "check.json").write_text(json.dumps(figures | {"seconds": time.monotonic() - start}, indent=1) + "\n")
-    for name, samples in check.demonstration(model).items():
-        write_wave(run.out / "waves" / f"{name}.wav", samples)
 
 
 def _check(run: Run) -> Check:
