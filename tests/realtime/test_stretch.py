@@ -91,7 +91,7 @@ def test_pieces_change_nothing(sizes: list[int], speed: float) -> None:
 @every_rate
 @pytest.mark.parametrize("low_hz", [75.0, 140.0, 230.0])
 def test_the_pitch_stays_wherever_it_wanders(low_hz: float, rate: int, speed: float) -> None:
-    samples = glide(low_hz, 4.0, rate)
+    samples = glide(low_hz, 2.5 if speed < 1 else 4.0, rate)  # two of its waves are heard in either
     ratios = pitch_ratios(samples, stretched(samples, rate, speed), rate, speed)
     assert len(ratios) > 100
     assert abs(np.median(ratios) - 1) < 0.01
@@ -106,12 +106,10 @@ def test_a_steady_tone_has_no_seams(hz: float, rate: int, speed: float) -> None:
     window = rate // 20
     harmonics = np.arange(1, int(3000 / hz))[:, None] * 2 * np.pi * hz * np.arange(window) / rate
     basis = np.concatenate((np.cos(harmonics), np.sin(harmonics))).T
-    rest = [
-        part - basis @ np.linalg.lstsq(basis, part, rcond=None)[0]
-        for part in np.split(out[: len(out) // window * window], len(out) // window)
-    ]
+    parts = out[: len(out) // window * window].reshape(-1, window).T
+    rest = parts - basis @ np.linalg.lstsq(basis, parts, rcond=None)[0]
     # What is not the tone. A splice at a random place gives -3 dB, one that is off by a sample at 22 kHz -25 dB.
-    assert power_db(np.concatenate(rest)) - power_db(out) < -20
+    assert power_db(rest) - power_db(out) < -20
 
 
 @every_speed
