@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from protocol.errors import ErrorCode, ProtocolError
 from realtime.auth import Credential, Gate
 from realtime.dialects.entering import response, unauthorized
+from realtime.dialects.mount import SCOPED, shape_of
 from realtime.dialects.mount import routes as dialect_routes
-from realtime.dialects.mount import shape_of
 from realtime.service import Service
 
 LIVE_PATH: Final = "/v1/live"
@@ -43,7 +43,7 @@ def routes() -> list[BaseRoute]:
     return [
         Route("/health/live", _live, methods=["GET"]),
         Route("/health/ready", _ready, methods=["GET"]),
-        Route("/v1/models", _models, methods=["GET"]),
+        *(Route(prefix + "/v1/models", _models, methods=["GET"]) for prefix in ("", SCOPED)),
         Route("/v1/sessions", _new_session, methods=["POST"]),
         *dialect_routes(),
         Mount("/", StaticFiles(directory=web_root(), html=True)),

@@ -19,6 +19,7 @@ from realtime.auth import Gate
 from realtime.client_secrets import ClientSecrets, new_session_id
 from realtime.entrance import Doorkeeper, Shown
 from realtime.live_session import LiveSession
+from realtime.references import References
 from realtime.sessions import Sessions
 from realtime.settings import Settings
 from realtime.voice_encoding import VoiceEncoder
@@ -45,6 +46,7 @@ class Service:
         self.gate = Gate([key.get_secret_value() for key in settings.keys], settings.allowed_origins)
         self.voices = VoiceStore(settings.voices_dir, engine.info.codebooks, engine.info.codec_id)
         self.encoder = VoiceEncoder(self.voices, engine.encode)
+        self.references = References(settings.reference_paths, settings.reference_urls)
         self.sessions = Sessions[LiveSession](settings.max_sessions)
         self.client_secrets = ClientSecrets(settings.client_secret_s)
         self.door = Doorkeeper(self.gate, self.client_secrets)

@@ -46,6 +46,13 @@ class Settings(BaseModel):
         default={},
         description="Voices of this server by the names that clients of other vendors' protocols ask for; what is in neither is `default`.",
     )
+    reference_paths: Path | None = Field(
+        default=None,
+        description="Folder of recordings that requests may name by path as a reference; none: they may not.",
+    )
+    reference_urls: bool = Field(
+        default=False, description="Whether requests may name a public http(s) address of a recording as a reference."
+    )
     max_sessions: int = Field(default=1024, ge=1, description="Sessions, with those that wait for their client.")
     max_unauthenticated: int = Field(default=64, ge=1, description="Connections that have not shown a key yet.")
     admission_timeout_s: float = Field(

@@ -129,7 +129,8 @@ class PrepareVoice:
     Only `opened` and `received` may ask for it, as the last of their outputs.
     """
 
-    recordings: tuple[tuple[bytes, str], ...]  # audio files and what is said in them
+    # Audio files and what is said in them. A str is a path or an http(s) address, which only some operators allow.
+    recordings: tuple[tuple[bytes | str, str], ...]
     then: Callable[[str], Sequence[Output]]  # gets the name to put into voice
     refused: Callable[[str], Sequence[Output]]  # gets why not, for people
 
@@ -175,7 +176,8 @@ class RequestRoute:
     path: str
     open: Callable[[Host, Opening], Dialect]  # raises Refused
     errors: ErrorShape
-    max_bytes: int = 16 * 1024 * 1024  # of the body
+    max_bytes: int = 32 * 1024 * 1024  # of the body
+    session: Callable[[Opening], str | None] | None = None  # that the body names; the path comes first. Raises Refused
 
 
 class Dialect(Protocol):

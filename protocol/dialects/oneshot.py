@@ -67,7 +67,7 @@ class Wanted:
     encoder: StreamEncoder
     settings: Callable[[str | None], SessionUpdate]  # gets the name of the voice made of `recordings`; raises Refused
     errors: ErrorShape
-    recordings: tuple[tuple[bytes, str], ...] = ()
+    recordings: tuple[tuple[bytes | str, str], ...] = ()
     framing: Framing = field(default_factory=Framing)
 
 

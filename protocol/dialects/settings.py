@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from protocol.commands import SessionUpdate
-from protocol.config import AlignmentMode, AudioConfig, Latency, OutputConfig, PacingConfig, SamplingConfig, Transport
+from protocol.config import (
+    AlignmentMode,
+    AudioConfig,
+    Language,
+    Latency,
+    OutputConfig,
+    PacingConfig,
+    SamplingConfig,
+    Transport,
+)
 from protocol.dialects.interface import Host, StreamEncoder
 
 
@@ -24,6 +33,7 @@ def settings(
     speed: float = 1.0,
     volume_db: float = 0.0,
     normalize: bool = True,
+    language: Language | None = None,
     alignment: AlignmentMode = AlignmentMode.NONE,
     sampling: Mapping[str, float | int] | None = None,
     pacing: PacingConfig | None = None,
@@ -41,6 +51,7 @@ def settings(
         speed=speed,
         volume_db=volume_db,
         normalize=normalize,
+        language=language,
         alignment=alignment,
         sampling=SamplingConfig.model_validate({**SamplingConfig().model_dump(), **(sampling or {})}),
     )

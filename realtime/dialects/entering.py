@@ -24,10 +24,15 @@ _STATUSES: Final = {ErrorCode.TOO_MANY_SESSIONS: 429, ErrorCode.NO_CAPACITY: 503
 def opening(connection: HTTPConnection, body: bytes = b"") -> Opening:
     """Raises Refused for a session that cannot be called so."""
     path = {name: str(value) for name, value in connection.path_params.items()}
-    session = path.pop("session", None)
+    session = checked_name(path.pop("session", None))
+    return Opening(path, dict(connection.query_params), dict(connection.headers), body, session)
+
+
+def checked_name(session: str | None) -> str | None:
+    """A session's name. Raises Refused."""
     if session is not None and SESSION_NAME.fullmatch(session) is None:
         raise Refused(400, "a session's name is 1 to 64 letters, digits and . _ ~ -", param="session")
-    return Opening(path, dict(connection.query_params), dict(connection.headers), body, session)
+    return session
 
 
 def owner(service: Service, headers: Mapping[str, str], *, later: bool = False) -> str | None:

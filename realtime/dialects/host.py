@@ -16,7 +16,7 @@ from protocol.config import Clock, Format, OutputConfig, PacingConfig
 from protocol.dialects.interface import FormatRefused, HostLimits, SoundFormat, StreamEncoder
 from protocol.dialects.settings import first_error
 from realtime import encoders
-from realtime.encoders.ogg_opus import OggOpus
+from realtime.encoders.ogg_opus import PACKET_MS, OggOpus
 from realtime.options import output_format, pre_skip
 from realtime.opus import OPUS_RATE_HZ
 from realtime.service import Service
@@ -87,21 +87,23 @@ class _OpusPages:
         encoder = encoders.encoder_for(Format.OPUS, sample_rate=fmt.rate, bitrate=bitrate)  # refuses what there is not
         self.media_type = encoder.media_type
         self.rate = OPUS_RATE_HZ
-        self.output = OutputConfig(format=Format.OPUS, rate=OPUS_RATE_HZ, frame_ms=20, bitrate=bitrate)
+        self.output = OutputConfig(format=Format.OPUS, rate=OPUS_RATE_HZ, frame_ms=PACKET_MS, bitrate=bitrate)
         skip = pre_skip(output_format(self.output), service.engine.info)
         self._ogg = OggOpus(secrets.randbits(32), skip)
-        self._started = False
+        self._pre_skip = skip
         self._packets = 0
+        self._held: bytes | None = None  # the newest but the first: the last one must come with `finish`
 
     def push(self, payload: bytes) -> bytes:
-        head = b"" if self._started else self._ogg.start()
-        self._started = True
         self._packets += 1
-        return head + self._ogg.packet(payload)
+        if self._packets == 1:
+            return self._ogg.start() + self._ogg.packet(payload)
+        held, self._held = self._held, payload
+        return self._ogg.packet(held) if held is not None else b""
 
     def finish(self, audio_ms: int | None = None) -> bytes:
-        head = b"" if self._started else self._ogg.start()
-        samples = self._packets * OPUS_RATE_HZ // 50
+        head = b"" if self._packets else self._ogg.start()
+        samples = max(0, self._packets * OPUS_RATE_HZ * PACKET_MS // 1000 - self._pre_skip)
         if audio_ms is not None:
             samples = min(samples, audio_ms * OPUS_RATE_HZ // 1000)
-        return head + self._ogg.finish(samples)
+        return head + (self._ogg.finish(samples) if self._held is None else self._ogg.finish(samples, self._held))

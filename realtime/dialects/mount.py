@@ -5,22 +5,43 @@ Knows which there are. Does not know what they do.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
 
 from starlette.routing import BaseRoute, Route, WebSocketRoute, compile_path
 
-from protocol.dialects import fish_routes
+from protocol.dialects import fish_routes, openai_routes, openai_speech
 from protocol.dialects.interface import ErrorShape, RequestRoute, SocketRoute
+from realtime.dialects import openai_pages
+from realtime.dialects.batch import Batch
 from realtime.dialects.request import RequestEndpoint
 from realtime.dialects.socket import SocketEndpoint
 
 SCOPED: Final = "/s/{session}"
 
-# One line a dialect: protocol/dialects/README.md says how to add one.
-SOCKETS: Final[tuple[SocketRoute, ...]] = (*fish_routes.SOCKETS,)
-REQUESTS: Final[tuple[RequestRoute, ...]] = (*fish_routes.REQUESTS,)
 
-_ALL: Final[tuple[SocketRoute | RequestRoute, ...]] = (*SOCKETS, *REQUESTS)
+@dataclass(frozen=True, slots=True)
+class PageRoute:
+    """A request that is answered without a dialect."""
+
+    path: str
+    method: str
+    endpoint: Callable[..., Any]  # as Starlette's Route takes it
+    errors: ErrorShape
+
+
+# A line for each: protocol/dialects/README.md says how to add one.
+SOCKETS: Final[tuple[SocketRoute, ...]] = (*fish_routes.SOCKETS, *openai_routes.SOCKETS)
+REQUESTS: Final[tuple[RequestRoute, ...]] = (*fish_routes.REQUESTS, *openai_routes.REQUESTS)
+PAGES: Final[tuple[PageRoute, ...]] = (
+    PageRoute("/v1/audio/speech/batch", "POST", Batch(), openai_speech.errors),
+    PageRoute("/v1/audio/voices", "GET", openai_pages.voices, openai_speech.errors),
+    PageRoute("/v1/audio/voices", "POST", openai_pages.add_voice, openai_speech.errors),
+    PageRoute("/v1/audio/voices/{name}", "DELETE", openai_pages.remove_voice, openai_speech.errors),
+)
+
+_ALL: Final[tuple[SocketRoute | RequestRoute | PageRoute, ...]] = (*SOCKETS, *REQUESTS, *PAGES)
 _SHAPES: Final = [(compile_path(route.path)[0], route.errors) for route in _ALL]
 
 
@@ -34,10 +55,8 @@ def shape_of(path: str) -> ErrorShape | None:
 def routes() -> list[BaseRoute]:
     """Of all dialects."""
     found: list[BaseRoute] = []
-    for socket in SOCKETS:
-        endpoint = SocketEndpoint(socket).serve
-        found += [WebSocketRoute(prefix + socket.path, endpoint) for prefix in ("", SCOPED)]
-    for request in REQUESTS:
-        application = RequestEndpoint(request)
-        found += [Route(prefix + request.path, application, methods=["POST"]) for prefix in ("", SCOPED)]
+    for prefix in ("", SCOPED):
+        found += [WebSocketRoute(prefix + socket.path, SocketEndpoint(socket).serve) for socket in SOCKETS]
+        found += [Route(prefix + request.path, RequestEndpoint(request), methods=["POST"]) for request in REQUESTS]
+        found += [Route(prefix + page.path, page.endpoint, methods=[page.method]) for page in PAGES]
     return found

@@ -6,20 +6,26 @@ Knows ASGI's HTTP messages. Does not know any protocol. A client that hangs up i
 from __future__ import annotations
 
 import logging
+import secrets
+from dataclasses import replace
+from typing import Final
 
 import anyio
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from protocol.dialects.interface import Refused, RequestRoute, StartResponse
 from protocol.errors import CloseCode, ProtocolError
-from realtime.dialects.entering import opening, owner, refused, response
+from realtime.dialects.entering import checked_name, opening, owner, refused, response
 from realtime.dialects.host import LocalHost
 from realtime.dialects.room import Rooms
 from realtime.dialects.visit import Visit
 from realtime.service import Service
 
 log = logging.getLogger("parley.dialects")
+
+REQUEST_ID: Final = "x-request-id"  # clients quote it when they report an error
 
 
 class RequestEndpoint:
@@ -31,6 +37,7 @@ class RequestEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
+        send = numbered(send)
         service: Service = request.app.state.service
         rooms: Rooms = request.app.state.rooms
         try:
@@ -39,6 +46,8 @@ class RequestEndpoint:
             if (refusal := service.refusal()) is not None:
                 raise refused(refusal)
             came = opening(request, await read_body(request, self._route.max_bytes))
+            if came.session is None and self._route.session is not None:
+                came = replace(came, session=checked_name(self._route.session(came)))
             prefix = rooms.next_prefix()
             dialect = self._route.open(LocalHost(service, prefix, came.session is not None), came)
             try:
@@ -55,6 +64,17 @@ class RequestEndpoint:
             await _serve(visit, receive)
         finally:
             visit.left()
+
+
+def numbered(send: Send) -> Send:
+    """Give the answer an id of its own."""
+
+    async def send_numbered(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).setdefault(REQUEST_ID, f"req_{secrets.token_hex(12)}")
+        await send(message)
+
+    return send_numbered
 
 
 async def read_body(request: Request, most: int) -> bytes:

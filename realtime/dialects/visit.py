@@ -22,6 +22,7 @@ from protocol.errors import CloseCode
 from protocol.events import Event
 from realtime.dialects.room import Room
 from realtime.recording_file import RecordingRefused
+from realtime.references import ReferenceRefused
 from realtime.service import Service
 from realtime.voices import VoiceNotFound, VoiceUnusable
 
@@ -182,7 +183,9 @@ class Visit:
 
     async def _prepare(self, wanted: PrepareVoice) -> Sequence[Output]:
         try:
-            voice = await self._service.encoder.inline(wanted.recordings)
+            voice = await self._service.encoder.inline(await self._service.references.loaded(wanted.recordings))
+        except ReferenceRefused as error:
+            return wanted.refused(str(error))
         except RecordingRefused as error:
             return wanted.refused(f"the reference recording {error}")
         except EngineError as error:
