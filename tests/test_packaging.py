@@ -119,7 +119,7 @@ def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     # Without what a `make test` around this run hands down.
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "TORCH"}
     command = ["make", "-C", str(checkout), *arguments]
-    return subprocess.run(command, env=outside, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=outside, capture_output=True, text=True, timeout=180)
 
 
 def fake_python(folder: Path, script: str) -> str:
@@ -157,7 +157,7 @@ def check_skips(tmp_path: Path, cases: str) -> subprocess.CompletedProcess[str]:
     report = tmp_path / "report.xml"
     report.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
     command = [sys.executable, str(ROOT / ".ci" / "skips.py"), str(report)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180)
 
 
 PASSED = '<testcase classname="a" name="passes"/>'

@@ -87,7 +87,7 @@ def test_a_codec_that_cannot_be_loaded_ends_its_process(
 def test_the_process_ends_with_whoever_started_it(s2pro: Path) -> None:
     process = CodecProcess(s2pro, 1, threads=1)
     process._socket.close()
-    assert process._process.wait(timeout=60) == 0
+    assert process._process.wait(timeout=180) == 0
 
 
 def test_an_engine_in_a_thread_ends_it(s2pro: Path) -> None:

@@ -336,7 +336,7 @@ def test_hf_endpoint_and_hf_home_are_honoured(hub: Hub, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=180,
     )
     assert Path(done.stdout.strip()).is_relative_to(tmp_path / "home" / "hub")
     assert {request.token for request in hub.requests if REPO in request.path and not request.at_storage} == {
@@ -350,7 +350,7 @@ def test_two_processes_at_once_fetch_a_file_once(hub: Hub, cache: Path) -> None:
         f"resolve({REPO!r}, endpoint={hub.endpoint!r}, cache=Path({str(cache)!r}))"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert [process.wait(timeout=180) for process in processes] == [0, 0]
     assert sum(request.sent_bytes for request in hub.gets("model.safetensors")) == len(WEIGHTS)
 
 

@@ -285,7 +285,7 @@ from realtime.audio import AudioCodec, AudioOutput, OutputFormat
 output = AudioOutput(22050, OutputFormat(AudioCodec.MULAW, 8000))
 assert output.push(np.zeros(1024, np.float32)) and output.finish()[-1].last
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, check=True, timeout=180)
 
 
 def spoken_at(speed: float, volume_db: float, fmt: OutputFormat, sizes: list[int]) -> list[AudioPacket]:
