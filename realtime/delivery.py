@@ -22,9 +22,9 @@ from realtime.speech import Speech
 KEPT_MS: Final = (
     5_000.0  # of audio that was heard is kept to be sent again: a word border before what a client asks for
 )
-COALESCE_S: Final = (
-    0.02  # with a comfortable lead packets leave in pairs: half the wake-ups, and the lead is never exceeded
-)
+# With a comfortable lead packets leave a few at a time, each behind its due time: fewer wake-ups, and the lead is never exceeded.
+COALESCE_SHARE: Final = 0.1  # of the lead, of which so much is lost
+COALESCE_S: Final = 0.06  # at most
 COMFORTABLE_LEAD_MS: Final = 200
 AT_ONCE: Final = 4  # packets encoded without a pause: 0.6 ms of Opus
 
@@ -91,8 +91,9 @@ class Delivery:
         due_at = self.due_at(speech)
         if due_at is None or not self._outbox.has_room:
             return math.inf
-        patient = self.started and self._pacing.lead_ms >= COMFORTABLE_LEAD_MS
-        return due_at + (COALESCE_S if patient else 0.0)
+        lead_ms = self._pacing.lead_ms
+        patient = self.started and lead_ms >= COMFORTABLE_LEAD_MS
+        return due_at + (min(COALESCE_S, COALESCE_SHARE * lead_ms / 1000) if patient else 0.0)
 
     def is_due(self, speech: Speech | None, now: float) -> bool:
         """Whether a packet may leave now, and there is room for it."""

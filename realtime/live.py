@@ -13,7 +13,6 @@ from typing import Final, cast
 
 import anyio
 import anyio.abc
-from anyio.lowlevel import checkpoint
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from engine.api import EngineError
@@ -230,7 +229,7 @@ class Attachment:
                     self._session.hear(command)
                 else:
                     await self._carry_out(command)
-            await checkpoint()  # a flood of small messages arrives in one piece and is handed out without a pause
+            await asyncio.sleep(0)  # a flood of small messages arrives in one piece and is handed out without a pause
 
     async def _carry_out(self, command: Command) -> None:
         """Whoever asks for a voice right after it was added waits for its codes, and so does what the same client sends next."""
@@ -261,7 +260,7 @@ class Attachment:
                     return
                 if written:
                     self._session.written()
-                    await checkpoint()
+                    await asyncio.sleep(0)
                 elif not self._to_write.is_set():
                     await self._to_write.wait()
         except WebSocketDisconnect:

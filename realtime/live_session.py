@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.abc
-from anyio.lowlevel import checkpoint
 
 from engine.api import EngineDied, EngineError
 from protocol.audio_frame import AudioFrame
@@ -68,6 +68,7 @@ class LiveSession:
         self._slow = False  # the last socket was dropped because it took no data
         self._loop = asyncio.get_running_loop()  # its clock is the service's
         self._timer: asyncio.TimerHandle | None = None  # of the session's next deadline, or of an earlier one
+        self._timer_at = math.inf  # when it rings
         self._finished = asyncio.Event()  # `run` has nothing to wait for any more
         self._tasks = anyio.create_task_group()
         limits = service.settings.limits
@@ -202,13 +203,13 @@ class LiveSession:
             self._finished.set()
             return
         due_at = self._session.deadline(self._clock())
-        if self._timer is None or due_at < self._timer.when():
+        if due_at < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(due_at, self._on_time)
+            self._timer, self._timer_at = self._loop.call_at(due_at, self._on_time), due_at
 
     def _on_time(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, math.inf
         try:
             if self._socket is not None:
                 self._session.alive(self._socket.pong_at)
@@ -229,7 +230,7 @@ class LiveSession:
             async for event in speech.stream:
                 session.on_event(turn, speech, event, self._clock())
                 self._changed()
-                await checkpoint()  # frames that waited together are encoded one by one, between a client's commands
+                await asyncio.sleep(0)  # frames that waited together are encoded one by one, between a client's commands
         except EngineError as error:
             if isinstance(error, EngineDied):
                 self._service.engine_died()

@@ -24,6 +24,7 @@ EXTENSION: Final = "parley.socket"
 # trip of 200 ms would throttle PCM; the client drops what still comes by its turn number.
 HIGH_WATER_BYTES: Final = 32 * 1024
 KERNEL_BYTES: Final = 64 * 1024
+READ_AHEAD: Final = 8  # messages that wait to be carried out; with more, nothing is read
 
 
 class LiveSocket(Protocol):
@@ -67,6 +68,15 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
             # The endpoint runs in a task of its own, which cannot have begun yet.
             extensions = cast(dict[str, object], self.scope["extensions"])
             extensions[EXTENSION] = self
+
+    def send_receive_event_to_app(self) -> None:
+        if self.read_paused or self.queue.qsize() >= READ_AHEAD:
+            super().send_receive_event_to_app()
+            return
+        # uvicorn stops reading at every message until it is taken: two calls into the kernel, for a queue that is nearly always empty.
+        self.read_paused = True
+        super().send_receive_event_to_app()
+        self.read_paused = False
 
     def handle_pong(self, event: Frame) -> None:
         super().handle_pong(event)

@@ -152,9 +152,9 @@ def test_the_processes_that_speak_end_with_the_command(sent: signal.Signals, tmp
         try:
             assert len(watched) == 3  # two that speak, and one of Python's own
             for descriptor in watched:
-                ended, _, _ = select.select([descriptor], [], [], 60)
+                ended, _, _ = select.select([descriptor], [], [], 180)
                 assert ended
-            assert process.wait(timeout=60) == (130 if sent is signal.SIGINT else -sent)
+            assert process.wait(timeout=180) == (130 if sent is signal.SIGINT else -sent)
             told = process.stderr.read()
         finally:
             for child, descriptor in zip(children, watched, strict=True):
