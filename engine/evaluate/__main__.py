@@ -26,6 +26,7 @@ from engine.evaluate.report import Row, json_line, table
 from engine.evaluate.speaking import Mouth, Setting, SpeakerLost
 from engine.evaluate.teaching import Yardstick
 from engine.evaluate.trial import FULL, QUICK, Trial
+from engine.evaluate.weights import weights_sha256
 from engine.hub import HubError, resolve
 from engine.train.speaker_net import load_speaker_net
 from engine.train.teacher import TeacherError
@@ -108,6 +109,7 @@ def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | flo
     english = _sentences(options.sentences or _HERE / "sentences_en.txt")
     teacher = Yardstick(options.espeak_data)
     folder = resolve(options.checkpoint).folder
+    weights = weights_sha256(folder)
     setting = _setting(options, folder)
     device = torch.device("cuda" if setting.device.startswith("cuda") else "cpu")
     torch.set_num_threads(1 if device.type == "cpu" else torch.get_num_threads())
@@ -128,7 +130,7 @@ def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | flo
         info = mouth.info
     show("done")
     conditions = {
-        "checkpoint": options.checkpoint, "device": info.device, "dtype": info.dtype, "quick": options.quick,
+        "checkpoint": options.checkpoint, "weights": weights, "device": info.device, "dtype": info.dtype, "quick": options.quick,
         "sentences": len(english), "seed": options.seed, "temperature": options.temperature, "top_p": options.top_p,
         "top_k": setting.params.top_k, "seconds": round(time.monotonic() - start), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """`python -m engine.evaluate.figures FIGURES.json README.md`: put an evaluation into the table that people read.
 
 FIGURES.json is what --json-out wrote. Knows which figures the table has, what they are called there, and the two comments between which it
-stands. Does not measure.
+stands. Does not measure. Figures of the mini are refused where the mini has got other weights since.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+from engine.evaluate.weights import weights_sha256
+from engine.hub import MINI, resolve
 
 BEGIN, END = "<!-- figures of engine.evaluate: begin -->", "<!-- figures of engine.evaluate: end -->"
 
@@ -62,7 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("document", type=Path, metavar="README.md", help="a text with the two comments; it is changed")
     options = parser.parse_args(arguments)
     try:
-        table = markdown(json.loads(options.figures.read_text(encoding="utf-8")))
+        found = json.loads(options.figures.read_text(encoding="utf-8"))
+        table = markdown(found)
+        check_weights(found)
         text = exchanged(options.document.read_text(encoding="utf-8"), table)
         options.document.write_text(text, encoding="utf-8")
     except (OSError, ValueError, FiguresError) as error:
@@ -86,6 +91,17 @@ def markdown(found: dict[str, Any]) -> str:
         f"top_p {about['top_p']}, {about['seconds'] / 60:.0f} minutes.",
     ]
     return "\n".join(lines)
+
+
+def check_weights(found: dict[str, Any]) -> None:
+    """Raises FiguresError for figures of a mini that is not the one in this package. Where other checkpoints are is not known."""
+    about = found["conditions"]
+    if about["checkpoint"] != MINI:
+        return
+    measured, here = about.get("weights"), weights_sha256(resolve(MINI).folder)
+    if measured != here:
+        said = "unnamed weights" if measured is None else f"the weights {measured[:12]}"
+        raise FiguresError(f"these are figures of {said}; the mini now has {here[:12]}: run `make evaluate`")
 
 
 def _line(line: Line, found: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from engine.evaluate.listening import Ear
 from engine.evaluate.report import Row, json_line, share, table
 from engine.evaluate.speaking import Mouth, Setting
 from engine.evaluate.trial import Sizes, Trial, middle
+from engine.evaluate.weights import weights_sha256
 from engine.train.speaker_net import SpeakerNet
 from tests.engine.evaluating import MINI, ROOT, TEXTS, teacher, untrained
 
@@ -71,6 +72,7 @@ def test_a_table_is_printed_and_the_last_line_is_one_json_object(
     } <= figures.keys()
     assert all(0 <= value <= 1 for name, value in figures.items() if isinstance(value, float) and "error" not in name)
     assert figures["conditions"]["sentences"] == 2
+    assert figures["conditions"]["weights"] == weights_sha256(MINI)
     assert any(line.startswith("phoneme error rate") and "<=" in line for line in lines)
     assert "everything that needs no history" in printed.err
     assert json.loads((tmp_path / "out.json").read_text()) == figures

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import engine.evaluate
-from engine.evaluate.figures import BEGIN, END, FiguresError, exchanged, main, markdown
+from engine.evaluate.figures import BEGIN, END, FiguresError, check_weights, exchanged, main, markdown
 from engine.evaluate.report import Row, json_line
+from engine.evaluate.weights import weights_sha256
 
 FIGURES = Path(engine.evaluate.__file__).parent / "mini.json"
 README = Path(engine.evaluate.__file__).parents[2] / "README.md"
@@ -24,6 +25,54 @@ def figures() -> dict[str, Any]:
 def test_the_readme_shows_the_last_evaluation() -> None:
     text = README.read_text(encoding="utf-8")
     assert exchanged(text, markdown(figures())) == text
+
+
+def test_the_figures_are_of_the_weights_that_are_shipped() -> None:
+    """Fails when the mini was trained anew and not measured: `make evaluate`."""
+    check_weights(figures())
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"weights": "0" * 64}, "figures of the weights 000000000000; the mini now has"),
+        ({}, "figures of unnamed weights"),
+    ],
+)
+def test_figures_of_other_weights_are_refused(
+    weights: dict[str, str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = figures()
+    del found["conditions"]["weights"]
+    found["conditions"] |= weights
+    (tmp_path / "old.json").write_text(json.dumps(found))
+    (tmp_path / "text.md").write_text(f"{BEGIN}{END}")
+    assert main([str(tmp_path / "old.json"), str(tmp_path / "text.md")]) == 1
+    assert told in capsys.readouterr().err
+    assert (tmp_path / "text.md").read_text() == f"{BEGIN}{END}"
+
+
+def test_figures_of_another_checkpoint_are_taken_as_they_are() -> None:
+    found = figures()
+    found["conditions"] |= {"checkpoint": "somebody/model", "weights": "0" * 64}
+    check_weights(found)
+
+
+def test_every_byte_of_the_weights_counts_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    before = weights_sha256(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert weights_sha256(tmp_path) == before
+    (tmp_path / "model.safetensors").write_bytes(bytes(999) + b"\1")
+    changed = weights_sha256(tmp_path)
+    assert changed != before
+    (tmp_path / "codec.pth").write_bytes(b"")
+    assert weights_sha256(tmp_path) not in (before, changed)
+
+
+def test_a_folder_without_weights_has_no_fingerprint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        weights_sha256(tmp_path)
 
 
 def test_of_several_figures_the_worst_is_shown_and_what_failed_is_bold() -> None:
