@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from starlette.routing import BaseRoute, Route, WebSocketRoute, compile_path
 
-from protocol.dialects import fish_routes, openai_routes, openai_speech
+from protocol.dialects import elevenlabs_http, elevenlabs_routes, fish_routes, openai_routes, openai_speech
 from protocol.dialects.interface import ErrorShape, RequestRoute, SocketRoute
-from realtime.dialects import openai_pages
+from realtime.dialects import elevenlabs_pages, openai_pages
 from realtime.dialects.batch import Batch
 from realtime.dialects.request import RequestEndpoint
 from realtime.dialects.socket import SocketEndpoint
@@ -32,13 +32,23 @@ class PageRoute:
 
 
 # A line for each: protocol/dialects/README.md says how to add one.
-SOCKETS: Final[tuple[SocketRoute, ...]] = (*fish_routes.SOCKETS, *openai_routes.SOCKETS)
-REQUESTS: Final[tuple[RequestRoute, ...]] = (*fish_routes.REQUESTS, *openai_routes.REQUESTS)
+SOCKETS: Final[tuple[SocketRoute, ...]] = (
+    *fish_routes.SOCKETS,
+    *openai_routes.SOCKETS,
+    *elevenlabs_routes.SOCKETS,
+)
+REQUESTS: Final[tuple[RequestRoute, ...]] = (
+    *fish_routes.REQUESTS,
+    *openai_routes.REQUESTS,
+    *elevenlabs_routes.REQUESTS,
+)
 PAGES: Final[tuple[PageRoute, ...]] = (
     PageRoute("/v1/audio/speech/batch", "POST", Batch(), openai_speech.errors),
     PageRoute("/v1/audio/voices", "GET", openai_pages.voices, openai_speech.errors),
     PageRoute("/v1/audio/voices", "POST", openai_pages.add_voice, openai_speech.errors),
     PageRoute("/v1/audio/voices/{name}", "DELETE", openai_pages.remove_voice, openai_speech.errors),
+    PageRoute("/v1/voices", "GET", elevenlabs_pages.voices, elevenlabs_http.errors),
+    PageRoute("/v1/voices/{name}", "GET", elevenlabs_pages.voice, elevenlabs_http.errors),
 )
 
 _ALL: Final[tuple[SocketRoute | RequestRoute | PageRoute, ...]] = (*SOCKETS, *REQUESTS, *PAGES)

@@ -1,0 +1,216 @@
+"""A context of ElevenLabs' sockets: text that becomes one stream of sound, with the times of its characters, and an end.
+
+Knows turns, audio and alignment of any number of contexts. Does not know what a client's messages look like, nor when a context ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from protocol.commands import SessionUpdate, TextFlush, TurnEnd
+from protocol.dialects.elevenlabs_letters import Letter, Letters, Spelling
+from protocol.dialects.interface import Host, Output, Refused, StreamEncoder
+from protocol.dialects.turns import Turns
+from protocol.dialects.wording import Wording
+from protocol.events import Alignment, ErrorEvent, Event, Status, TurnDone
+
+POLICY: Final = 1008  # the code of their errors, which is the one that their sockets close with
+
+
+class Context:
+    """From its first message to `isFinal`."""
+
+    def __init__(self, name: str | None, encoder: StreamEncoder, settings: SessionUpdate) -> None:
+        """name: None where a socket has but one."""
+        self.name = name
+        self.encoder = encoder
+        self.settings = settings
+        self.turn: str | None = None  # that takes text
+        self.waiting: list[str] = []  # turns without a turn.done
+        self.wording = Wording()
+        self.letters: dict[str, str] = {}  # text of the turns that wait, as it was handed on
+        self.spelling = Letters()
+        self.unflushed = False  # words came since the last flush
+        self.resting = False  # the last that came was a flush without words: the client has nothing more to say for now
+        self.sounded = False  # some of it was spoken
+        self.audio_ms = 0  # of turns that are done
+        self.closed = False  # no text comes any more
+        self.over = False  # nothing of it is sent any more
+        self.failed = False  # an error was the last that was sent
+
+
+class Contexts:
+    """Those of one socket. `over` is called with each that ends, and says what else is to be done."""
+
+    def __init__(self, host: Host, *, cumulative: bool, over: Callable[[Context], Sequence[Output]]) -> None:
+        """cumulative: times from the start of the context, not of the message."""
+        self._host = host
+        self._cumulative = cumulative
+        self._over = over
+        self.turns = Turns(host)
+        self._of: dict[str, Context] = {}  # by turn
+
+    @property
+    def speaking(self) -> Sequence[Context]:
+        """Those that still have something to send, oldest first."""
+        return list(dict.fromkeys(context for context in self._of.values() if not context.over))
+
+    def say(self, context: Context, text: str) -> list[Output]:
+        """More text for it."""
+        text = context.wording.message(text)
+        if not text or (context.turn is None and not text.strip()):
+            return []
+        outputs: list[Output] = []
+        if context.turn is not None and self.turns.chars(context.turn) + len(text) > self._host.limits.turn_chars:
+            outputs.append(TurnEnd(turn=context.turn))  # the next turn goes on as if it were the same
+            context.turn = None
+        if context.turn is None:
+            context.turn = self.turns.new()
+            context.waiting.append(context.turn)
+            context.letters[context.turn] = ""
+            self._of[context.turn] = context
+            outputs.append(context.settings)
+        context.unflushed = context.unflushed or not text.isspace()
+        self._note_text(context, context.turn, text)
+        return [*outputs, *self.turns.say(context.turn, text)]
+
+    def flush(self, context: Context) -> list[Output]:
+        """Speak what is there. Nothing happens if nothing is, or in the middle of a tag that a framework has split."""
+        if context.turn is None or not context.unflushed or context.wording.in_bracket:
+            return []
+        context.wording.flush()
+        context.unflushed = False
+        return [TextFlush(turn=context.turn)]
+
+    def finish(self, context: Context) -> list[Output]:
+        """No more text comes: speak the rest, and then it is over."""
+        outputs: list[Output] = [TurnEnd(turn=context.turn)] if context.turn is not None else []
+        context.turn = None
+        context.closed = True
+        return [*outputs, *self._finished(context)]
+
+    def cancel(self, context: Context) -> list[Output]:
+        """It was interrupted: it is over now."""
+        context.closed = True
+        return [*self.turns.cancel(self._live(context), "barge_in"), *self._end(context, [])]
+
+    def fail(self, context: Context, code: str, why: str) -> list[Output]:
+        """It is over because something is wrong."""
+        context.closed = context.failed = True
+        return [
+            *self.turns.cancel(self._live(context), "failed"),
+            *self._end(context, [error(context.name, code, why)]),
+        ]
+
+    def event(self, event: Event) -> list[Output]:
+        """Call it with every event."""
+        self.turns.event(event)
+        match event:
+            case Alignment() if (context := self._of.get(event.turn)) is not None:
+                if event.turn == context.waiting[0]:
+                    context.spelling.event(event)
+            case TurnDone() if (context := self._of.get(event.turn)) is not None:
+                return self._done(context, event)
+            case ErrorEvent():
+                return self._refused(event)
+        return []
+
+    def audio(self, turn: str, payload: bytes) -> list[Output]:
+        """Of any of its turns."""
+        context = self._of.get(turn)
+        if context is None or context.over:
+            return []
+        context.sounded = True
+        return self._sound(context, context.encoder.push(payload))
+
+    def _note_text(self, context: Context, turn: str, text: str) -> None:
+        """Only the oldest turn's words have times yet; the others' text is kept for when it is their turn."""
+        if turn == context.waiting[0]:
+            context.spelling.text(text)
+        else:
+            context.letters[turn] += text
+
+    def _done(self, context: Context, event: TurnDone) -> list[Output]:
+        if context.over or event.turn not in context.waiting:
+            return []
+        if event.status is Status.FAILED:
+            context.waiting.remove(event.turn)
+            return self.fail(context, event.reason or "failed", "no speech could be made of it")
+        context.audio_ms += event.audio_ms
+        context.spelling.turn_done(event.audio_ms, complete=event.status is Status.COMPLETED)
+        context.waiting.remove(event.turn)
+        if context.waiting:
+            context.spelling.text(context.letters[context.waiting[0]])
+        if context.turn == event.turn:
+            context.turn = None  # the server has ended it; what still comes begins another
+            context.unflushed = False
+        return self._finished(context) or self._sound(context, b"")
+
+    def _finished(self, context: Context) -> list[Output]:
+        if not context.closed or context.waiting or context.over:
+            return []
+        rest = context.encoder.finish(context.audio_ms) if context.sounded else b""
+        return self._end(context, self._sound(context, rest))
+
+    def _end(self, context: Context, outputs: Sequence[Output]) -> list[Output]:
+        if context.over:
+            return []
+        context.over = True
+        self._of = {turn: known for turn, known in self._of.items() if known is not context}
+        return [*outputs, *self._over(context)]
+
+    def _refused(self, event: ErrorEvent) -> list[Output]:
+        """A turn is told of by its turn.done; anything else means that what was asked for cannot be done."""
+        context = self._of.get(event.turn) if event.turn is not None and self.turns.live(event.turn) else None
+        if context is None:
+            context = self.speaking[-1] if self.speaking else None
+        return self.fail(context, str(event.code), event.message) if context is not None else []
+
+    def _live(self, context: Context) -> list[str]:
+        return [turn for turn in context.waiting if self.turns.live(turn)]
+
+    def _sound(self, context: Context, data: bytes) -> list[Output]:
+        """With the times of what was spoken since the last message. Nothing, if there is neither."""
+        told = context.spelling.take()
+        if not data and told is None:
+            return []
+        return [
+            message(
+                context.name,
+                audio=base64.b64encode(data).decode("ascii") if data else None,
+                isFinal=None,
+                normalizedAlignment=self._times(told, told.spoken) if told is not None else None,
+                alignment=self._times(told, told.written) if told is not None else None,
+            )
+        ]
+
+    def _times(self, told: Spelling, letters: Sequence[Letter]) -> dict[str, object]:
+        base_ms = 0 if self._cumulative else told.base_ms
+        return {
+            "chars": [letter.char for letter in letters],
+            "charStartTimesMs": [letter.start_ms - base_ms for letter in letters],
+            "charDurationsMs": [letter.end_ms - letter.start_ms for letter in letters],
+        }
+
+
+def message(context: str | None, **fields: object) -> str:
+    """In camelCase, because some clients read nothing else."""
+    return json.dumps(fields if context is None else {**fields, "contextId": context})
+
+
+def final(context: str | None) -> str:
+    """Nothing follows."""
+    return message(context, audio=None, isFinal=True)
+
+
+def error(context: str | None, code: str, why: str) -> str:
+    """What is wrong."""
+    return message(context, message=why, error=code, code=POLICY)
+
+
+def refusal(context: str | None, refused: Refused) -> str:
+    """What is wrong with a message."""
+    return error(context, refused.code, refused.message)
