@@ -13,6 +13,7 @@ PORT ?= 8300
 MODEL ?= mini
 VENV := .venv
 RUN := $(VENV)/bin/python
+CLIENTS := .venv-dialects
 PIP := $(RUN) -m pip --disable-pip-version-check
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -25,7 +26,7 @@ $(error TORCH=$(TORCH) is neither cpu nor cuda)
 endif
 CONSTRAINTS := $(if $(filter cpu,$(TORCH)),-c constraints.txt)
 
-.PHONY: setup serve test test-fast lint setup-train setup-evaluate evaluate samples FORCE
+.PHONY: setup serve test test-fast lint setup-train setup-evaluate setup-dialects evaluate samples FORCE
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -51,6 +52,9 @@ setup-train: $(VENV)/.setup-train
 # What `python -m engine.evaluate` needs to use recognisers and speaker models from outside.
 setup-evaluate: $(VENV)/.setup-evaluate
 
+# The clients of other vendors, in an environment that knows nothing of Parley: `make test` speaks through them.
+setup-dialects: $(CLIENTS)/.setup
+
 # After the mini was trained anew. An evaluation that was interrupted goes on where it was. Wants espeak-ng, the teacher.
 evaluate: $(VENV)/.setup
 	$(RUN) -m engine.evaluate mini --work build/evaluation --json-out engine/evaluate/mini.json
@@ -72,6 +76,12 @@ endif
 
 $(VENV)/.setup-%: $(VENV)/.setup
 	$(PIP) install -q $(CONSTRAINTS) -e '.[$*]'
+	@touch $@
+
+$(CLIENTS)/.setup: tests/dialects/requirements.txt
+	@$(call check_python)
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -q -r $<
 	@touch $@
 
 # What the environment was built for. Scripts in it hold the absolute path, so a folder that was moved is installed again.
