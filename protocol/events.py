@@ -332,11 +332,15 @@ class Pong(AnswerBase):
 
 
 class SessionClosing(EventBase):
-    """The server is about to close the socket."""
+    """The server is about to close the socket, and the session is over then: it cannot be resumed."""
 
     type: Literal["session.closing"] = "session.closing"
     reason: Annotated[ClosingReason, Lax] | Id = Field(union_mode="left_to_right", description="Why.")
     in_ms: Ms = Field(description="Time left.")
+    message: str | None = Field(default=None, description="For people: what ends, and what to do.")
+    retry_after_ms: Count | None = Field(
+        default=None, description="When it is worth connecting for a new session; absent: at once."
+    )
 
 
 class Audio(EventBase):

@@ -19,7 +19,7 @@ import anyio
 import anyio.abc
 
 from protocol.audio_frame import Flag
-from protocol.client import AudioChunk, Client, ClientError, ServerError, Turn, TurnItem, connect
+from protocol.client import AudioChunk, Client, ClientError, ServerError, SessionEnded, Turn, TurnItem, connect
 from protocol.commands import PlaybackState
 from protocol.config import (
     MAX_APPEND_CHARS,
@@ -30,7 +30,16 @@ from protocol.config import (
     OutputConfig,
     PacingConfig,
 )
-from protocol.messages import Alignment, ErrorEvent, Event, SessionUpdate, TurnDone, WarningEvent
+from protocol.messages import (
+    Alignment,
+    ErrorEvent,
+    Event,
+    SessionClosing,
+    SessionCreated,
+    SessionUpdate,
+    TurnDone,
+    WarningEvent,
+)
 from realtime.audio import PCM_RATES_HZ
 from realtime.failure import INTERRUPTED, CommandFailed, leaf
 from realtime.keyboard import Keyboard
@@ -182,7 +191,7 @@ class Chat:
                 for at in range(0, len(line.strip()), MAX_APPEND_CHARS):
                     await client.append_context(line.strip()[at : at + MAX_APPEND_CHARS])
                 await self._answer(client)
-            except (LlmError, ServerError) as error:  # of this answer; the next one may go well
+            except (LlmError, ServerError, SessionEnded) as error:  # of this answer; the next one may go well
                 self._screen.line(f"parley: {error}")
 
     async def _answer(self, client: Client) -> None:
@@ -203,7 +212,7 @@ class Chat:
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
             failure = leaf(errors)
-            if not isinstance(failure, LlmError | ServerError):
+            if not isinstance(failure, LlmError | ServerError | SessionEnded):
                 raise
         finally:
             interrupted, self._answering = self._answering is not None and self._answering.cancel_called, None
@@ -240,6 +249,10 @@ class Chat:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ErrorEvent):
             self._screen.line(f"parley: {event.code}: {event.message}")
+        elif isinstance(event, SessionClosing):
+            self._screen.line(f"parley: {event.message or event.reason}")
+        elif isinstance(event, SessionCreated) and not event.resumed:
+            self._screen.line("parley: another session has begun; the voice does not remember this talk")
 
 
 class _Answer:

@@ -30,7 +30,7 @@ class Manuscript:
         limits: Limits,
         engine: Engine,
         outbox: Outbox,
-        options: Callable[[TurnStart], TurnOptions],
+        options: Callable[[TurnStart, float], TurnOptions],
         emit: Callable[[Event], None],
     ) -> None:
         """`options`: what a turn that is opened now is made with; raises ProtocolError where it cannot be."""
@@ -57,7 +57,7 @@ class Manuscript:
             bound = f"{pending} characters wait and {len(command.text)} more exceed pending_chars={self._limits.pending_chars}"
             raise ProtocolError(ErrorCode.TEXT_OVERFLOW, bound, param="text", turn=command.turn)
         if turn is None:
-            turn = self._open(command.turn, self._options(TurnStart(turn=command.turn)), now)
+            turn = self._open(command.turn, self._options(TurnStart(turn=command.turn), now), now)
         turn.append(command.text, now)
 
     def flush(self, command: TextFlush) -> None:
@@ -71,7 +71,7 @@ class Manuscript:
         turn = self._meant(command.turn)
         awaited = self._ended.text_ended(command.turn)
         if turn is None and command.turn is None and not awaited:
-            turn = self._open(None, self._options(TurnStart()), now)
+            turn = self._open(None, self._options(TurnStart(), now), now)
         if turn is not None:
             turn.text.end()
 
@@ -84,7 +84,7 @@ class Manuscript:
             text = f"a turn has at most turn_marks={self._limits.turn_marks} marks"
             raise ProtocolError(ErrorCode.LIMIT_EXCEEDED, text, turn=turn.id)
         if turn is None:
-            turn = self._open(command.turn, self._options(TurnStart(turn=command.turn)), now)
+            turn = self._open(command.turn, self._options(TurnStart(turn=command.turn), now), now)
         turn.mark(command.name)
 
     def start(self, command: TurnStart, interrupt: Callable[[], None], now: float) -> None:
@@ -92,7 +92,7 @@ class Manuscript:
         if command.turn is not None and (self._live(command.turn) is not None or command.turn in self._ended):
             text = f"turn {quoted(command.turn)} exists already"
             raise ProtocolError(ErrorCode.INVALID_VALUE, text, param="turn", turn=command.turn)
-        options = self._options(command)
+        options = self._options(command, now)
         interrupt()
         self._open(command.turn, options, now)
 

@@ -32,7 +32,7 @@ from protocol.config import (
     PacingConfig,
     SamplingConfig,
 )
-from protocol.messages import Alignment, ErrorEvent, Event, SessionUpdate, TurnDone, WarningEvent
+from protocol.messages import Alignment, ErrorEvent, Event, SessionClosing, SessionUpdate, TurnDone, WarningEvent
 from realtime.audio import PCM_RATES_HZ
 from realtime.failure import INTERRUPTED, CommandFailed, leaf
 from realtime.long_text import Parts
@@ -233,6 +233,8 @@ class Speaker:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ErrorEvent):
             self._screen.line(f"parley: {event.code}: {event.message}")
+        elif isinstance(event, SessionClosing):
+            self._screen.line(f"parley: {event.message or event.reason}")
 
     async def _cut(self, client: Client, sink: Sink) -> None:
         """Silence first; then tell the server how much was heard, and the person what that was."""

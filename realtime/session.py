@@ -74,6 +74,8 @@ from realtime.turn_options import TurnOptions
 from realtime.voice_activity import SileroModel, SpeechModel
 from realtime.voices import VoiceStore
 
+RESTART_MS: Final = 5_000  # from the end of a server to the beginning of the next
+
 # Commands by which a client decides about a turn that was paused because somebody spoke.
 _DECISIONS: Final = (TurnCancel, TurnPause, TurnResume, TurnStart, ContextAppend)
 
@@ -223,7 +225,14 @@ class Session:
     def drain(self, grace_s: float, now: float) -> None:
         """The server is about to end: say so, let what was begun be spoken, begin nothing."""
         if not self.closed:
-            self._emit(SessionClosing(reason=ClosingReason.RESTART, in_ms=round(grace_s * 1000)))
+            self._emit(
+                SessionClosing(
+                    reason=ClosingReason.RESTART,
+                    in_ms=round(grace_s * 1000),
+                    message="the server restarts, and this session ends with it: connect again for a new one",
+                    retry_after_ms=self._restarted_in_ms(grace_s),
+                )
+            )
             self._life.close(Closing(CloseCode.SERVICE_RESTART, "restart", now + grace_s))
             self._go_on(now)
 
@@ -277,12 +286,22 @@ class Session:
 
         self._text.start(command, interrupt, now)
 
-    def _options(self, command: TurnStart) -> TurnOptions:
-        if self._life.closing is not None:
+    def _options(self, command: TurnStart, now: float) -> TurnOptions:
+        closing = self._life.closing
+        if closing is not None and closing.code is CloseCode.SERVICE_RESTART:
+            text = "the server restarts: the session takes no new turn; connect again for a new one"
+            retry_ms = self._restarted_in_ms(closing.deadline - now)
+            raise ProtocolError(ErrorCode.NO_CAPACITY, text, turn=command.turn, retry_after_ms=retry_ms)
+        if closing is not None:
             raise ProtocolError(
                 ErrorCode.INVALID_VALUE, "the session is closing and takes no new turn", turn=command.turn
             )
         return turn_options(self._config, command, self._voices, self._engine.info, self._limits)
+
+    @staticmethod
+    def _restarted_in_ms(left_s: float) -> int:
+        """When there will be another server, if this one ends so soon."""
+        return round(max(0.0, left_s) * 1000) + RESTART_MS
 
     def _cancel_all(self, reason: str, now: float) -> None:
         self.floor.interrupt(list(self.floor.turns), reason, None, now, by_server=True)
@@ -344,13 +363,14 @@ class Session:
         match due:
             case Due.NOTICE:
                 left_ms = max(0, round(self._life.left_s(now) * 1000))
-                self._emit(SessionClosing(reason=ClosingReason.EXPIRED, in_ms=left_ms))
+                text = f"the session ends after session_s={self._limits.session_s}: connect again for a new one"
+                self._emit(SessionClosing(reason=ClosingReason.EXPIRED, in_ms=left_ms, message=text))
             case Due.EXPIRED:
                 text = f"the session has lived for session_s={self._limits.session_s}"
                 self.refuse(ProtocolError.fatal_error(ErrorCode.SESSION_EXPIRED, text), now)
             case Due.IDLE:
-                self._emit(SessionClosing(reason=ClosingReason.IDLE, in_ms=0))
                 text = f"no message, audio or pong for idle_s={self._limits.idle_s}"
+                self._emit(SessionClosing(reason=ClosingReason.IDLE, in_ms=0, message=text))
                 self.refuse(ProtocolError.fatal_error(ErrorCode.IDLE, text), now)
             case Due.HUSH:
                 self._cancel_all("disconnected", now)

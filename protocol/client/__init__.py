@@ -7,14 +7,17 @@
                 play(item.payload)
 
 A socket that is lost is replaced: the server keeps the session for a while, text that did not arrive is sent again, audio that did not
-arrive comes again, and the turns notice nothing but the time it took. Does not decode or play audio. Runs on asyncio, as the websockets
-library does. Reading never waits for anybody: not for text that is still being written, not for a consumer that is slow. So what a consumer
-does not read has a bound: beyond it its turn is cancelled and raises Overrun.
+arrive comes again, and the turns notice nothing but the time it took. A session that the server has ended is followed by another one.
+
+Does not decode or play audio. Runs on asyncio, as the websockets library does. Reading never waits for anybody: not for text that is still
+being written, not for a consumer that is slow. So what a consumer does not read has a bound: beyond it its turn is cancelled and raises
+Overrun.
 """
 
-from protocol.client.errors import ClientError, ConnectionLost, Overrun, Refused, ServerError
+from protocol.client.errors import ClientError, ConnectionLost, Overrun, Refused, ServerError, SessionEnded
 from protocol.client.microphone import Microphone
-from protocol.client.session import Client, connect
+from protocol.client.opening import connect
+from protocol.client.session import Client
 from protocol.client.turn import AudioChunk, Deltas, Turn, TurnItem
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "Overrun",
     "Refused",
     "ServerError",
+    "SessionEnded",
     "Turn",
     "TurnItem",
     "connect",

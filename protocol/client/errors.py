@@ -60,3 +60,13 @@ class Overrun(ClientError):
 
     def __str__(self) -> str:
         return f"{self.unread_bytes} bytes of audio were not read; the turn was cancelled"
+
+
+@dataclass(eq=False)
+class SessionEnded(ClientError):
+    """The turn was spoken in a session that the server has ended; the client goes on in another. What was heard of it is not known."""
+
+    session: str
+
+    def __str__(self) -> str:
+        return f"session {self.session} ended before the turn did"

@@ -36,7 +36,7 @@ class Link:
         """on_lost is called once, when `failure` was set."""
         self.failure: ClientError | None = None  # why nothing works any more
         self.limits = Limits()  # the server's own once session.created came
-        self.resumable = False  # a socket that breaks is replaced
+        self.lasting = False  # a socket that breaks is replaced
         self.unread_limit: Final = unread_limit
         self.unread = 0  # bytes of audio that came and were not read, over all turns
         self._socket: ClientConnection | None = None
@@ -98,7 +98,7 @@ class Link:
         try:
             await self._socket.send(message)
         except ConnectionClosed as error:
-            if not self.resumable:
+            if not self.lasting:
                 raise self.lose(closed(error)) from error
 
     async def send_text(self, command: Callable[[], Command | None]) -> None:

@@ -29,6 +29,10 @@ class Microphone:
         """Speech that lasts has stopped."""
         await self._send(b"", Flag.LAST)
 
+    def _restart(self) -> None:
+        """The server has not heard anything yet: another session."""
+        self._position, self._begun = 0, False
+
     async def _send(self, payload: bytes, flags: Flag) -> None:
         if self._link.is_open:
             flags |= Flag.NONE if self._begun or self._position else Flag.FIRST

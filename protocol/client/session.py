@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Final
@@ -22,11 +22,11 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.audio_frame import Flag, Kind, unpack
 from protocol.client.calls import Calls
-from protocol.client.errors import ClientError, ConnectionLost, Refused, ServerError
+from protocol.client.errors import ClientError, ConnectionLost, Refused, ServerError, SessionEnded
 from protocol.client.link import Link, closed
 from protocol.client.memory import Memory
 from protocol.client.microphone import Microphone
-from protocol.client.socket import PASSING, open_socket, resuming, waits
+from protocol.client.socket import ask, renewing, resuming
 from protocol.client.turn import AudioChunk, Deltas, Turn, TurnEvent
 from protocol.commands import (
     After,
@@ -49,11 +49,13 @@ from protocol.errors import CloseCode, ErrorCode, ProtocolError
 from protocol.events import (
     AnswerBase,
     Audio,
+    ClosingReason,
     ContextUpdated,
     ErrorEvent,
     Event,
     Heard,
     Pong,
+    SessionClosing,
     SessionCreated,
     SessionUpdated,
     TurnDone,
@@ -61,50 +63,12 @@ from protocol.events import (
     TurnStarted,
 )
 
-MAX_UNREAD_BYTES: Final = 128 * 2**20  # the longest turn, ten minutes, as 48 kHz float samples
 NO_SESSION: Final = 404  # HTTP's status for it
 GONE: Final = "the server does not know the session any more"
+ENDING_CLOSES: Final = frozenset(
+    {CloseCode.SERVICE_RESTART, CloseCode.SESSION_EXPIRED}
+)  # there is no session to resume
 FINAL_CLOSES: Final = frozenset({CloseCode.NORMAL, CloseCode.TAKEN_OVER})  # ends that somebody wanted
-
-
-@asynccontextmanager
-async def connect(
-    url: str,
-    *,
-    token: str | None = None,
-    config: SessionUpdate | None = None,
-    on_event: Callable[[Event], None] = lambda event: None,
-    open_timeout_s: float = 10.0,
-    unread_bytes: int = MAX_UNREAD_BYTES,
-) -> AsyncIterator[Client]:
-    """A session at `url` (ws:// or wss://), configured, until the block ends; turns that still speak are then cut off.
-
-    A socket that is lost is replaced, as long as the server keeps the session: turns go on where they were, and on_event gets another
-    SessionCreated. Only when that fails do calls and turns raise.
-
-    on_event gets, in the task that reads, every event that concerns neither a turn nor a call. Raises Refused, ServerError, ConnectionLost.
-    """
-    socket = await open_socket(url, token, open_timeout_s)
-    try:
-        async with anyio.create_task_group() as group:
-            client = Client(
-                partial(open_socket, token=token, timeout_s=open_timeout_s), url, group, on_event, unread_bytes
-            )
-            try:
-                group.start_soon(client._read, socket)
-                await client._wait_for_session(open_timeout_s)
-                if config is not None:
-                    await client.update(config)
-                yield client
-            finally:
-                group.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await client._close()
-    except BaseExceptionGroup as errors:
-        # The group wraps what the caller's block raised; our own tasks raise nothing.
-        if len(errors.exceptions) == 1:
-            raise errors.exceptions[0] from errors.exceptions[0].__cause__
-        raise
 
 
 class Client:
@@ -120,8 +84,13 @@ class Client:
         group: TaskGroup,
         on_event: Callable[[Event], None],
         unread_bytes: int,
+        renew_s: float,
     ) -> None:
         """`connect` makes it."""
+        self._renew_s = renew_s
+        self._ending = False  # the server ends the session: no turn begins in it
+        self._renewing = False  # another is being asked for
+        self._announced: tuple[AudioInput, Microphone] | None = None
         self._open_socket = open_socket
         self._url = url
         self._socket: ClientConnection | None = None  # the newest
@@ -161,6 +130,8 @@ class Client:
         if self._link.failure is not None:
             turn._fail(self._link.failure)
         else:
+            if self._ending:
+                turn._wait_for_session()
             self._link.spawn(partial(turn._run, deltas))
         return turn
 
@@ -173,7 +144,8 @@ class Client:
             await turn._open()
         if turns:
             turns[0]._cancelling = TurnCancel(turn=turns[0].id, scope=Scope.ALL, played_ms=played_ms, reason=reason)
-            await self._link.post(turns[0]._cancelling)
+            if not turns[0]._waits:
+                await self._link.post(turns[0]._cancelling)
 
     async def interrupt(self, turn: Turn, played_ms: int | None = None, reason: str = "barge_in") -> Heard | None:
         """The listener heard so much of `turn` and wants no more of it, nor of those behind it; returns what of its text was heard.
@@ -205,7 +177,8 @@ class Client:
         """Send what this side hears, in the format that is announced; `speech.started` and `speech.stopped` come to on_event."""
         await self._link.until_open()
         await self._link.post(announced)
-        return Microphone(self._link)
+        self._announced = announced, Microphone(self._link)
+        return self._announced[1]
 
     async def clear_context(self, keep_voice: bool = True) -> ContextUpdated:
         """Let the server forget the conversation."""
@@ -241,7 +214,7 @@ class Client:
             self._link.attach(next_socket)
             lost = await self._read_socket(next_socket)
             self._link.detach()
-            if not self._link.resumable or self._closing or lost.code in FINAL_CLOSES:
+            if not self._link.lasting or self._closing or lost.code in FINAL_CLOSES:
                 self._link.lose(lost)
             next_socket = await self._come_back(lost) if self._link.failure is None else None
 
@@ -266,22 +239,26 @@ class Client:
             return broken
 
     async def _come_back(self, lost: ConnectionLost) -> ClientConnection | None:
-        """Another socket to the same session; None: the connection is lost for good."""
+        """Another socket to the same session, or to another one where that has ended; None: the connection is lost for good."""
         failure: ClientError = lost
-        assert self.session.resume_token is not None, "else the link is not resumable"
-        url = resuming(self._url, self.session.resume_token, self._memory.have)
-        with anyio.move_on_after(self._link.limits.resume_ttl_s):
-            for wait_s in waits():
-                await anyio.sleep(wait_s)
-                try:
-                    socket = await self._open_socket(url)
-                except Refused as refused:
-                    if refused.status is None or refused.status in PASSING:
-                        continue
-                    failure = refused if refused.status != NO_SESSION else ConnectionLost(lost.code, GONE)
-                    break
+        if self.session.resume_token is not None and lost.code not in ENDING_CLOSES:
+            url = resuming(self._url, self.session.resume_token, self._memory.have)
+            found = await ask(self._open_socket, url, self._link.limits.resume_ttl_s)
+            if isinstance(found, ClientConnection):
                 self._memory.expect_repeats()
-                return socket
+                return found
+            if found is not None:
+                failure = found
+                self._ending = self._ending or found.status == NO_SESSION
+        if self._ending:
+            failure = ConnectionLost(lost.code, GONE)
+            again = renewing(self._url)
+            if again is not None and self._renew_s > 0:
+                self._renewing = True
+                found = await ask(self._open_socket, again, self._renew_s)
+                if isinstance(found, ClientConnection):
+                    return found
+                failure = found or failure
         self._link.lose(failure)
         return None
 
@@ -335,23 +312,73 @@ class Client:
         else:
             if isinstance(event, SessionUpdated):
                 self.config = event.config
+            elif isinstance(event, SessionClosing):
+                self._end_session(event)
             elif isinstance(event, ContextUpdated) and (turn := self._spoken.get(event.turn or "")) is not None:
                 turn.heard = event.heard or turn.heard
             self._answer(event)
 
+    def _end_session(self, event: SessionClosing) -> None:
+        """The server says that the session will be over. If another is to follow, new turns wait for it."""
+        if self._renew_s > 0 and event.reason in (ClosingReason.RESTART, ClosingReason.EXPIRED):
+            self._ending = self._link.lasting = True
+
     def _take_session(self, event: SessionCreated) -> None:
         known = self._created.is_set()
+        if self._renewing and not event.resumed:
+            self._begin_anew(event)
+            return
         if known and (not event.resumed or event.session != self.session.session):
             self._link.lose(ConnectionLost(None, GONE))
             return
         self.session, self.config, self._link.limits = event, event.config, event.limits
-        self._link.resumable = event.resume_token is not None
+        self._link.lasting = event.resume_token is not None
         if known:
             self._on_event(event)
             self._link.spawn(self._catch_up)
         else:
             self._link.open()
             self._created.set()
+
+    def _begin_anew(self, event: SessionCreated) -> None:
+        """Another session follows the one that the server has ended."""
+        former, config = self.session, self.config
+        self.session, self.config, self._link.limits = event, event.config, event.limits
+        self._link.lasting = event.resume_token is not None
+        self._ending = self._renewing = False
+        self._memory = Memory()
+        for turn in {turn.id: turn for turn in self._numbers.values()}.values():
+            del self._turns[turn.id]
+            turn._fail(SessionEnded(former.session))
+        self._numbers.clear()
+        self._spoken.clear()
+        self._on_event(event)
+        self._link.spawn(partial(self._restore, config))
+        self._link.spawn(partial(self._say_first, event))
+
+    async def _restore(self, config: SessionConfig) -> None:
+        """Give another session the settings of the one before."""
+        try:
+            await self._calls.call(SessionUpdate.model_validate(config.model_dump()), SessionUpdated)
+        except ServerError as error:  # a voice is gone, say
+            self._on_event(error.event)
+        except ClientError:
+            return  # everybody learns it
+
+    async def _say_first(self, known: SessionCreated) -> None:
+        """Say in another session what it should know, and the turns of which nothing was heard in the one before."""
+        if known is not self.session or not self._link.has_socket:
+            return
+        again = self._calls.unanswered()
+        if self._announced is not None:
+            again.append(self._announced[0])
+            self._announced[1]._restart()
+        for turn in self._turns.values():
+            again += turn._say_again(None)
+        self._link.open()
+        with suppress(ClientError):
+            for command in again:
+                await self._link.say(command)
 
     def _take_turn_event(self, turn: Turn, event: TurnEvent) -> None:
         if isinstance(event, TurnStarted):
@@ -368,16 +395,24 @@ class Client:
 
     def _take_error(self, event: ErrorEvent) -> None:
         of_turn = event.turn or (event.event_id or "").partition(":")[0]
-        if event.fatal:
+        if event.fatal and event.code == ErrorCode.SESSION_EXPIRED and self._ending:
+            self._on_event(event)  # as was announced
+        elif event.fatal:
             self._link.lose(ServerError(event))
         elif self._calls.answer(event.event_id, event):
             return
+        elif of_turn in self._turns and (self._turns[of_turn]._waits or self._is_turned_away(event)):
+            self._turns[of_turn]._wait_for_session()
         elif of_turn in self._turns:
             self._turns[of_turn]._refuse(event)
             if event.event_id == f"{of_turn}:start":
                 del self._turns[of_turn]  # it never was one
         else:
             self._on_event(event)
+
+    def _is_turned_away(self, event: ErrorEvent) -> bool:
+        """Whether a turn was not opened because the session is about to end; it was on its way when we learned that."""
+        return self._ending and event.code == ErrorCode.NO_CAPACITY and event.event_id is not None
 
     def _answer(self, event: Event) -> None:
         event_id = event.event_id if isinstance(event, AnswerBase) else None

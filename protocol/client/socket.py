@@ -5,10 +5,11 @@ Knows addresses, handshakes and refusals. Does not know messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import anyio
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -51,9 +52,29 @@ def resuming(url: str, resume_token: str, have: tuple[int, int] | None) -> str:
     return urlunsplit(parts._replace(query=urlencode(kept + again, safe=":")))
 
 
+def renewing(url: str) -> str | None:
+    """The address of another session like the one that this address opened; None: it was good for one."""
+    return None if "token" in dict(parse_qsl(urlsplit(url).query)) else url
+
+
 def waits() -> Iterator[float]:
     """Seconds before each try to come back; endless."""
     wait_s = 0.0
     while True:
         yield wait_s
         wait_s = min(LONGEST_WAIT_S, max(FIRST_WAIT_S, 2 * wait_s))
+
+
+async def ask(
+    open_socket: Callable[[str], Awaitable[ClientConnection]], url: str, patience_s: float
+) -> ClientConnection | Refused | None:
+    """A socket, asked for again and again; or why there will be none, or None: nobody let us in for so long."""
+    with anyio.move_on_after(patience_s):
+        for wait_s in waits():
+            await anyio.sleep(wait_s)
+            try:
+                return await open_socket(url)
+            except Refused as refused:
+                if refused.status is not None and refused.status not in PASSING:
+                    return refused
+    return None

@@ -82,6 +82,8 @@ class Turn:
         self._calls = calls
         self._start = start
         self._opened = False  # turn.start was sent
+        self._session = anyio.Event()  # not set: it waits for the session that follows this one
+        self._session.set()
         self._cancelling: TurnCancel | None = None  # was asked for
         self._outgoing: deque[_Outgoing] = deque()
         self._sent_items: list[_Outgoing] = []  # what left, until the server's turn.done: a socket may lose it
@@ -220,9 +222,12 @@ class Turn:
         """The one task that sends the turn's text, in order, as much at once as waits."""
         with suppress(ClientError):  # which the client has told every turn
             while not self._withdrawn:
+                await self._session.wait()
                 await self._link.until_open()
                 await self._open()
                 await self._to_send.wait()
+                if self._waits:
+                    continue
                 first = self._outgoing[0] if self._outgoing else None
                 if isinstance(first, str):
                     await self._link.send_text(self._next_text)
@@ -252,7 +257,7 @@ class Turn:
         return TextAppend(turn=self.id, text=text, event_id=f"{self.id}:text") if text else None
 
     async def _open(self) -> None:
-        if not self._opened and self._link.is_open:
+        if not self._opened and self._link.is_open and not self._waits:
             self._opened = True
             await self._link.post(self._start)
 
@@ -260,7 +265,18 @@ class Turn:
         """Take the turn back. Without a socket, the server is told as soon as there is one."""
         self._cancelling = cancel
         await self._open()
-        await self._link.post(cancel)
+        if not self._waits:
+            await self._link.post(cancel)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether it waits for the session that follows this one."""
+        return not self._session.is_set()
+
+    def _wait_for_session(self) -> None:
+        """The server takes no turn any more in this session. Idempotent."""
+        if self._session.is_set():
+            self._session = anyio.Event()
 
     async def _give_up(self) -> None:
         with suppress(ClientError):
@@ -270,6 +286,7 @@ class Turn:
         """The session goes on over another socket, and this is what arrived of the turn; None: nothing did. What to say before its text."""
         again: list[Command] = [] if known is not None else [self._start]
         self._opened = True
+        self._session.set()
         chars = known.text_chars if known is not None else 0
         at, rest = 0, list[_Outgoing]()
         for item in self._sent_items:

@@ -111,7 +111,7 @@ async def _entered(owner: str, came: Opening, route: SocketRoute, ws: WebSocket)
 async def _serve(ws: WebSocket, visit: Visit, first: str | bytes | None) -> None:
     """Until one side closes."""
     send, receive = anyio.create_memory_object_stream[str | bytes](WAITING)
-    async with anyio.create_task_group() as tasks:
+    async with send, receive, anyio.create_task_group() as tasks:
         tasks.start_soon(_work, visit, receive)
         tasks.start_soon(_write, visit, tasks.cancel_scope)
         if first is not None:

@@ -329,7 +329,7 @@ async def test_a_session_that_the_server_forgot_is_lost() -> None:
     def only_once(connection: ServerConnection, request: Request) -> Response | None:
         return connection.respond(HTTPStatus.NOT_FOUND, "gone") if "resume" in request.path else None
 
-    async with serving(play, only_once) as url, connect(url) as client:
+    async with serving(play, only_once) as url, connect(url, renew_s=0) as client:
         with pytest.raises(ConnectionLost, match="does not know the session any more"):
             await client.speak().finish()
         with pytest.raises(ConnectionLost):

@@ -334,7 +334,7 @@ async def test_what_a_later_server_says_is_ignored() -> None:
 
 async def test_what_concerns_no_turn_and_no_call_goes_to_the_callback() -> None:
     events: list[Event] = [
-        SessionClosing(reason=ClosingReason.RESTART, in_ms=500),
+        SessionClosing(reason=ClosingReason.IDLE, in_ms=500, message="nobody is here"),
         WarningEvent(code="moon", message="it is full"),
         ErrorEvent(code=ErrorCode.INVALID_VALUE, message="something"),
         SessionUpdated(config=SessionConfig(voice="anna"), from_turn=3, pre_skip=0),

@@ -89,9 +89,11 @@ def test_a_server_that_ends_lets_running_turns_be_spoken() -> None:
     stage.session.drain(20.0, stage.now)
     stage.run(0.1)
     closing = stage.one(SessionClosing)
-    assert (closing.reason, closing.in_ms) == ("restart", 20_000)
+    assert (closing.reason, closing.in_ms, closing.retry_after_ms) == ("restart", 20_000, 25_000)
+    assert "connect again" in closing.message
     stage.send("turn.start")
-    assert stage.one(ErrorEvent).code == "invalid_value"
+    refused = stage.one(ErrorEvent)
+    assert (refused.code, refused.fatal, refused.retry_after_ms) == ("no_capacity", False, 24_900)
     assert stage.run_until_done().status == "completed"
     assert stage.written[-1] == Close(1012, "restart")
 
