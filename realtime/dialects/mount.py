@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from starlette.routing import BaseRoute, Route, WebSocketRoute, compile_path
 
-from protocol.dialects import elevenlabs_http, elevenlabs_routes, fish_routes, openai_routes, openai_speech
+from protocol.dialects import (
+    cartesia_routes,
+    deepgram_routes,
+    elevenlabs_http,
+    elevenlabs_routes,
+    fish_routes,
+    openai_realtime_routes,
+    openai_routes,
+    openai_speech,
+)
 from protocol.dialects.interface import ErrorShape, RequestRoute, SocketRoute
 from realtime.dialects import elevenlabs_pages, openai_pages
 from realtime.dialects.batch import Batch
@@ -36,11 +45,16 @@ SOCKETS: Final[tuple[SocketRoute, ...]] = (
     *fish_routes.SOCKETS,
     *openai_routes.SOCKETS,
     *elevenlabs_routes.SOCKETS,
+    *cartesia_routes.SOCKETS,
+    *deepgram_routes.SOCKETS,
+    *openai_realtime_routes.SOCKETS,
 )
 REQUESTS: Final[tuple[RequestRoute, ...]] = (
     *fish_routes.REQUESTS,
     *openai_routes.REQUESTS,
     *elevenlabs_routes.REQUESTS,
+    *cartesia_routes.REQUESTS,
+    *deepgram_routes.REQUESTS,
 )
 PAGES: Final[tuple[PageRoute, ...]] = (
     PageRoute("/v1/audio/speech/batch", "POST", Batch(), openai_speech.errors),
