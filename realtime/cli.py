@@ -23,11 +23,12 @@ from realtime.argument_groups import FORMATS
 from realtime.arguments import LLM_KEY_VARIABLES, OWN_SERVER, REPORT_NAMES, build_parser
 from realtime.failure import FAILED, INTERRUPTED, MISUSED, CommandFailed
 from realtime.settings import KEYS_VARIABLE, Settings, SettingsError, check_binding, read_settings
+from realtime.terminal import DownloadLine, log_to_stderr
 
 if TYPE_CHECKING:
     from engine.api import ModelInfo
     from engine.commands import WorkerSpec
-    from engine.hub import Progress, ResolvedModel
+    from engine.hub import ResolvedModel
     from engine.process import EngineProcess
     from protocol.config import SamplingConfig
     from realtime.voice_folder import VoiceFolder
@@ -68,7 +69,7 @@ def _serve(args: argparse.Namespace) -> int:
     from realtime.server import serve
 
     settings = _settings(args)
-    _log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level)
     model = _resolved(args, settings.model)
     loaded: list[ModelInfo] = []
 
@@ -353,36 +354,13 @@ def _resolved(args: argparse.Namespace, name: str) -> ResolvedModel:
     """The model's folder; downloads it where it has to, and shows how far that is."""
     from engine.hub import HubError, resolve
 
-    shown = _DownloadLine()
+    shown = DownloadLine()
     try:
         return resolve(name, args.revision, args.token, shown)
     except (HubError, OSError) as error:
         raise CommandFailed(error) from error
     finally:
         shown.end()
-
-
-class _DownloadLine:
-    """Progress on stderr: one line that changes, or, where nobody watches, one for each tenth."""
-
-    def __init__(self) -> None:
-        self._tenth = -1
-        self._open = False
-
-    def __call__(self, progress: Progress) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{progress}", end="", file=sys.stderr, flush=True)
-            self._open = True
-            return
-        tenth = 10 * progress.done_bytes // max(progress.total_bytes, 1)
-        if tenth != self._tenth:
-            self._tenth = tenth
-            print(progress, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Leave the cursor on a line of its own."""
-        if self._open:
-            print(file=sys.stderr)
 
 
 def _spec(args: argparse.Namespace, model: ResolvedModel) -> WorkerSpec:
@@ -428,22 +406,6 @@ def _with_engine(args: argparse.Namespace, use: Callable[[EngineProcess], Awaita
     except (EngineError, OSError) as error:
         raise CommandFailed(error) from error
     return 0
-
-
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_LogLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-
-
-class _LogLine(logging.Formatter):
-    """The message, and behind it what was logged with it as name=value."""
-
-    _KNOWN: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime"))
-
-    def format(self, record: logging.LogRecord) -> str:
-        extra = " ".join(f"{name}={value}" for name, value in vars(record).items() if name not in self._KNOWN)
-        return f"{super().format(record)} {extra}".rstrip()
 
 
 _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {

@@ -22,6 +22,7 @@ from realtime.arguments import OWN_SERVER, build_parser
 from realtime.cli import main, start_up_block
 from realtime.scripted import MINI_LIKE, Script
 from realtime.settings import KEYS_VARIABLE, PREFIX, Settings
+from realtime.terminal import DownloadLine, LogLine
 from tests.realtime.running import running_server
 
 ROOT = Path(__file__).parents[2]
@@ -243,7 +244,7 @@ def test_the_start_up_block_names_model_device_address_and_attribution() -> None
 def test_a_log_line_shows_what_was_logged_with_it() -> None:
     out = io.StringIO()
     handler = logging.StreamHandler(out)
-    handler.setFormatter(cli._LogLine("%(levelname)s %(message)s"))
+    handler.setFormatter(LogLine("%(levelname)s %(message)s"))
     logger = logging.Logger("test")
     logger.addHandler(handler)
     logger.warning("draining %s", "now", extra={"sessions": 3, "grace_s": 0.5})
@@ -295,7 +296,7 @@ def test_a_download_shows_how_far_it_is(watched: bool, monkeypatch: pytest.Monke
 
     err = Stderr()
     monkeypatch.setattr(sys, "stderr", err)
-    line = cli._DownloadLine()
+    line = DownloadLine()
     for percent in range(101):
         line(pytest.importorskip("engine.hub").Progress("model.safetensors", percent * 10**7, 10**9))
     line.end()
