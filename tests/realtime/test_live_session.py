@@ -434,6 +434,13 @@ def test_a_session_of_one_page_is_not_resumed_by_a_secret_of_another(guarded: st
     assert refusal.value.response.status_code == 400
 
 
+def test_a_browser_that_comes_too_late_is_told_after_the_handshake(url: str) -> None:
+    origin: Any = url
+    with connect(f"{live(url)}?resume=prt_nobody", proxy=None, origin=origin) as ws:
+        said, code = to_the_end(ws)
+    assert ([event["code"] for event in said], code) == (["unknown_session"], 4404)
+
+
 # Crowds, floods, mistakes
 
 

@@ -237,7 +237,7 @@ def test_no_text_at_all_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_turn_that_fails_is_an_error_and_leaves_a_whole_file(tmp_path: Path) -> None:
-    script = Script(errors={12: SynthesisFailed("degenerate", "segment 1 came out silent")})
+    script = Script(step_s=0.03, errors={12: SynthesisFailed("degenerate", "segment 1 came out silent")})
     with running_server(script) as (url, _), pytest.raises(CommandFailed, match="came out silent"):
         say(options(url, tmp_path / "out.wav"), once(TEXT), Terminal())
     assert 0 < soundfile.info(tmp_path / "out.wav").frames <= 11 * FRAME
