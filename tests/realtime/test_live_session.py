@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
 import httpx
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from engine.api import Conversation, SamplingParams, Voice
 from protocol.audio_frame import Flag, unpack
+from protocol.client import connect as client_of
 from protocol.config import Limits
 from realtime.scripted import Script, ScriptedEngine, ScriptedStream
 from realtime.settings import Settings
@@ -416,6 +418,19 @@ def test_a_client_secret_opens_its_session_once_and_the_resume_token_opens_it_ag
     with ws:
         send(ws, "session.update", **PLAIN)
         assert say(ws, "Back again.")[1]["status"] == "completed"
+
+
+def test_the_python_client_comes_back_to_the_session_of_a_secret_that_is_spent(guarded: str) -> None:
+    made = minted(guarded)
+
+    async def run() -> None:
+        async with client_of(f"{made['ws_url']}?token={made['client_secret']}") as client:
+            assert client._socket is not None
+            client._socket.transport.abort()
+            await client.ping()
+            assert (client.session.session, client.session.resumed) == (made["session"], True)
+
+    anyio.run(run)
 
 
 def test_a_client_secret_may_come_in_the_first_message(guarded: str) -> None:
