@@ -45,13 +45,12 @@ class Delivery:
         self._transport = transport
         self._pacing = pacing
         self._rate = rate
-        self._outbox = outbox
+        self._outbox = outbox.open_turn(n)
         self._unwritten = 0  # packets in the outbox
         self._again: deque[AudioPacket] = deque()  # to be sent again, before what is new
         self._kept: deque[AudioPacket] = deque()  # sent, in order
         self._rewound = 0  # times; a packet that left before the last one says nothing about what was sent
         self._gap = False  # the next packet does not follow the one before it
-        outbox.open_turn(n)
 
     def begin(self, after: PlayClock | None, now: float) -> None:
         """Let the audio leave, to be heard behind what `after` plays. Idempotent."""

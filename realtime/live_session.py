@@ -22,6 +22,7 @@ from protocol.connection import encode_event
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.events import WarningCode, WarningEvent
 from realtime.audio import AudioPacket
+from realtime.legs import Legs
 from realtime.outbox import Outbox
 from realtime.replay import Have
 from realtime.session import Session
@@ -176,6 +177,11 @@ class LiveSession:
         self._session.on_audio(frame, self._clock())
         self._changed()
 
+    def on_leg(self, act: Callable[[Legs, float], None]) -> None:
+        """Something happened at a telephone, see `Session.on_leg`. Does nothing once the session is over; raises what `act` does."""
+        self._session.on_leg(act, self._clock())
+        self._changed()
+
     def refuse(self, error: ProtocolError) -> None:
         """Tell the client of an error in what it sent."""
         self._session.refuse(error, self._clock())
@@ -230,7 +236,8 @@ class LiveSession:
             async for event in speech.stream:
                 session.on_event(turn, speech, event, self._clock())
                 self._changed()
-                await asyncio.sleep(0)  # frames that waited together are encoded one by one, between a client's commands
+                # Frames that waited together are encoded one by one, between a client's commands.
+                await asyncio.sleep(0)
         except EngineError as error:
             if isinstance(error, EngineDied):
                 self._service.engine_died()

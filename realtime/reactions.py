@@ -24,7 +24,7 @@ import numpy as np
 from uvicorn._types import ASGISendEvent
 from websockets.frames import Frame
 
-from engine.api import Samples
+from engine.api import Codes, Samples
 from realtime.bench_figures import percentile
 from realtime.scripted import Script, ScriptedEngine
 from realtime.server import listen, serve_on
@@ -46,6 +46,7 @@ class Reactions:
     cancel_ms: list[float] = field(default_factory=list)
     lag_ms: list[float] = field(default_factory=list)
     cpu_s: float = 0.0  # of this process, while it measured
+    loop_cpu_s: float = 0.0  # of that, of the thread that the event loop is in
     wall_s: float = 0.0
 
     def broken(self) -> list[str]:
@@ -89,11 +90,16 @@ class Humming(ScriptedEngine):
 
     def __init__(self, script: Script, sleep: Callable[[float], Awaitable[None]]) -> None:
         super().__init__(script, sleep=sleep)
-        self._hum = super().sound(self.codes("hum", 0, 0, 0)[:, 0])
+        self._codes = super().codes("hum", 0, 0, 0)
+        self._hum = super().sound(self._codes[:, 0])
 
     def sound(self, codes: np.ndarray[tuple[int, ...], np.dtype[np.int16]]) -> Samples:
         """The same for all."""
         return self._hum
+
+    def codes(self, text: str, index: int, seed: int, turn: int) -> Codes:
+        """The same for all."""
+        return self._codes
 
 
 def watching(reactions: Reactions) -> type[LiveWebSocket]:
@@ -141,9 +147,10 @@ async def measure(engine: ScriptedEngine, load: Callable[[str], Sequence[str]]) 
         command = load(url)
         clients = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         probe = asyncio.create_task(_probe(reactions))
-        wall_s, cpu_s = time.monotonic(), time.process_time()
+        wall_s, cpu_s, loop_cpu_s = time.monotonic(), time.process_time(), time.thread_time()
         _, said = await clients.communicate()
         reactions.wall_s, reactions.cpu_s = time.monotonic() - wall_s, time.process_time() - cpu_s
+        reactions.loop_cpu_s = time.thread_time() - loop_cpu_s
         for task in (probe, server):
             task.cancel()
         await asyncio.gather(probe, server, return_exceptions=True)
@@ -182,7 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _told(reactions: Reactions, sessions: int) -> str:
-    lines = [f"{sessions} sessions, {reactions.wall_s:.0f} s, {reactions.cpu_s / reactions.wall_s:.2f} cores busy"]
+    busy = f"{reactions.cpu_s / reactions.wall_s:.2f} cores busy, {reactions.loop_cpu_s / reactions.wall_s:.2f} with the event loop"
+    lines = [f"{sessions} sessions, {reactions.wall_s:.0f} s, {busy}"]
     for name, values in (("cancel", reactions.cancel_ms), ("loop lag", reactions.lag_ms)):
         row = "  ".join(f"p{percent:g} {percentile(values, percent):6.2f}" for percent in (50, 99, 99.9, 100))
         lines.append(f"{name:9} ms  {row}  of {len(values)}")
@@ -200,6 +208,8 @@ def _summary(reactions: Reactions, sessions: int, together: bool, broken: list[s
         "lag_p99_ms": round(percentile(reactions.lag_ms, 99), 3),
         "lag_p999_ms": round(percentile(reactions.lag_ms, 99.9), 3),
         "cores": round(reactions.cpu_s / reactions.wall_s, 3),
+        "cpu_ms_per_session_s": round(1000 * reactions.cpu_s / (sessions * reactions.wall_s), 3),
+        "loop_cpu_ms_per_session_s": round(1000 * reactions.loop_cpu_s / (sessions * reactions.wall_s), 3),
         "broken": broken,
     }
 
