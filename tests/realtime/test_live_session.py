@@ -26,6 +26,7 @@ from tests.realtime.sockets import (
     KEY,
     PATIENCE_S,
     PLAIN,
+    PLAINLY,
     RIGHT,
     Watched,
     live,
@@ -84,7 +85,7 @@ class Listener:
 
 def opened(url: str, **options: Any) -> tuple[ClientConnection, dict[str, Any]]:
     """A socket and its session.created."""
-    ws = connect(live(url), compression=None, proxy=None, **options).__enter__()
+    ws = connect(live(url), **PLAINLY, **options).__enter__()
     created: dict[str, Any] = json.loads(ws.recv(PATIENCE_S))
     assert created["type"] == "session.created"
     return ws, created
@@ -95,7 +96,7 @@ def resumed(
 ) -> tuple[ClientConnection, dict[str, Any]]:
     """Another socket for that session."""
     query = f"?resume={created['resume_token']}" + (f"&have={have}" if have is not None else "")
-    ws = connect(live(url) + query, compression=None, proxy=None, **options).__enter__()
+    ws = connect(live(url) + query, **PLAINLY, **options).__enter__()
     again: dict[str, Any] = json.loads(ws.recv(PATIENCE_S))
     assert again["type"] == "session.created", again
     assert again["resumed"] and again["session"] == created["session"]
@@ -515,7 +516,9 @@ def test_no_secret_is_ever_logged(caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(port=0, keys=(KEY,))  # type: ignore[arg-type]
     with serving(ScriptedEngine(), settings) as url:
         made = minted(url)
-        ws = connect(f"{made['ws_url']}?token={made['client_secret']}", proxy=None, logger=OURS).__enter__()
+        ws = connect(
+            f"{made['ws_url']}?token={made['client_secret']}", proxy=None, ping_interval=None, logger=OURS
+        ).__enter__()
         created = json.loads(ws.recv(PATIENCE_S))
         vanish(ws)
         resumed(url, created, logger=OURS)[0].close()
