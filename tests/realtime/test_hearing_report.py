@@ -20,7 +20,8 @@ GOOD = Starts("quiet room", 40, 0, 0, 0, 220, 300, 500, True)
 
 def test_what_is_measured_of_recorded_phrases_keeps_the_promises() -> None:
     said = [Phrase("wait", recorded("wait")), Phrase("moment", recorded("moment"))]
-    starts, alarms = in_noise(said), in_silence(5.0, said) + alone(recorded("answer"))
+    answer = recorded("answer")
+    starts, alarms = in_noise(said), in_silence(5.0, said) + alone(answer[: len(answer) // 2])
     assert broken_promises(starts, alarms) == []
     assert all(row.missed == row.early == 0 and 100 < row.delay_p50_ms < 400 for row in starts)
     assert all(row.unguarded for row in alarms if "own voice" in row.condition), (
