@@ -88,7 +88,7 @@ class Utterance:
         kept = []
         for part in heard.segments:
             codes = np.stack(self._codes[part.segment.start][: part.frames], axis=1)  # [K, T]
-            chars = (part.segment.end if part.whole else min(part.segment.end, heard.char_end)) - part.segment.start
+            chars = min(part.segment.end, heard.char_end) - part.segment.start
             kept.append(HeardSegment(SpokenSegment(part.text, codes), chars))
         frames = sum(part.frames for part in heard.segments)
         return Cut(heard.char_end, frames * self._frame_ms, tuple(kept))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from protocol.audio_frame import AudioFrame
@@ -123,6 +125,19 @@ def test_the_next_turn_remembers_exactly_what_was_heard() -> None:
     frame_ms = stage.engine.info.frame_s * 1000
     assert done.context.kept_ms == pytest.approx(kept * frame_ms, abs=1)
     assert 1500 - 400 < done.context.kept_ms < 1500 + 400, "cut within a word of what was heard"
+
+
+def test_a_cut_between_two_segments_keeps_as_many_characters_as_it_tells() -> None:
+    stage = Stage()
+    stage.configure(latency="quality")
+    stage.say("This is the first sentence of two. " + words(40))
+    stage.run(2.0)
+    stage.send("turn.cancel", played_ms=math.ceil(34 * stage.engine.info.frame_s * 1000))
+    done = stage.one(TurnDone)
+    assert done.heard.text == "This is the first sentence of two."
+    assert done.context.kept_chars == done.heard.char_end == 34
+    stage.send("context.append", text="Aha.")
+    assert stage.one(ContextUpdated).text_chars == 34
 
 
 def test_what_was_played_is_never_more_than_was_sent() -> None:
