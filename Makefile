@@ -1,7 +1,7 @@
 # What a person types: `make serve` and `make test` do all the set-up they need; `make setup` does only that.
 #
 #   make serve [PORT=8300] [MODEL=mini] [ARGS="more options of parley serve"]
-#   make test [ARGS="pytest options"]    everything;  make test-fast: the part that needs no torch
+#   make test [ARGS="pytest options"]    everything, in two processes (-n0: in one);  make test-fast: the part that needs no torch
 #   make evaluate                        measure the embedded voice and put its figures into README.md (half an hour)
 #   make samples                         let the embedded voice say what web-demo/samples holds (seconds)
 #   make setup TORCH=cuda                with a GPU: PyTorch's current CUDA build instead of the CPU build (kept until TORCH=cpu)
@@ -14,6 +14,8 @@ MODEL ?= mini
 VENV := .venv
 RUN := $(VENV)/bin/python
 CLIENTS := .venv-dialects
+# A file's tests share what they load; the slowest files are among the first, which is better than the fullest.
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(RUN) -m pip --disable-pip-version-check
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -36,10 +38,10 @@ serve: $(VENV)/.setup
 	$(VENV)/bin/parley serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: $(VENV)/.setup-test
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(SPREAD) $(ARGS)
 
 test-fast: $(VENV)/.setup-test
-	$(RUN) -m pytest --no-torch tests/protocol tests/realtime tests/test_*.py $(ARGS)
+	$(RUN) -m pytest $(SPREAD) --no-torch tests/protocol tests/realtime tests/test_*.py $(ARGS)
 
 lint: $(VENV)/.setup-test
 	$(RUN) -m ruff check
