@@ -127,7 +127,7 @@ class CartesiaSocket:
         for context in list(self._contexts.values()):
             if context.speak_by <= now:
                 context.speak_by = math.inf
-                outputs += self._speeches.flush(context)
+                outputs += self._speeches.flush(context, by_client=False)
             if context.told_at + QUIET_S <= now:
                 outputs += self._told(context, [_flush_done(context.name, context.flushes)], now)
         return outputs

@@ -12,13 +12,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from protocol.commands import Command, ContextAppend, ContextTruncate, Role, TurnCancel
+from protocol.commands import Command, ContextAppend, ContextTruncate, Role, Scope, TurnCancel
 from protocol.config import MAX_APPEND_CHARS, MAX_MS
 from protocol.dialects.interface import Host, Opening, Output, Refused
 from protocol.dialects.openai_realtime_request import Voicing, text_of
 from protocol.dialects.openai_realtime_response import Response
 from protocol.dialects.speeches import Speeches
-from protocol.events import Alignment, ContextUpdated, ErrorEvent, Event, Status, TurnDone
+from protocol.events import Alignment, ContextUpdated, ErrorEvent, Event, TurnDone
 
 BETA: Final = "realtime=v1"
 _SHOWN: Final = (
@@ -51,7 +51,8 @@ class RealtimeSocket:
         self._items: dict[str, Mapping[str, object]] = {}  # oldest first
         self._spoken: dict[str, str] = {}  # native turns of items that were responses
         self._unspoken: tuple[str, str] | None = None  # the newest assistant item that nobody spoke: id and text
-        self._truncating: dict[str, tuple[str, int]] = {}  # by native turn: item and where
+        self._truncating: dict[str, str] = {}  # by native turn: the answer that waits
+        self._stopping: set[str] = set()  # those of them that were still spoken
         self._count = 0
 
     def opened(self, now: float) -> Sequence[Output]:
@@ -82,15 +83,13 @@ class RealtimeSocket:
         response = self._speeches.event(event)
         match event:
             case ContextUpdated(turn=str(turn)) if turn in self._truncating:
-                item, at_ms = self._truncating.pop(turn)
-                return [self._packed("conversation.item.truncated", item_id=item, content_index=0, audio_end_ms=at_ms)]
+                return [self._truncating.pop(turn)]
             case ErrorEvent(turn=str(turn)) if turn in self._truncating:
                 del self._truncating[turn]
                 return [self._error(Refused(400, event.message, str(event.code)))]
-            case TurnDone() if event.turn in self._truncating:
-                item, at_ms = self._truncating.pop(event.turn)
-                told = self._packed("conversation.item.truncated", item_id=item, content_index=0, audio_end_ms=at_ms)
-                return [*self._done(response, event), told]
+            case TurnDone() if event.turn in self._stopping:
+                self._stopping.discard(event.turn)
+                return [*self._done(response, event), self._truncating.pop(event.turn)]
             case TurnDone():
                 return self._done(response, event)
             case ErrorEvent() if response is not None:
@@ -238,18 +237,21 @@ class RealtimeSocket:
             raise Refused(400, f"no spoken item {item!r}", "item_truncate_invalid_item_id", "item_id")
         if isinstance(at_ms, bool) or not isinstance(at_ms, int) or not 0 <= at_ms <= MAX_MS:
             raise Refused(400, "audio_end_ms is a number of ms", "invalid_value", "audio_end_ms")
-        self._truncating[turn] = (item, at_ms)
+        self._truncating[turn] = self._packed(
+            "conversation.item.truncated", item_id=item, content_index=0, audio_end_ms=at_ms
+        )
         response = self._speeches.of(turn)
         if response is None or response.cut:
             return [ContextTruncate(turn=turn, played_ms=at_ms)]
         response.cut = True  # who truncates what is still spoken has stopped listening
-        return [TurnCancel(turn=turn, played_ms=at_ms, reason="client_cancelled")]
+        self._stopping.add(turn)
+        return [TurnCancel(turn=turn, scope=Scope.TURN, played_ms=at_ms, reason="client_cancelled")]
 
     def _done(self, response: Response | None, event: TurnDone) -> list[Output]:
         if response is None or not response.finished:
             return []
         outputs: list[Output] = []
-        if not response.recorded and event.status is Status.COMPLETED:
+        if not response.recorded and event.sent_ms:
             outputs.append(ContextTruncate(turn=event.turn, played_ms=0))
         outputs += self._pack(response.ended_by(event))
         self._over(response)
@@ -257,8 +259,9 @@ class RealtimeSocket:
 
     def _fail(self, response: Response, event: ErrorEvent) -> list[Output]:
         commands = self._speeches.cut([response], "failed")
+        told = self._pack(response.failed(event.message, str(event.code)))
         self._over(response)
-        return [*commands, *self._pack(response.failed(event.message, str(event.code)))]
+        return [*commands, *told]
 
     def _over(self, response: Response) -> None:
         response.over = True

@@ -110,11 +110,15 @@ class Speeches(Generic[Kind]):
         speech.chars += len(text)
         return [speech.settings, *self.turns.say(speech.turn, text), *self.end(speech)]
 
-    def flush(self, speech: Kind) -> list[Output]:
-        """Speak what is there. Nothing, if nothing is; nor inside of a [tag], of which the rest comes."""
+    def flush(self, speech: Kind, *, by_client: bool = True) -> list[Output]:
+        """Speak what is there. Nothing, if nothing is; nor inside of a [tag], of which the rest comes.
+
+        by_client: who flushes has come to the end of a word; who only was slow has not.
+        """
         if speech.turn is None or not speech.unflushed or speech.wording.in_bracket:
             return []
-        speech.wording.flush()
+        if by_client:
+            speech.wording.flush()
         speech.unflushed = False
         return [TextFlush(turn=speech.turn)]
 
