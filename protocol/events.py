@@ -24,6 +24,7 @@ class Status(StrEnum):
 class HeardSource(StrEnum):
     CLIENT = "client"  # played_ms was given
     ACK = "ack"  # the last playback.update, and the time since then if it was playing
+    MARK = "mark"  # the last mark that a telephone sent back, and the time since then
     CLOCK = "clock"  # estimated from when audio was sent
     NONE = "none"  # no audio was sent
 
@@ -46,6 +47,14 @@ class SpeechAction(StrEnum):
     PAUSED = "paused"
     CANCELLED = "cancelled"
     RESUMED = "resumed"
+
+
+class DetachReason(StrEnum):
+    """Why a leg is not there any more."""
+
+    HANGUP = "hangup"  # the other side ended it
+    LOST = "lost"  # its connection did
+    REPLACED = "replaced"  # another one came
 
 
 class ClosingReason(StrEnum):
@@ -198,7 +207,8 @@ class Heard(Wire):
     char_end: Count = Field(description="Code points in `text`.")
     source: Annotated[HeardSource, Lax] | Id = Field(
         union_mode="left_to_right",
-        description="client: from played_ms; ack: from playback.update; clock: estimated from when audio was sent; none: none was sent.",
+        description="client: from played_ms; ack: from playback.update; mark: from what a telephone has played; clock: estimated from when "
+        "audio was sent; none: none was sent.",
     )
 
 
@@ -287,6 +297,39 @@ class SpeechStopped(EventBase):
     action: Annotated[SpeechAction, Lax] = Field(description="What it did to that turn.")
 
 
+class LegAttached(EventBase):
+    """A telephone is there: turns that are opened from now on are spoken to it, and not to the socket."""
+
+    type: Literal["leg.attached"] = "leg.attached"
+    leg: Annotated[int, Field(ge=1)] = Field(description="Its number.")
+    kind: Id = Field(description="Whose telephone: twilio.")
+    call: Id = Field(description="The call, as they name it.")
+
+
+class LegDetached(EventBase):
+    """It is gone: what was spoken to it is cancelled, and new turns are spoken to the socket again."""
+
+    type: Literal["leg.detached"] = "leg.detached"
+    leg: Annotated[int, Field(ge=1)] = Field(description="Its number.")
+    kind: Id = Field(description="As in leg.attached.")
+    call: Id = Field(description="As in leg.attached.")
+    reason: Annotated[DetachReason, Lax] | Id = Field(
+        union_mode="left_to_right",
+        description="hangup: the other side ended the call, or the connection, in order; lost: the connection was lost; replaced: another "
+        "call came to the session.",
+    )
+
+
+class Dtmf(EventBase):
+    """A key of the telephone was pressed."""
+
+    type: Literal["dtmf"] = "dtmf"
+    leg: Annotated[int, Field(ge=1)] = Field(description="Where.")
+    digit: Id = Field(description="0 to 9, *, # or A to D.")
+    turn: Id | None = Field(default=None, description="Turn that was speaking.")
+    action: Annotated[SpeechAction, Lax] = Field(description="What it did to that turn: none or cancelled.")
+
+
 class WarningEvent(EventBase):
     """Something the client may want to know; nothing was refused."""
 
@@ -369,6 +412,9 @@ Event = (
     | ContextUpdated
     | SpeechStarted
     | SpeechStopped
+    | LegAttached
+    | LegDetached
+    | Dtmf
     | WarningEvent
     | ErrorEvent
     | Pong

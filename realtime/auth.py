@@ -40,6 +40,11 @@ class Gate:
         """Whether no key is asked for."""
         return not self._digests
 
+    @property
+    def first_owner(self) -> str:
+        """Whose sessions the first key opens, see `owner`."""
+        return ANYBODY if self.is_open else "key-0"
+
     def knows(self, key: str) -> bool:
         """Whether this is one of the keys. Takes as long for a wrong one; without keys every key is right."""
         return self.owner(key) is not None

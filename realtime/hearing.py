@@ -54,10 +54,19 @@ class Hearing:
     """A session's ear and what follows from it."""
 
     def __init__(
-        self, side: SpeakingSide, model: Callable[[], SpeechModel], message_ms: int, started_at: float
+        self,
+        side: SpeakingSide,
+        model: Callable[[], SpeechModel],
+        message_ms: int,
+        started_at: float,
+        leg: int = SOCKET_LEG,
     ) -> None:
-        """message_ms: the longest message that is taken. started_at: when the session began, from which its events count."""
+        """message_ms: the longest message that is taken. started_at: when the session began, from which its events count.
+
+        leg: whose sound it is, see `legs`.
+        """
         self._side = side
+        self._leg = leg
         self._make_model = model
         self._message_ms = message_ms
         self._started_at = started_at
@@ -95,8 +104,8 @@ class Hearing:
 
     def frame(self, frame: AudioFrame, now: float) -> None:
         """Sound in a binary message. Raises ProtocolError."""
-        if frame.leg != SOCKET_LEG:
-            text = f"leg {frame.leg} is not attached to this socket, which is leg {SOCKET_LEG}"
+        if frame.leg != self._leg:
+            text = f"leg {frame.leg} is not attached to this socket, which is leg {self._leg}"
             raise ProtocolError(ErrorCode.INVALID_VALUE, text, param="leg")
         if frame.n != 0:
             raise ProtocolError(ErrorCode.INVALID_VALUE, f"sound belongs to no turn, but n is {frame.n}", param="n")
@@ -163,7 +172,7 @@ class Hearing:
     def _interrupt(self, turn: str | None, action: SpeechAction, at: float, now: float) -> None:
         """Tell of speech that began at `at`, and of what it does to the turn; then do that."""
         # Told first: what follows from it, turn.paused or turn.done, then explains itself.
-        self._side.tell(SpeechStarted(session_ms=self._session_ms(at), turn=turn, action=action))
+        self._side.tell(SpeechStarted(session_ms=self._session_ms(at), leg=self._leg, turn=turn, action=action))
         if turn is not None and action is SpeechAction.PAUSED:
             self._side.pause_turn(turn, now)
         elif turn is not None and action is SpeechAction.CANCELLED:
@@ -198,7 +207,7 @@ class Hearing:
 
     def _stopped(self, action: SpeechAction) -> None:
         session_ms = self._session_ms(self._ended_at)
-        self._side.tell(SpeechStopped(session_ms=session_ms, turn=self._turn, action=action))
+        self._side.tell(SpeechStopped(session_ms=session_ms, leg=self._leg, turn=self._turn, action=action))
 
     def _session_ms(self, at: float) -> int:
         return max(0, round((at - self._started_at) * 1000))

@@ -81,6 +81,10 @@ class Interruptions:
             return
         if turn.options.config.pacing.clock is Clock.REALTIME:
             raise _wrong("pacing.clock is realtime, which takes no reports", "type", turn.id)
+        if turn.options.leg:
+            raise _wrong(
+                f"leg {turn.options.leg} hears turn {quoted(turn.id)}, and tells itself how much", "type", turn.id
+            )
         clock = turn.clock
         if clock is None or clock.first_sent_at is None:
             raise _wrong(f"nothing of turn {quoted(turn.id)} was sent yet", "played_ms", turn.id)

@@ -141,6 +141,10 @@ class LiveSession:
         self._changed()
         log.info("session waits for its client", extra={"session": self.id})
 
+    def rest(self, resting: bool) -> None:
+        """`resting`: nobody is behind the socket now. Nothing else changes, but the session gives way where the server is full."""
+        self._waiting_since = self._clock() if resting else None
+
     @property
     def waiting_since(self) -> float | None:
         """See `sessions.Member`."""

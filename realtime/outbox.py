@@ -45,6 +45,7 @@ class Outbox:
         self.overflowed = False  # the peer left MAX_EVENTS messages unread: abort the socket
         self.audio_bytes = 0  # of the audio that waits
         self.attached = True  # somebody takes what is put
+        self.leg: Outbox | None = None  # gets every event as well, and the audio of the turns that are opened meanwhile
         self._wake = wake
         self._replay = Replay(replay_s)
         self._queue: deque[str | _Audio | Close] = deque()
@@ -57,14 +58,17 @@ class Outbox:
         """Whether more audio should be put: not while there is no socket. A hint: `audio` never refuses for lack of room."""
         return self.attached and self.audio_bytes < ROOM_BYTES
 
-    def open_turn(self, n: int) -> None:
-        """From here on, audio of turn `n` is taken."""
+    def open_turn(self, n: int) -> Outbox:
+        """From here on, audio of turn `n` is taken: by the outbox that this returns."""
         self._open.add(n)
+        return self if self.leg is None else self.leg.open_turn(n)
 
     def event(self, text: str) -> None:
         """Put a control message."""
         if self._closing or self.overflowed:
             return
+        if self.leg is not None:
+            self.leg.event(text)
         if self._events >= MAX_EVENTS:
             self.overflowed = True
         else:
@@ -86,14 +90,19 @@ class Outbox:
         `withdrawn`: it was interrupted, and a client that returns must not hear more of it than it has.
         """
         assert n in self._open, f"turn {n} ends once"
-        self._open.remove(n)
+        self._drop(n)
+        if self.leg is not None:
+            self.leg._drop(n)
+        if withdrawn:
+            self.withdraw(n)
+        self.event(done)
+
+    def _drop(self, n: int) -> None:
+        self._open.discard(n)
         dropped = [item for item in self._queue if isinstance(item, _Audio) and item.n == n]
         if dropped:
             self.audio_bytes -= sum(len(item.message) for item in dropped)
             self._queue = deque(item for item in self._queue if not (isinstance(item, _Audio) and item.n == n))
-        if withdrawn:
-            self.withdraw(n)
-        self.event(done)
 
     def withdraw(self, n: int) -> None:
         """What was written of turn `n` is not written again: it was cut after its end."""
@@ -110,6 +119,8 @@ class Outbox:
 
     def close(self, code: int, reason: str) -> None:
         """Put the end: what waits is still written, nothing more is taken."""
+        if self.leg is not None:
+            self.leg.close(code, reason)
         if not self._closing:
             self._closing = True
             self._queue.append(Close(code, reason))

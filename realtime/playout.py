@@ -36,6 +36,7 @@ class PlayClock:
         self.first_sent_at: float | None = None
         self.sent_ms = 0.0
         self.reported_ms: float | None = None  # where the listener last told that it is
+        self.limit_ms = math.inf  # where it would have told that it is, had it come there
         self._after = after  # as long as it plays
         self._anchor_at = not_before  # at this time the listener was, or will be, at _anchor_ms
         self._anchor_ms = 0.0
@@ -75,6 +76,7 @@ class PlayClock:
         self.sent_ms = self._burst_from_ms = to_ms
         if self.reported_ms is not None:
             self.reported_ms = min(self.reported_ms, to_ms)
+        self.limit_ms = math.inf
         self.first_sent_at = now
         self._place(to_ms, now)
 
@@ -132,7 +134,7 @@ class PlayClock:
             return self._anchor_ms
         if not self.paced and not self._held:
             return self.sent_ms
-        return max(0.0, min(self.sent_ms, self.position_ms(now)))
+        return max(0.0, min(self.sent_ms, self._limit_ms(now), self.position_ms(now)))
 
     def heard_ms(self, now: float) -> float:
         """What has probably been heard: played, less what waits in buffers on the way to a listener who does not tell."""
@@ -140,7 +142,7 @@ class PlayClock:
             return self.played_ms(now)
         if self.first_sent_at is None:
             return 0.0
-        return max(0.0, min(self.sent_ms, self.position_ms(now) - ASSUMED_BUFFER_MS))
+        return max(0.0, min(self.sent_ms, self._limit_ms(now), self.position_ms(now) - ASSUMED_BUFFER_MS))
 
     def due_at(self, start_ms: float, end_ms: float) -> float:
         """When the packet from `start_ms` to `end_ms` may leave; infinity: not as it stands. Constant until something is told or sent.
@@ -157,6 +159,10 @@ class PlayClock:
             return lead_at
         ahead_ms = min(start_ms, end_ms - self.pace.burst_ms) - self._burst_from_ms
         return max(lead_at, self.first_sent_at + ahead_ms / (1000 * CATCH_UP))
+
+    def _limit_ms(self, now: float) -> float:
+        """A word that does not come, long after it should have, has been lost."""
+        return self.limit_ms if now < self.ends_at else math.inf
 
     @property
     def _stands(self) -> bool:

@@ -57,6 +57,7 @@ from realtime.ended import EndedTurns
 from realtime.floor import Floor
 from realtime.hearing import Hearing
 from realtime.interruption import Interruptions
+from realtime.legs import Legs
 from realtime.lifetime import Closing, Due, Lifetime
 from realtime.manuscript import Manuscript
 from realtime.options import (
@@ -112,6 +113,7 @@ class Session:
         self._interruptions = Interruptions(self.floor, self._ended, self._emit)
         speaking = SpeakingTurns(self.floor, self._interruptions, self._prepare_answer, self._emit)
         self._hearing = Hearing(speaking, speech_model, limits.uplink_ms, now)
+        self._legs = Legs(self.floor, speaking, outbox, speech_model, limits.uplink_ms, now, self._emit)
         self._life = Lifetime(limits, now)
 
     def created(
@@ -157,6 +159,14 @@ class Session:
             self.refuse(error, now)
         self._go_on(now)
 
+    def on_leg(self, act: Callable[[Legs, float], None], now: float) -> None:
+        """Something happened at a telephone: it is there or gone, or has told something. Raises what `act` does."""
+        if self.closed:
+            return
+        self._life.touch(now)
+        act(self._legs, now)
+        self._go_on(now)
+
     def refuse(self, error: ProtocolError, now: float) -> None:
         """Tell the client of an error; a fatal one ends the session."""
         if self.closed:
@@ -195,7 +205,7 @@ class Session:
     def deadline(self, now: float) -> float:
         """When `tick` is due if nothing else happens. Ask again after each call of another method."""
         times = [self._life.deadline(bool(self.floor.turns), self.floor.silent_at), self.floor.deadline(now)]
-        times.append(self._hearing.deadline)
+        times += [self._hearing.deadline, self._legs.deadline]
         times += [self._idle_at(turn) for turn in self.floor.turns if not turn.text.ended]
         return min(times)
 
@@ -209,6 +219,7 @@ class Session:
                 self._emit(WarningEvent(code=WarningCode.TURN_IDLE_CLOSED, turn=turn.id, message=text))
                 turn.text.end()
         self._hearing.tick(now)
+        self._legs.tick(now)
         while not self.closed and (due := self._life.due(bool(self.floor.turns), self.floor.silent_at, now)):
             self._meet(due, now)
         self._go_on(now)
@@ -277,6 +288,7 @@ class Session:
                 self._hearing.append(command, now)
         if isinstance(command, _DECISIONS):
             self._hearing.decided()
+            self._legs.decided()
 
     def _start(self, command: TurnStart, now: float) -> None:
         def interrupt() -> None:
@@ -296,7 +308,9 @@ class Session:
             raise ProtocolError(
                 ErrorCode.INVALID_VALUE, "the session is closing and takes no new turn", turn=command.turn
             )
-        return turn_options(self._config, command, self._voices, self._engine.info, self._limits)
+        config = self._legs.config(self._config)
+        options = turn_options(config, command, self._voices, self._engine.info, self._limits)
+        return replace(options, leg=self._legs.number)
 
     @staticmethod
     def _restarted_in_ms(left_s: float) -> int:

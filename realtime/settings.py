@@ -66,6 +66,10 @@ class Settings(BaseModel):
         pattern="^https?://[^/?#]+$",
         description="Address that clients reach the server by, such as https://voice.example; none: as they called it.",
     )
+    twilio_auth_token: SecretStr | None = Field(
+        default=None,
+        description="Auth token of the Twilio account: calls must be signed with it, and need no key then.",
+    )
     drain_s: float = Field(default=30.0, ge=0, description="How long turns may go on after the server was told to end.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="What is logged.")
     limits: Limits = Field(default=Limits(), description="Limits of the protocol, lowered.")

@@ -58,11 +58,11 @@ class SpeakingTurns:
         self._interruptions.let_go(paused, None, now)
         return True
 
-    def cancel_turn(self, turn: str, now: float) -> None:
+    def cancel_turn(self, turn: str, now: float, reason: str = "barge_in") -> None:
         """See SpeakingSide."""
         found = self._floor.find(turn)
         assert found is not None, "the turn that speaks can be found"
-        self._floor.interrupt(self._floor.since(found), "barge_in", None, now, by_server=True)
+        self._floor.interrupt(self._floor.since(found), reason, None, now, by_server=True)
 
     def tell(self, event: Event) -> None:
         """See SpeakingSide."""

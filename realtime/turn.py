@@ -280,7 +280,8 @@ class Turn:
             return Played(0.0, HeardSource.NONE)
         if played_ms is not None:
             return Played(min(played_ms, self.sent_ms), HeardSource.CLIENT)
-        source = HeardSource.ACK if self.clock.reported else HeardSource.CLOCK
+        told = HeardSource.MARK if self.options.leg else HeardSource.ACK
+        source = told if self.clock.reported else HeardSource.CLOCK
         return Played(self.clock.heard_ms(now), source)
 
     def sounding_db(self, start: float, end: float) -> float | None:

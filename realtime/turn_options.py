@@ -19,3 +19,4 @@ class TurnOptions:
     fmt: OutputFormat
     speed: float = 1.0  # of what is heard over what the model says
     volume_db: float = 0.0
+    leg: int = 0  # that it is spoken to, see `legs`; 0: the socket

@@ -22,7 +22,7 @@ from protocol.dialects import (
     openai_speech,
 )
 from protocol.dialects.interface import ErrorShape, RequestRoute, SocketRoute
-from realtime.dialects import elevenlabs_pages, openai_pages
+from realtime.dialects import elevenlabs_pages, openai_pages, twilio
 from realtime.dialects.batch import Batch
 from realtime.dialects.request import RequestEndpoint
 from realtime.dialects.socket import SocketEndpoint
@@ -81,6 +81,7 @@ def routes() -> list[BaseRoute]:
     found: list[BaseRoute] = []
     for prefix in ("", SCOPED):
         found += [WebSocketRoute(prefix + socket.path, SocketEndpoint(socket).serve) for socket in SOCKETS]
+        found.append(WebSocketRoute(prefix + twilio.PATH, twilio.call))
         found += [Route(prefix + request.path, RequestEndpoint(request), methods=["POST"]) for request in REQUESTS]
         found += [Route(prefix + page.path, page.endpoint, methods=[page.method]) for page in PAGES]
     return found

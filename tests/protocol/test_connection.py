@@ -398,7 +398,7 @@ def test_audio_leaves_as_its_transport_asks() -> None:
 
 
 def test_an_event_of_an_unknown_type_is_none_and_no_event_is_a_bad_message() -> None:
-    assert decode_event('{"type":"dtmf","digit":"1"}') is None
+    assert decode_event('{"type":"voicemail","digit":"1"}') is None
     with pytest.raises(ProtocolError, match="not JSON"):
         decode_event("oops")
 

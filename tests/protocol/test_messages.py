@@ -97,7 +97,7 @@ def test_the_messages_are_those_of_the_protocol() -> None:
     )
     events = (
         "session.created session.updated turn.started alignment mark turn.paused turn.resumed turn.done turn.played context.updated "
-        "speech.started speech.stopped warning error pong session.closing audio"
+        "speech.started speech.stopped leg.attached leg.detached dtmf warning error pong session.closing audio"
     )
     assert [*COMMANDS] == commands.split()
     assert [*EVENTS] == events.split()
@@ -324,7 +324,7 @@ def test_a_client_ignores_fields_and_events_it_does_not_know() -> None:
         {"type": "session.created", "config": config, "limits": Limits().model_dump() | {"later": 7}, **created}
     )
     assert isinstance(event, SessionCreated) and (event.config, event.limits) == (SessionConfig(), Limits())
-    for unknown in ({"type": "leg.attached"}, {"type": 5}, {}):
+    for unknown in ({"type": "leg.moved"}, {"type": 5}, {}):
         assert parse_event(unknown) is None
 
 

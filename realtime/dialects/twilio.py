@@ -1,0 +1,329 @@
+"""`/twilio`: a phone call, which Twilio connects as a WebSocket, becomes a leg of a session.
+
+Knows the handshake and its signature, which session is meant, and how sound and messages get from one to the other. Does not know Twilio's
+messages (`protocol.dialects.twilio`), nor what a leg does in a session (`realtime.legs`).
+
+Who may call: Twilio shows no key. Where the operator has given the account's auth token, a call must be signed with it, and a call that is
+signed counts as one that showed the server's first key. Otherwise the TwiML shows a key, in the parameter `token`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Final, cast
+
+import anyio
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from protocol.audio_frame import Flag, unpack
+from protocol.commands import Command, TextAppend, TurnEnd, TurnStart
+from protocol.connection import decode_event
+from protocol.dialects.interface import CloseSocket, Refused
+from protocol.dialects.twilio import Digit, Done, HungUp, MediaStream, Progress, Sound, Started
+from protocol.dialects.twilio_call import Wishes
+from protocol.dialects.twilio_signature import HEADER, is_signed
+from protocol.errors import CloseCode, ProtocolError
+from protocol.events import DetachReason, Event, TurnDone, TurnStarted
+from realtime.dialects.entering import checked_name, opening, owner, refused, response, unauthorized
+from realtime.dialects.room import Room, Rooms
+from realtime.legs import Call, Legs, OnDigit
+from realtime.live_session import LiveSession
+from realtime.outbox import Close, Outbox
+from realtime.service import Service
+from realtime.transport import EXTENSION, LiveSocket
+
+log = logging.getLogger("parley.dialects")
+
+PATH: Final = "/twilio"
+KIND: Final = "twilio"
+MESSAGE_BYTES: Final = 64 * 1024  # Twilio's have 300
+POLICY: Final = 1008  # close code of RFC 6455
+_FOREIGN_CODES: Final = range(1000, 1016)
+
+
+def errors(error: Refused) -> tuple[str, str]:
+    """Twilio's debugger shows the status alone; this is for whoever tries by hand."""
+    return "text/plain; charset=utf-8", error.message + "\n"
+
+
+async def call(ws: WebSocket) -> None:
+    """The endpoint."""
+    service: Service = ws.app.state.service
+    try:
+        came = opening(ws)
+        shown = _shown(service, ws)
+        refusal = service.refusal() or (service.refusal_of_strangers() if shown is None else None)
+        if refusal is not None:
+            raise refused(refusal)
+    except Refused as error:
+        await ws.send_denial_response(response(error, errors))
+        return
+    cast(LiveSocket, ws.scope["extensions"][EXTENSION]).take_messages_of(MESSAGE_BYTES)
+    await ws.accept()
+    try:
+        stream = MediaStream()
+        started = await _start(ws, service, stream)
+        if started is None:
+            return
+        wishes = Wishes.read(started.parameters)
+        line = await _connected(service, ws.app.state.rooms, shown, came.session, wishes)
+        await _Line(ws, service, stream, started, wishes, *line).run()
+    except Refused as error:
+        log.warning("a call is refused: %s", error.message)
+        await _close(ws, POLICY, error.code)
+    except WebSocketDisconnect:
+        return
+
+
+def _shown(service: Service, ws: WebSocket) -> str | None:
+    """Whose call it is, as far as the handshake shows; None: it shows nothing. Raises Refused."""
+    secret = service.settings.twilio_auth_token
+    if secret is not None and not is_signed(
+        secret.get_secret_value(), _address(service, ws), ws.headers.get(HEADER, "")
+    ):
+        raise Refused(403, "the request is not signed with the auth token of the account", "forbidden")
+    shown = owner(service, dict(ws.headers), later=True)
+    return service.gate.first_owner if shown is None and secret is not None else shown
+
+
+def _address(service: Service, ws: WebSocket) -> str:
+    """As Twilio called it: it speaks TLS alone, which may have ended before us."""
+    base = service.settings.public_url or f"https://{ws.headers.get('host', '')}"
+    path: bytes = ws.scope.get("raw_path") or ws.scope["path"].encode()
+    return base.replace("http", "ws", 1) + path.decode("ascii", "replace")
+
+
+async def _start(ws: WebSocket, service: Service, stream: MediaStream) -> Started | None:
+    """The beginning of the call; None: it has ended before. Raises Refused, WebSocketDisconnect."""
+    service.unauthenticated += 1
+    try:
+        with anyio.move_on_after(service.settings.limits.unauthenticated_s):
+            while True:
+                message = await ws.receive_text()
+                for done in stream.received(message, service.clock()):
+                    if isinstance(done, Started):
+                        return done
+                    if isinstance(done, CloseSocket):
+                        await _close(ws, done.code, done.reason)
+                        return None
+    finally:
+        service.unauthenticated -= 1
+    raise Refused(408, "no start came", "timeout")
+
+
+async def _connected(
+    service: Service, rooms: Rooms, shown: str | None, path: str | None, wishes: Wishes
+) -> tuple[LiveSession, Room | None]:
+    """The session that is meant. Raises Refused."""
+    if wishes.token is not None:
+        shown = service.gate.owner(wishes.token)
+    if shown is None:
+        raise unauthorized()
+    name = checked_name(path or wishes.session)
+    if path is not None and wishes.session not in (None, path):
+        raise Refused(400, "the address and the parameter name two sessions", param="session")
+    session = next((session for session in service.sessions if session.id == name and not session.over), None)
+    if session is not None:
+        if session.owner != shown:
+            raise Refused(403, "the session was made with another key", "forbidden")
+        return session, None
+    try:
+        room = await rooms.enter(shown, name)
+    except ProtocolError as error:
+        raise refused(error) from error
+    return room.session, room
+
+
+async def _close(ws: WebSocket, code: int, reason: str) -> None:
+    try:
+        await ws.close(code, reason)
+    except (WebSocketDisconnect, RuntimeError):
+        return
+
+
+class _Line:
+    """One call, from when its session is known to its end. See `room.Guest`: a call says its greeting as one."""
+
+    def __init__(
+        self,
+        ws: WebSocket,
+        service: Service,
+        stream: MediaStream,
+        started: Started,
+        wishes: Wishes,
+        session: LiveSession,
+        room: Room | None,
+    ) -> None:
+        """room: that the session belongs to; None: it is a native client's."""
+        self.prefix = ws.app.state.rooms.next_prefix()
+        self._ws = ws
+        self._socket = cast(LiveSocket, ws.scope["extensions"][EXTENSION])
+        self._service = service
+        self._stream = stream
+        on_digit = OnDigit.CANCEL if wishes.digits_cancel else OnDigit.TELL
+        self._call = Call(KIND, started.call[:64], wishes.sound, on_digit)
+        self._wishes = wishes
+        self._session = session
+        self._room = room
+        self._to_write = asyncio.Event()
+        self._outbox = Outbox(self._to_write.set, replay_s=0.0)
+        self._messages: deque[str | CloseSocket] = deque()  # to be written
+        self._leg = 0
+        self._turns: dict[int, str] = {}  # ids by number, of those that sound
+        self._ended = DetachReason.LOST
+
+    async def run(self) -> None:
+        """Until one side hangs up."""
+        self._service.sockets += 1
+        if self._room is not None:
+            self._room.enter(self)
+        try:
+            self._session.on_leg(self._attach)
+            if not self._leg:
+                await _close(self._ws, CloseCode.GOING_AWAY, "the session is over")
+                return
+            self._greet()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write, tasks.cancel_scope)
+                await self._read()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._session.on_leg(lambda legs, now: legs.detach(self._leg, self._ended, now))
+            if self._room is not None:
+                self._room.exit(self)
+            self._service.sockets -= 1
+
+    @property
+    def pong_at(self) -> float:
+        """See `room.Guest`."""
+        return self._socket.pong_at
+
+    async def ready(self) -> None:
+        """See `room.Guest`: what a call is to hear waits in its own outbox."""
+
+    def event(self, event: Event) -> None:
+        """See `room.Guest`: likewise."""
+
+    def audio(self, turn: str, payload: bytes) -> None:
+        """See `room.Guest`: likewise."""
+
+    def evict(self, code: int, reason: str) -> None:
+        """See `room.Guest`: the session tells."""
+
+    def _attach(self, legs: Legs, now: float) -> None:
+        self._leg = legs.attach(self._call, self._outbox, now)
+
+    def _greet(self) -> None:
+        """Say what the TwiML wants said."""
+        if self._wishes.text is None:
+            return
+        turn = f"{self.prefix}greeting"
+        voice = self._service.voices.meant(self._wishes.voice, self._service.settings.voice_aliases)
+        commands: tuple[Command, ...] = (
+            TurnStart(turn=turn, voice=voice),
+            TextAppend(turn=turn, text=self._wishes.text),
+            TurnEnd(turn=turn),
+        )
+        for command in commands:
+            if self._room is not None:
+                self._room.do(self, command)
+            else:
+                self._session.handle(command)
+
+    async def _read(self) -> None:
+        """Never waits for speech, nor for Twilio to read."""
+        try:
+            while True:
+                message = await self._ws.receive()
+                if message["type"] == "websocket.disconnect":
+                    if self._socket.farewell:
+                        self._ended = DetachReason.HANGUP
+                    return
+                text = message.get("text")
+                if text is not None:
+                    self._carry_out(self._stream.received(text, self._service.clock()))
+        except WebSocketDisconnect:
+            return
+
+    async def _write(self, scope: anyio.CancelScope) -> None:
+        """The only writer. Ends the call when the session does, or when Twilio takes nothing."""
+        try:
+            while True:
+                self._to_write.clear()
+                self._take()
+                while self._messages:
+                    message = self._messages.popleft()
+                    with anyio.move_on_after(self._service.settings.limits.drain_s) as patience:
+                        if isinstance(message, CloseSocket):
+                            await self._ws.close(message.code, message.reason)
+                            scope.cancel()
+                            return
+                        await self._ws.send_text(message)
+                    if patience.cancelled_caught:
+                        log.warning("slow consumer dropped", extra={"session": self._session.id})
+                        self._socket.abort()
+                        scope.cancel()
+                        return
+                await self._wait()
+        except (WebSocketDisconnect, RuntimeError):
+            return  # the reader is told as well
+
+    async def _wait(self) -> None:
+        with anyio.CancelScope(deadline=self._stream.deadline):
+            await self._to_write.wait()
+        self._carry_out(self._stream.tick(self._service.clock()))
+
+    def _take(self) -> None:
+        """Make messages of what the session has put."""
+        taken = False
+        while (item := self._outbox.take(self._service.clock())) is not None:
+            if isinstance(item, Close):
+                code = item.code if item.code in _FOREIGN_CODES else CloseCode.GOING_AWAY
+                self._carry_out(self._stream.finish(CloseSocket(code, item.reason), self._service.clock()))
+                return
+            taken = True
+            self._carry_out(self._heard_of(item))
+        self._carry_out(self._stream.settle())
+        if taken:
+            self._session.written()
+
+    def _heard_of(self, item: str | bytes) -> Sequence[Done]:
+        if isinstance(item, bytes):
+            frame = unpack(item)
+            turn = self._turns.get(frame.n)
+            if turn is None:
+                return ()
+            return self._stream.audio(turn, frame.position, frame.payload, bool(frame.flags & Flag.LAST))
+        event = decode_event(item)
+        if event is None:
+            return ()
+        if isinstance(event, TurnStarted):
+            self._turns[event.n] = event.turn
+        elif isinstance(event, TurnDone):
+            self._turns.pop(event.n, None)
+        return self._stream.event(event)
+
+    def _carry_out(self, what: Iterable[Done]) -> None:
+        for done in what:
+            if isinstance(done, str | CloseSocket):
+                self._messages.append(done)
+                self._to_write.set()
+            elif isinstance(done, HungUp):
+                self._ended = DetachReason.HANGUP
+            else:
+                self._session.on_leg(partial(self._tell, done))
+
+    def _tell(self, done: Started | Sound | Digit | Progress, legs: Legs, now: float) -> None:
+        match done:
+            case Sound(payload):
+                legs.hear(self._leg, payload, now)
+            case Digit(digit):
+                legs.press(self._leg, digit, now)
+            case Progress(turn, ms, at_most_ms):
+                legs.progress(self._leg, turn, ms, at_most_ms, now)
+            case Started():
+                raise AssertionError("a call starts once")

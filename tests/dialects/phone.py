@@ -1,0 +1,184 @@
+"""A telephone at Twilio, without Twilio: its half of Media Streams, as its service was seen to behave.
+
+`Phone` is the part of Twilio that holds sound: what is sent is played in order and in real time, a mark comes back when the sound before it
+was played, and a `clear` empties the buffer and sends every mark back at once. `Phone.run` connects it to a server: the caller's sound goes
+up as 20 ms of mu-law each. Unrealistic: no jitter, no loss, no delay on the way.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from realtime.audio import to_int16
+from realtime.g711 import encode_mulaw
+from realtime.hearing_sounds import Sound
+from realtime.resample import Resampler
+
+STREAM = "MZ18ad3ab5a668481ce02b83e7395059f0"
+CALL = "CA0123456789abcdef0123456789abcdef"
+QUIET = b"\xff" * 160
+TICK_S = 0.02
+
+
+def start(parameters: Mapping[str, str] | None = None, **changes: Any) -> list[str]:
+    """The first two messages of a call, as Twilio sends them."""
+    fields = {
+        "accountSid": "AC0123456789abcdef0123456789abcdef",
+        "streamSid": STREAM,
+        "callSid": CALL,
+        "tracks": ["inbound"],
+        "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
+        "customParameters": dict(parameters or {}),
+        **changes,
+    }
+    return [
+        json.dumps({"event": "connected", "protocol": "Call", "version": "1.0.0"}),
+        json.dumps({"event": "start", "sequenceNumber": "1", "start": fields, "streamSid": STREAM}),
+    ]
+
+
+def media(payload: bytes, number: int = 1) -> str:
+    """20 ms of the caller."""
+    body = {
+        "track": "inbound",
+        "chunk": str(number),
+        "timestamp": str(number * 20),
+        "payload": base64.b64encode(payload).decode(),
+    }
+    return json.dumps({"event": "media", "sequenceNumber": str(number + 1), "media": body, "streamSid": STREAM})
+
+
+def echo(name: str) -> str:
+    """A mark that comes back."""
+    return json.dumps({"event": "mark", "sequenceNumber": "9", "streamSid": STREAM, "mark": {"name": name}})
+
+
+def dtmf(digit: str) -> str:
+    """A key that is pressed."""
+    body = {"track": "inbound_track", "digit": digit}
+    return json.dumps({"event": "dtmf", "streamSid": STREAM, "sequenceNumber": "5", "dtmf": body})
+
+
+def stop() -> str:
+    """The caller hangs up."""
+    body = {"accountSid": "AC0123456789abcdef0123456789abcdef", "callSid": CALL}
+    return json.dumps({"event": "stop", "sequenceNumber": "7", "stop": body, "streamSid": STREAM})
+
+
+def as_mulaw(sound: Sound) -> list[bytes]:
+    """Sound at 16 kHz as a telephone sends it, 20 ms each."""
+    resampler = Resampler(16_000, 8_000)
+    coded = encode_mulaw(to_int16(np.concatenate((resampler.push(sound), resampler.finish()))))
+    return [coded[at : at + 160] for at in range(0, len(coded) - 159, 160)]
+
+
+class Phone:
+    """One call. Read `heard`, `said` and `clears` while it runs; call `say`, `press` and `hang_up`."""
+
+    def __init__(self) -> None:
+        self.heard = b""  # what was played to the caller
+        self.buffered = 0  # bytes that wait to be played
+        self.most_buffered = 0
+        self.sent: list[dict[str, Any]] = []  # what the server sent, without sound
+        self.clears = 0
+        self.code: int | None = None  # of the close
+        self._line: deque[bytes | str] = deque()  # sound to be played, and marks behind it
+        self._mouth: deque[bytes] = deque()
+        self._keys: deque[str] = deque()
+        self._changed = anyio.Event()
+
+    def say(self, sound: Sound) -> None:
+        """The caller speaks, from now on."""
+        self._mouth.extend(as_mulaw(sound))
+
+    def press(self, digit: str) -> None:
+        """The caller presses a key."""
+        self._keys.append(dtmf(digit))
+
+    def hang_up(self) -> None:
+        """The caller has had enough."""
+        self._keys.append(stop())
+
+    @property
+    def speaking(self) -> bool:
+        """Whether the caller does."""
+        return bool(self._mouth)
+
+    async def until(self, what: str) -> None:
+        """Wait until the caller hears something, or nothing any more (`sound` or `silence`)."""
+        while (self.buffered > 0) != (what == "sound"):
+            await self._changed.wait()
+
+    async def run(
+        self, url: str, parameters: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Call, until one side hangs up."""
+        async with connect(url, additional_headers=headers, compression=None, proxy=None) as ws:
+            for message in start(parameters):
+                await ws.send(message)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._play, ws)
+                try:
+                    async for message in ws:
+                        await self._take(ws, json.loads(message))
+                except ConnectionClosed:
+                    pass
+                self.code = ws.close_code
+                self._tell()
+                tasks.cancel_scope.cancel()
+
+    async def _take(self, ws: ClientConnection, message: dict[str, Any]) -> None:
+        assert message["streamSid"] == STREAM, "every message names the stream"
+        if message["event"] == "media":
+            assert message["media"].keys() == {"payload"}, "Twilio takes nothing else there"
+            payload = base64.b64decode(message["media"]["payload"], validate=True)
+            assert payload and len(payload) % 160 == 0, "20 ms are the unit"
+            self._line.extend(payload[at : at + 160] for at in range(0, len(payload), 160))
+            self.buffered += len(payload)
+            self.most_buffered = max(self.most_buffered, self.buffered)
+            self._tell()
+            return
+        self.sent.append(message)
+        if message["event"] == "mark":
+            self._line.append(message["mark"]["name"])
+        elif message["event"] == "clear":
+            self.clears += 1
+            names = [item for item in self._line if isinstance(item, str)]
+            self._line.clear()
+            self.buffered = 0
+            self._tell()
+            for name in names:
+                await ws.send(echo(name))
+
+    async def _play(self, ws: ClientConnection) -> None:
+        number, at = 0, anyio.current_time()
+        while True:
+            number += 1
+            try:
+                while self._line and isinstance(self._line[0], str):
+                    await ws.send(echo(str(self._line.popleft())))
+                await ws.send(media(self._mouth.popleft() if self._mouth else QUIET, number))
+                while self._keys:
+                    await ws.send(self._keys.popleft())
+            except ConnectionClosed:
+                return
+            if self._line and isinstance(self._line[0], bytes):
+                self.heard += self._line.popleft()
+                self.buffered -= 160
+                if not self.buffered:
+                    self._tell()
+            at += TICK_S
+            await anyio.sleep_until(at)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
