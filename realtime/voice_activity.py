@@ -21,6 +21,12 @@ Samples = npt.NDArray[np.float32]  # [n], mono, at 16 kHz
 HOP_SAMPLES: Final = 512  # fixed by the model
 HOP_S: Final = HOP_SAMPLES / 16_000
 SILENCE_DB: Final = -100.0  # what digital silence counts as
+# No speech is so quiet, and the model need not be asked: a microphone that is muted, or cleaned of noise, between two sentences. The model
+# is four fifths of what hearing costs, and keeps the interpreter's lock, so that a thread for it would not help.
+QUIET_DB: Final = -66.0
+SETTLED_HOPS: Final = (
+    16  # without speech before it is left out: it then goes on from silence, not from the end of a word
+)
 
 # Both as the model's authors recommend. The phrases and noises of `realtime.hearing_report` do not tell much between them: at 0.3 and 0.7
 # as well nothing is missed or torn and no noise counts, and speech is told 16 ms sooner or 32 ms later.
@@ -78,6 +84,7 @@ class Hops:
         self._model = model
         self._rest: Samples = np.zeros(0, np.float32)
         self._count = 0
+        self._silent = 0  # hops since the model last took one for speech
 
     @property
     def fed_s(self) -> float:
@@ -91,9 +98,17 @@ class Hops:
         for start in range(0, len(samples) - HOP_SAMPLES + 1, HOP_SAMPLES):
             hop = samples[start : start + HOP_SAMPLES]
             self._count += 1
-            hops.append(Hop(self._count * HOP_S, self._model.probability(hop), level_db(hop)))
+            level = level_db(hop)
+            hops.append(Hop(self._count * HOP_S, self._judge(hop, level), level))
         self._rest = samples[len(hops) * HOP_SAMPLES :].copy()
         return hops
+
+    def _judge(self, hop: Samples, level: float) -> float:
+        if level < QUIET_DB and self._silent >= SETTLED_HOPS:
+            return 0.0
+        probability = self._model.probability(hop)
+        self._silent = self._silent + 1 if probability < HOLD else 0
+        return probability
 
 
 class Turned(Enum):

@@ -11,6 +11,7 @@ from realtime.hearing_sounds import noises, over_noise
 from realtime.voice_activity import (
     HOP_S,
     HOP_SAMPLES,
+    SETTLED_HOPS,
     SILENCE_DB,
     Hop,
     Hops,
@@ -101,6 +102,17 @@ def test_how_samples_are_cut_into_pieces_changes_no_hop(sizes: list[int]) -> Non
         assert cut.fed_s == pytest.approx(at / 16_000)
     assert hops == whole.push(sound)
     assert len(hops) == len(sound) // HOP_SAMPLES
+
+
+def test_the_model_is_not_asked_about_a_silence_that_lasts() -> None:
+    model = ScriptedModel([0.9] * 4 + [0.1] * SETTLED_HOPS + [0.9] * 100)
+    hops = Hops(model)
+    loud, quiet = np.full(HOP_SAMPLES * 4, 0.1, np.float32), np.full(HOP_SAMPLES * 60, 0.0003, np.float32)
+    heard = [*hops.push(loud), *hops.push(quiet), *hops.push(loud)]
+    assert model.hops == 4 + SETTLED_HOPS + 4
+    asked_again = 4 + 60
+    assert [hop.probability for hop in heard[4 + SETTLED_HOPS : asked_again]] == [0.0] * (60 - SETTLED_HOPS)
+    assert [hop.probability for hop in heard[asked_again:]] == [0.9] * 4
 
 
 def test_levels_are_below_full_scale() -> None:
