@@ -94,12 +94,15 @@ class Room:
     def enter(self, guest: Guest) -> None:
         """From now on it may do things, and gets what concerns it."""
         self._guests.append(guest)
+        self.session.rest(False)
 
     def exit(self, guest: Guest) -> None:
         """It is gone; it has cancelled what it wanted to. The session ends if it was nobody else's. Idempotent."""
         if guest in self._guests:
             self._guests.remove(guest)
-            if not self._guests and not self._named:
+            if not self._guests and self._named:
+                self.session.rest(True)
+            elif not self._guests:
                 self._end(CloseCode.NORMAL, "closed")
 
     def do(self, guest: Guest, command: Command) -> None:
