@@ -125,7 +125,7 @@ class Load:
         options = self._options
         rng = random.Random(f"{options.seed}/{stream}")
         await anyio.sleep(rng.uniform(0.0, SPREAD_S) if options.streams > 1 else 0.0)
-        async with connect(options.url, token=options.key) as client:
+        async with connect(options.url, token=options.key, renew_s=0) as client:
             rate, pre_skip = await self._configure(client, stream)
             self._measured.model, self._measured.rate = client.session.model, rate
             for number in count():  # the first one warms up: it prefills the voice and fills caches

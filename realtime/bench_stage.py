@@ -47,7 +47,7 @@ class Stage:
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> AsyncIterator[Client]:
         """A new session, 16-bit PCM at the model's rate, with these fields of `session.update`."""
-        async with connect(url or self.url, token=self.key, on_event=on_event) as client:
+        async with connect(url or self.url, token=self.key, on_event=on_event, renew_s=0) as client:
             rate = client.session.sample_rate if client.session.sample_rate in PCM_RATES_HZ else PCM_RATES_HZ[-1]
             audio = AudioConfig(output=OutputConfig(format=Format.PCM_S16LE, rate=rate))
             await client.update(SessionUpdate.model_validate({"audio": audio, **fields}))
