@@ -1,7 +1,7 @@
 """`/twilio`: a phone call, which Twilio connects as a WebSocket, becomes a leg of a session.
 
-Knows the handshake and its signature, which session is meant, and how sound and messages get from one to the other. Does not know Twilio's
-messages (`protocol.dialects.twilio`), nor what a leg does in a session (`realtime.legs`).
+Knows the handshake and its signature, which session is meant, and the socket. Does not know Twilio's messages (`protocol.dialects.twilio`),
+what a leg does in a session (`realtime.legs`), nor how one becomes the other (`realtime.dialects.twilio_line`).
 
 Who may call: Twilio shows no key. Where the operator has given the account's auth token, a call must be signed with it, and a call that is
 signed counts as one that showed the server's first key. Otherwise the TwiML shows a key, in the parameter `token`.
@@ -11,28 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Final, cast
 
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from protocol.audio_frame import Flag, unpack
 from protocol.commands import Command, TextAppend, TurnEnd, TurnStart
-from protocol.connection import decode_event
+from protocol.config import MAX_ID_CHARS
 from protocol.dialects.interface import CloseSocket, Refused
-from protocol.dialects.twilio import Digit, Done, HungUp, MediaStream, Progress, Sound, Started
+from protocol.dialects.twilio import MediaStream, Started
 from protocol.dialects.twilio_call import Wishes
 from protocol.dialects.twilio_signature import HEADER, is_signed
 from protocol.errors import CloseCode, ProtocolError
-from protocol.events import DetachReason, Event, TurnDone, TurnStarted
+from protocol.events import DetachReason, Event
 from realtime.dialects.entering import checked_name, opening, owner, refused, response, unauthorized
 from realtime.dialects.room import Room, Rooms
-from realtime.legs import Call, Legs, OnDigit
+from realtime.dialects.twilio_line import Line
+from realtime.legs import Call, OnDigit
 from realtime.live_session import LiveSession
-from realtime.outbox import Close, Outbox
 from realtime.service import Service
 from realtime.transport import EXTENSION, LiveSocket
 
@@ -42,7 +38,6 @@ PATH: Final = "/twilio"
 KIND: Final = "twilio"
 MESSAGE_BYTES: Final = 64 * 1024  # Twilio's have 300
 POLICY: Final = 1008  # close code of RFC 6455
-_FOREIGN_CODES: Final = range(1000, 1016)
 
 
 def errors(error: Refused) -> tuple[str, str]:
@@ -71,7 +66,9 @@ async def call(ws: WebSocket) -> None:
             return
         wishes = Wishes.read(started.parameters)
         line = await _connected(service, ws.app.state.rooms, shown, came.session, wishes)
-        await _Line(ws, service, stream, started, wishes, *line).run()
+        on_digit = OnDigit.CANCEL if wishes.digits_cancel else OnDigit.TELL
+        visit = _Visit(ws, service, stream, wishes, *line)
+        await visit.run(Call(KIND, started.call[:MAX_ID_CHARS], wishes.sound, on_digit))
     except Refused as error:
         log.warning("a call is refused: %s", error.message)
         await _close(ws, POLICY, error.code)
@@ -145,7 +142,7 @@ async def _close(ws: WebSocket, code: int, reason: str) -> None:
         return
 
 
-class _Line:
+class _Visit:
     """One call, from when its session is known to its end. See `room.Guest`: a call says its greeting as one."""
 
     def __init__(
@@ -153,7 +150,6 @@ class _Line:
         ws: WebSocket,
         service: Service,
         stream: MediaStream,
-        started: Started,
         wishes: Wishes,
         session: LiveSession,
         room: Room | None,
@@ -163,27 +159,19 @@ class _Line:
         self._ws = ws
         self._socket = cast(LiveSocket, ws.scope["extensions"][EXTENSION])
         self._service = service
-        self._stream = stream
-        on_digit = OnDigit.CANCEL if wishes.digits_cancel else OnDigit.TELL
-        self._call = Call(KIND, started.call[:64], wishes.sound, on_digit)
         self._wishes = wishes
         self._session = session
         self._room = room
         self._to_write = asyncio.Event()
-        self._outbox = Outbox(self._to_write.set, replay_s=0.0)
-        self._messages: deque[str | CloseSocket] = deque()  # to be written
-        self._leg = 0
-        self._turns: dict[int, str] = {}  # ids by number, of those that sound
-        self._ended = DetachReason.LOST
+        self._line = Line(stream, session.on_leg, self._to_write.set)
 
-    async def run(self) -> None:
+    async def run(self, call: Call) -> None:
         """Until one side hangs up."""
         self._service.sockets += 1
         if self._room is not None:
             self._room.enter(self)
         try:
-            self._session.on_leg(self._attach)
-            if not self._leg:
+            if not self._line.attach(call):
                 await _close(self._ws, CloseCode.GOING_AWAY, "the session is over")
                 return
             self._greet()
@@ -192,7 +180,7 @@ class _Line:
                 await self._read()
                 tasks.cancel_scope.cancel()
         finally:
-            self._session.on_leg(lambda legs, now: legs.detach(self._leg, self._ended, now))
+            self._line.detach()
             if self._room is not None:
                 self._room.exit(self)
             self._service.sockets -= 1
@@ -203,19 +191,16 @@ class _Line:
         return self._socket.pong_at
 
     async def ready(self) -> None:
-        """See `room.Guest`: what a call is to hear waits in its own outbox."""
+        """See `room.Guest`. What a call is to hear waits elsewhere: nothing here waits for it."""
 
     def event(self, event: Event) -> None:
-        """See `room.Guest`: likewise."""
+        """See `room.Guest`. The line is told by the session."""
 
     def audio(self, turn: str, payload: bytes) -> None:
-        """See `room.Guest`: likewise."""
+        """See `room.Guest`. Likewise."""
 
     def evict(self, code: int, reason: str) -> None:
-        """See `room.Guest`: the session tells."""
-
-    def _attach(self, legs: Legs, now: float) -> None:
-        self._leg = legs.attach(self._call, self._outbox, now)
+        """See `room.Guest`. Likewise."""
 
     def _greet(self) -> None:
         """Say what the TwiML wants said."""
@@ -241,11 +226,11 @@ class _Line:
                 message = await self._ws.receive()
                 if message["type"] == "websocket.disconnect":
                     if self._socket.farewell:
-                        self._ended = DetachReason.HANGUP
+                        self._line.ended = DetachReason.HANGUP
                     return
                 text = message.get("text")
                 if text is not None:
-                    self._carry_out(self._stream.received(text, self._service.clock()))
+                    self._line.received(text, self._service.clock())
         except WebSocketDisconnect:
             return
 
@@ -254,76 +239,23 @@ class _Line:
         try:
             while True:
                 self._to_write.clear()
-                self._take()
-                while self._messages:
-                    message = self._messages.popleft()
-                    with anyio.move_on_after(self._service.settings.limits.drain_s) as patience:
-                        if isinstance(message, CloseSocket):
-                            await self._ws.close(message.code, message.reason)
-                            scope.cancel()
-                            return
-                        await self._ws.send_text(message)
-                    if patience.cancelled_caught:
-                        log.warning("slow consumer dropped", extra={"session": self._session.id})
-                        self._socket.abort()
+                for message in self._line.take(self._service.clock(), self._session.written):
+                    if not await self._send(message):
                         scope.cancel()
                         return
-                await self._wait()
+                with anyio.CancelScope(deadline=self._line.deadline):
+                    await self._to_write.wait()
         except (WebSocketDisconnect, RuntimeError):
             return  # the reader is told as well
 
-    async def _wait(self) -> None:
-        with anyio.CancelScope(deadline=self._stream.deadline):
-            await self._to_write.wait()
-        self._carry_out(self._stream.tick(self._service.clock()))
-
-    def _take(self) -> None:
-        """Make messages of what the session has put."""
-        taken = False
-        while (item := self._outbox.take(self._service.clock())) is not None:
-            if isinstance(item, Close):
-                code = item.code if item.code in _FOREIGN_CODES else CloseCode.GOING_AWAY
-                self._carry_out(self._stream.finish(CloseSocket(code, item.reason), self._service.clock()))
-                return
-            taken = True
-            self._carry_out(self._heard_of(item))
-        self._carry_out(self._stream.settle())
-        if taken:
-            self._session.written()
-
-    def _heard_of(self, item: str | bytes) -> Sequence[Done]:
-        if isinstance(item, bytes):
-            frame = unpack(item)
-            turn = self._turns.get(frame.n)
-            if turn is None:
-                return ()
-            return self._stream.audio(turn, frame.position, frame.payload, bool(frame.flags & Flag.LAST))
-        event = decode_event(item)
-        if event is None:
-            return ()
-        if isinstance(event, TurnStarted):
-            self._turns[event.n] = event.turn
-        elif isinstance(event, TurnDone):
-            self._turns.pop(event.n, None)
-        return self._stream.event(event)
-
-    def _carry_out(self, what: Iterable[Done]) -> None:
-        for done in what:
-            if isinstance(done, str | CloseSocket):
-                self._messages.append(done)
-                self._to_write.set()
-            elif isinstance(done, HungUp):
-                self._ended = DetachReason.HANGUP
-            else:
-                self._session.on_leg(partial(self._tell, done))
-
-    def _tell(self, done: Started | Sound | Digit | Progress, legs: Legs, now: float) -> None:
-        match done:
-            case Sound(payload):
-                legs.hear(self._leg, payload, now)
-            case Digit(digit):
-                legs.press(self._leg, digit, now)
-            case Progress(turn, ms, at_most_ms):
-                legs.progress(self._leg, turn, ms, at_most_ms, now)
-            case Started():
-                raise AssertionError("a call starts once")
+    async def _send(self, message: str | CloseSocket) -> bool:
+        """False: it was the last."""
+        with anyio.move_on_after(self._service.settings.limits.drain_s):
+            if isinstance(message, CloseSocket):
+                await self._ws.close(message.code, message.reason)
+                return False
+            await self._ws.send_text(message)
+            return True
+        log.warning("slow consumer dropped", extra={"session": self._session.id})
+        self._socket.abort()
+        return False

@@ -1,8 +1,8 @@
 """A telephone at Twilio, without Twilio: its half of Media Streams, as its service was seen to behave.
 
-`Phone` is the part of Twilio that holds sound: what is sent is played in order and in real time, a mark comes back when the sound before it
-was played, and a `clear` empties the buffer and sends every mark back at once. `Phone.run` connects it to a server: the caller's sound goes
-up as 20 ms of mu-law each. Unrealistic: no jitter, no loss, no delay on the way.
+`Handset` is the part that holds sound: what is sent is played in order and in real time, a mark comes back when the sound before it was
+played, and a `clear` empties the buffer and sends every mark back at once; the caller's sound goes up as 20 ms of mu-law each. `Phone`
+connects one to a server. Unrealistic: no jitter, no loss, no delay on the way.
 """
 
 from __future__ import annotations
@@ -81,24 +81,73 @@ def as_mulaw(sound: Sound) -> list[bytes]:
     return [coded[at : at + 160] for at in range(0, len(coded) - 159, 160)]
 
 
-class Phone:
-    """One call. Read `heard`, `said` and `clears` while it runs; call `say`, `press` and `hang_up`."""
+class Handset:
+    """What is between the wire and the caller's ear and mouth. Time passes in ticks of 20 ms."""
 
     def __init__(self) -> None:
         self.heard = b""  # what was played to the caller
+        self.played: list[str] = []  # names of the marks that came back because of that
         self.buffered = 0  # bytes that wait to be played
         self.most_buffered = 0
         self.sent: list[dict[str, Any]] = []  # what the server sent, without sound
         self.clears = 0
-        self.code: int | None = None  # of the close
         self._line: deque[bytes | str] = deque()  # sound to be played, and marks behind it
         self._mouth: deque[bytes] = deque()
-        self._keys: deque[str] = deque()
-        self._changed = anyio.Event()
+        self._number = 0
 
     def say(self, sound: Sound) -> None:
         """The caller speaks, from now on."""
         self._mouth.extend(as_mulaw(sound))
+
+    @property
+    def speaking(self) -> bool:
+        """Whether the caller does."""
+        return bool(self._mouth)
+
+    def take(self, message: str) -> list[str]:
+        """The server sent this; the answers."""
+        fields = json.loads(message)
+        assert fields["streamSid"] == STREAM, "every message names the stream"
+        if fields["event"] == "media":
+            assert fields["media"].keys() == {"payload"}, "Twilio takes nothing else there"
+            payload = base64.b64decode(fields["media"]["payload"], validate=True)
+            assert payload and len(payload) % 160 == 0, "20 ms are the unit"
+            self._line.extend(payload[at : at + 160] for at in range(0, len(payload), 160))
+            self.buffered += len(payload)
+            self.most_buffered = max(self.most_buffered, self.buffered)
+            return []
+        self.sent.append(fields)
+        if fields["event"] == "mark":
+            self._line.append(fields["mark"]["name"])
+            return []
+        assert fields["event"] == "clear", "there is nothing else"
+        self.clears += 1
+        names = [item for item in self._line if isinstance(item, str)]
+        self._line.clear()
+        self.buffered = 0
+        return [echo(name) for name in names]
+
+    def tick(self) -> list[str]:
+        """20 ms pass; what is sent in them."""
+        self._number += 1
+        sent: list[str] = []
+        while self._line and isinstance(self._line[0], str):
+            self.played.append(str(self._line.popleft()))
+            sent.append(echo(self.played[-1]))
+        if self._line:
+            self.heard += bytes(self._line.popleft())  # type: ignore[arg-type]
+            self.buffered -= 160
+        return [*sent, media(self._mouth.popleft() if self._mouth else QUIET, self._number)]
+
+
+class Phone(Handset):
+    """One that calls a server. Call `say`, `press` and `hang_up` while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code: int | None = None  # of the close
+        self._keys: deque[str] = deque()
+        self._changed = anyio.Event()
 
     def press(self, digit: str) -> None:
         """The caller presses a key."""
@@ -108,14 +157,9 @@ class Phone:
         """The caller has had enough."""
         self._keys.append(stop())
 
-    @property
-    def speaking(self) -> bool:
-        """Whether the caller does."""
-        return bool(self._mouth)
-
     async def until(self, what: str) -> None:
-        """Wait until the caller hears something, or nothing any more (`sound` or `silence`)."""
-        while (self.buffered > 0) != (what == "sound"):
+        """Wait until the caller hears something, or nothing any more (`sound` or `silence`), or (`end`) the call has ended."""
+        while self.code is None and (what == "end" or (self.buffered > 0) != (what == "sound")):
             await self._changed.wait()
 
     async def run(
@@ -126,56 +170,26 @@ class Phone:
             for message in start(parameters):
                 await ws.send(message)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._play, ws)
-                try:
-                    async for message in ws:
-                        await self._take(ws, json.loads(message))
-                except ConnectionClosed:
-                    pass
-                self.code = ws.close_code
-                self._tell()
+                tasks.start_soon(self._pass_time, ws)
+                async for message in ws:
+                    for answer in self.take(str(message)):
+                        await ws.send(answer)
+                    self._tell()
                 tasks.cancel_scope.cancel()
-
-    async def _take(self, ws: ClientConnection, message: dict[str, Any]) -> None:
-        assert message["streamSid"] == STREAM, "every message names the stream"
-        if message["event"] == "media":
-            assert message["media"].keys() == {"payload"}, "Twilio takes nothing else there"
-            payload = base64.b64decode(message["media"]["payload"], validate=True)
-            assert payload and len(payload) % 160 == 0, "20 ms are the unit"
-            self._line.extend(payload[at : at + 160] for at in range(0, len(payload), 160))
-            self.buffered += len(payload)
-            self.most_buffered = max(self.most_buffered, self.buffered)
+            self.code = ws.close_code
             self._tell()
-            return
-        self.sent.append(message)
-        if message["event"] == "mark":
-            self._line.append(message["mark"]["name"])
-        elif message["event"] == "clear":
-            self.clears += 1
-            names = [item for item in self._line if isinstance(item, str)]
-            self._line.clear()
-            self.buffered = 0
-            self._tell()
-            for name in names:
-                await ws.send(echo(name))
 
-    async def _play(self, ws: ClientConnection) -> None:
-        number, at = 0, anyio.current_time()
+    async def _pass_time(self, ws: ClientConnection) -> None:
+        at = anyio.current_time()
         while True:
-            number += 1
             try:
-                while self._line and isinstance(self._line[0], str):
-                    await ws.send(echo(str(self._line.popleft())))
-                await ws.send(media(self._mouth.popleft() if self._mouth else QUIET, number))
+                for message in self.tick():
+                    await ws.send(message)
                 while self._keys:
                     await ws.send(self._keys.popleft())
             except ConnectionClosed:
                 return
-            if self._line and isinstance(self._line[0], bytes):
-                self.heard += self._line.popleft()
-                self.buffered -= 160
-                if not self.buffered:
-                    self._tell()
+            self._tell()
             at += TICK_S
             await anyio.sleep_until(at)
 
