@@ -23,7 +23,7 @@ from realtime.bench_probes import PROBES as CONVERSING
 from realtime.bench_probes import Probe
 from realtime.bench_probes_hearing import barge_in, marks
 from realtime.bench_probes_sound import loudness, markup, speed_and_volume
-from realtime.bench_promises import Finding, Promise, never, table
+from realtime.bench_promises import Finding, Promise, heading, never, row
 from realtime.bench_reports import REPORTS, Report, reported
 from realtime.bench_stage import Stage
 from realtime.failure import FAILED, leaf
@@ -43,7 +43,7 @@ PROBES: Final[Mapping[str, Probe]] = {
     # These measure this code and not the server of an address.
     **{name: partial(_report, report) for name, report in REPORTS.items()},
 }
-PATIENCE_S: Final = 300.0  # for one probe; the longest speaks two minutes
+BUDGET_S: Final = 160.0  # for all probes, so that with its server's start the command ends within three minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ConversationOptions:
     probes: Sequence[str]  # names of PROBES, in order
 
 
-def bench_conversation(options: ConversationOptions, own_server: bool, out: TextIO, err: TextIO) -> int:
+def bench_conversation(options: ConversationOptions, own_server: bool, out: TextIO) -> int:
     """Try and print; the exit code. Blocks. Raises CommandFailed where there is nothing to try."""
     begun = datetime.now(UTC)
     model = loaded_model(options.url, options.key)
@@ -72,9 +72,8 @@ def bench_conversation(options: ConversationOptions, own_server: bool, out: Text
         turns=options.turns,
         barge_ins=options.barge_ins,
     )
-    found = anyio.run(_played, stage, options.probes, err)
+    found = anyio.run(_played, stage, options.probes, out)
     broken = [finding for _, finding in found if isinstance(finding, Promise) and not finding.kept]
-    print("\n".join(table(found)), file=out)
     print(f"{len(broken)} promises broken" if broken else "every promise kept", file=out)
     conditions: dict[str, JsonValue] = {
         **circumstances(model, options.url, own_server, begun),
@@ -86,19 +85,27 @@ def bench_conversation(options: ConversationOptions, own_server: bool, out: Text
     return FAILED if broken else 0
 
 
-async def _played(stage: Stage, names: Sequence[str], err: TextIO) -> list[tuple[str, Finding]]:
+async def _played(stage: Stage, names: Sequence[str], out: TextIO) -> list[tuple[str, Finding]]:
+    """One probe after the other, each shown when it begins and with what it found when it ends."""
     found: list[tuple[str, Finding]] = []
+    ends_at = stage.now() + BUDGET_S
+    print(heading(), file=out)
     for name in names:
-        print(f"{name} ...", file=err, flush=True)
-        found += [(name, finding) for finding in await _tried(stage, PROBES[name])]
+        print(name, file=out, flush=True)
+        begun = stage.now()
+        findings = await _tried(stage, PROBES[name], ends_at - begun)
+        print("\n".join(map(row, findings)), file=out)
+        print(f"  took {stage.now() - begun:.1f} s", file=out, flush=True)
+        found += [(name, finding) for finding in findings]
     return found
 
 
-async def _tried(stage: Stage, probe: Probe) -> Sequence[Finding]:
-    """What a probe found; that it broke off is a promise broken, too."""
+async def _tried(stage: Stage, probe: Probe, patience_s: float) -> Sequence[Finding]:
+    """What a probe found; that it broke off, or was not done in time, is a promise broken, too."""
     try:
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.move_on_after(patience_s):
             return await probe(stage)
+        return (never("not done in time", 1, f"all probes together have {BUDGET_S:g} s"),)
     except (ClientError, OSError, BaseExceptionGroup) as error:
         reason = leaf(error)
         if not isinstance(reason, ClientError | OSError):

@@ -157,7 +157,7 @@ async def _let_go(stage: Stage, turn: Turn, listener: Listener, take: Take, stan
 
 async def pauses(stage: Stage) -> Sequence[Finding]:
     """A pause that was a false alarm: nothing is lost, nothing is generated again, and the same sound goes on."""
-    text = text_of(stage.seed, 3, 0)
+    text = " ".join(short_text_of(stage.seed, 3000 + number) for number in range(2))
     config = PacingConfig(lead_ms=LEAD_MS, burst_ms=BURST_MS, clock=Clock.ACK)
     late, again = 0, 0
     async with stage.client({"pacing": config}) as client:
@@ -221,7 +221,7 @@ async def lost_socket(stage: Stage) -> Sequence[Finding]:
 
     async with network(stage.url) as (way, url), stage.client({"pacing": AT_ONCE}, url, on_event) as client:
         for number in range(losses):
-            text = text_of(stage.seed, 4, number)
+            text = short_text_of(stage.seed, 1000 + number)
             half = len(text) // 2
             turn = client.speak()
             await turn.append(text[:half])

@@ -16,7 +16,7 @@ from protocol.config import Clock, PacingConfig, SamplingConfig
 from protocol.events import WarningCode, WarningEvent
 from realtime.bench_promises import Finding, Promise, never, worst
 from realtime.bench_stage import Stage, Take, taken
-from realtime.bench_text import short_text_of, text_of
+from realtime.bench_text import short_text_of
 from realtime.loudness import loudness_lufs
 
 AT_ONCE: Final = PacingConfig(clock=Clock.NONE)  # nobody listens
@@ -26,7 +26,7 @@ DURATION_SHARE: Final = 0.03  # the project's own promises, of the issue that as
 PITCH_SHARE: Final = 0.02
 VOLUME_DB: Final = 1.0
 JUMP_DB: Final = 6.0  # between two turns of one voice: what people begin to reach for the volume at
-TURNS: Final = 5
+TURNS: Final = 4
 PITCH_HZ: Final = (60.0, 400.0)
 MARKED_UP: Final = (
     "## Today\n\n* The **old** clock is [here](https://example.org/a?b=c).\n* It works 🙂, as `run()` says.\n"
@@ -78,7 +78,7 @@ async def markup(stage: Stage) -> Sequence[Finding]:
 
 
 async def _said(stage: Stage, **fields: object) -> Take:
-    text = text_of(stage.seed, 6, 0)
+    text = short_text_of(stage.seed, 2000)
     plain = {"pacing": AT_ONCE, "sampling": SamplingConfig(seed=stage.seed)}
     async with stage.client({**plain, **fields}) as client:
         return await taken(stage, client, client.speak(text), text)

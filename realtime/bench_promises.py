@@ -85,16 +85,15 @@ def p95(name: str, values: Iterable[float], limit: float, unit: str = "ms") -> P
     return Promise(name, figure, limit, unit, detail=f"p95 of {len(known)}")
 
 
-def table(findings: Sequence[tuple[str, Finding]]) -> Iterable[str]:
-    """Lines for a terminal: by the probe that found them."""
-    yield f"{'':46}{'found':>11} {'promised':>11}"
-    shown = ""
-    for probe, finding in findings:
-        if probe != shown:
-            shown = probe
-            yield probe
-        figure = "nothing" if finding.figure is None else f"{finding.figure:.4g}"
-        bound = f"{finding.bound} {finding.limit:g}" if isinstance(finding, Promise) else ""
-        broken = "  BROKEN" if isinstance(finding, Promise) and not finding.kept else ""
-        detail = f"  ({finding.detail})" if finding.detail else ""
-        yield f"  {finding.name:44}{figure:>11} {bound:>11} {finding.unit:6}{detail}{broken}"
+def heading() -> str:
+    """Above rows."""
+    return f"{'':46}{'found':>11} {'promised':>11}"
+
+
+def row(finding: Finding) -> str:
+    """One line of the table."""
+    figure = "nothing" if finding.figure is None else f"{finding.figure:.4g}"
+    bound = f"{finding.bound} {finding.limit:g}" if isinstance(finding, Promise) else ""
+    broken = "  BROKEN" if isinstance(finding, Promise) and not finding.kept else ""
+    detail = f"  ({finding.detail})" if finding.detail else ""
+    return f"  {finding.name:44}{figure:>11} {bound:>11} {finding.unit:6}{detail}{broken}"

@@ -54,7 +54,7 @@ def _hearing(told: Mapping[str, Any]) -> Sequence[Finding]:
 
 
 REPORTS: Final[Mapping[str, Report]] = {
-    "reactions": Report("realtime.reactions", (), _reactions),
+    "reactions": Report("realtime.reactions", ("--turns", "8"), _reactions),
     "hearing": Report("realtime.hearing_report", ("--quick",), _hearing),
 }
 

@@ -216,7 +216,7 @@ def _bench(args: argparse.Namespace) -> int:
         if args.bench_command == "conversation":
             all_ = [name for name in PROBES if args.url is None or name not in REPORT_NAMES]
             talk = ConversationOptions(url, _key(args), args.turns, args.barge_ins, args.seed, args.only or all_)
-            return bench_conversation(talk, args.url is None, sys.stdout, sys.stderr)
+            return bench_conversation(talk, args.url is None, sys.stdout)
         options = BenchOptions(
             url=url,
             key=_key(args),

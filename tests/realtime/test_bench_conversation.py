@@ -29,7 +29,7 @@ def run(url: str, probes: Sequence[str]) -> tuple[int, dict[str, Any], str]:
     """Exit code, the object of the last line, and what was printed before it."""
     out = io.StringIO()
     options = ConversationOptions(live_url(url), None, 4, 2, 0, probes)
-    code = bench_conversation(options, False, out, io.StringIO())
+    code = bench_conversation(options, False, out)
     *lines, last = out.getvalue().splitlines()
     return code, json.loads(last), "\n".join(lines)
 
@@ -69,6 +69,17 @@ def test_a_server_that_fails_a_turn_is_found_out() -> None:
         }
     ]
     assert shown.endswith("1 promises broken")
+
+
+def test_probes_for_which_no_time_is_left_are_named_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realtime.bench_conversation.BUDGET_S", 0.0)
+    with running_server(Script(frames_per_char=0.1)) as (url, _):
+        code, result, shown = run(url, ["silence", "talk"])
+    assert (code, result["broken"]) == (1, 2)
+    assert [found["name"] for probe in ("silence", "talk") for found in result["found"][probe]] == 2 * [
+        "not done in time"
+    ]
+    assert shown.count("not done in time") == 2 and shown.endswith("2 promises broken")
 
 
 def test_sound_that_is_missing_or_comes_twice_is_counted() -> None:

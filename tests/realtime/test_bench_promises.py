@@ -2,7 +2,7 @@
 
 import pytest
 
-from realtime.bench_promises import Bound, Figure, Promise, never, p95, table, worst
+from realtime.bench_promises import Bound, Figure, Promise, heading, never, p95, row, worst
 
 
 @pytest.mark.parametrize(
@@ -38,22 +38,17 @@ def test_the_largest_and_the_nearly_largest_are_values_that_occurred() -> None:
     assert p95("a", values, 99.0).figure == 95
 
 
-def test_the_table_names_each_probe_once_and_what_is_broken() -> None:
-    lines = list(
-        table(
-            [
-                ("talk", never("lies", 0, "3 turns")),
-                ("talk", Promise("late", 7.25, 5.0, "ms")),
-                ("pause", Figure("lasted", 12.0, "ms")),
-                ("pause", Promise("heard", None, 1.0)),
-            ]
-        )
-    )
-    assert [line.split() for line in lines[1:]] == [
-        ["talk"],
+def test_a_row_says_what_was_found_what_was_promised_and_what_is_broken() -> None:
+    rows = [
+        never("lies", 0, "3 turns"),
+        Promise("late", 7.25, 5.0, "ms"),
+        Figure("lasted", 12.0, "ms"),
+        Promise("heard", None, 1.0),
+    ]
+    assert [row(finding).split() for finding in rows] == [
         ["lies", "0", "<=", "0", "times", "(3", "turns)"],
         ["late", "7.25", "<=", "5", "ms", "BROKEN"],
-        ["pause"],
         ["lasted", "12", "ms"],
         ["heard", "nothing", "<=", "1", "BROKEN"],
     ]
+    assert heading().index("promised") + len("promised") == row(rows[0]).index(" times")
