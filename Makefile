@@ -41,7 +41,7 @@ test: $(VENV)/.setup-test
 	$(RUN) -m pytest $(SPREAD) $(ARGS)
 
 test-fast: $(VENV)/.setup-test
-	$(RUN) -m pytest $(SPREAD) --no-torch tests/protocol tests/realtime tests/test_*.py $(ARGS)
+	$(RUN) -m pytest $(SPREAD) --no-torch tests/protocol tests/realtime tests/dialects tests/test_*.py $(ARGS)
 
 lint: $(VENV)/.setup-test
 	$(RUN) -m ruff check
@@ -80,10 +80,11 @@ $(VENV)/.setup-%: $(VENV)/.setup
 	$(PIP) install -q $(CONSTRAINTS) -e '.[$*]'
 	@touch $@
 
-$(CLIENTS)/.setup: tests/dialects/requirements.txt
+$(CLIENTS)/.setup: tests/dialects/requirements-bare.txt tests/dialects/requirements.txt
 	@$(call check_python)
 	$(PYTHON) -m venv --clear $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -q -r $<
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -q --no-deps -r tests/dialects/requirements-bare.txt
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -q -r tests/dialects/requirements.txt
 	@touch $@
 
 # What the environment was built for. Scripts in it hold the absolute path, so a folder that was moved is installed again.
