@@ -110,7 +110,7 @@ def test_a_network_that_is_cut_loses_its_connections_and_takes_new_ones() -> Non
                 way.cut()
                 assert (await client.ping()).type == "pong"  # it came back by itself
             async with stage.client({}, near) as client:
-                client._link.resumable = False
+                client._link.lasting = False
                 way.cut()
                 with pytest.raises(ConnectionLost):
                     await client.ping()
