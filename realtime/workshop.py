@@ -26,8 +26,6 @@ BUSY_JOBS: Final = (
     16  # that wait: some 7 ms, of a lead of seconds; a batch of 64 streams' frames passes it for a moment only
 )
 SLICE_S: Final = 0.001  # of results that came together; then the loop looks at its sockets before it goes on
-# After results came, the loop looks again so much later by itself: to be woken by a thread costs three calls into the kernel.
-LOOK_S: Final = 0.004
 
 ResultT = TypeVar("ResultT")
 
@@ -101,39 +99,30 @@ class Workshop:
             worker.join()
 
     def _finished(self, result: _Result) -> None:
-        """Called by the workers. Many results that come together, or soon after others, wake the loop once."""
+        """Called by the workers. Many results that come together wake the loop once."""
         self._results.append(result)
         if not self._called:
             self._called = True
             self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        """Hand out what is there and look again soon; once there was nothing, the next result calls."""
-        if not self._results:
-            self._called = False
-            if not self._results:
-                return
-            self._called = (
-                True  # one came between the two looks; if its worker has called as well, that is a look too many
-            )
+        self._called = False  # before the first look: a result that comes from now on calls again
         until = self._now() + SLICE_S
-        while self._results and self._now() < until:
-            self._hand_out(self._results.popleft())
-        if self._results:
-            self._loop.call_soon(self._deliver)
-        else:
-            self._loop.call_later(LOOK_S, self._deliver)
-
-    def _hand_out(self, result: _Result) -> None:
-        bench = result.job.bench
-        if bench.closed:
-            return
-        try:
-            if result.error is not None:
-                raise result.error
-            result.job.done(result.value)
-        except Exception as error:  # supervisor: a bug ends the session that it is in, and no other
-            bench.fail(error)
+        while self._results:
+            result = self._results.popleft()
+            bench = result.job.bench
+            if not bench.closed:
+                try:
+                    if result.error is not None:
+                        raise result.error
+                    result.job.done(result.value)
+                except Exception as error:  # supervisor: a bug ends the session that it is in, and no other
+                    bench.fail(error)
+            if self._results and self._now() >= until:
+                if not self._called:
+                    self._called = True
+                    self._loop.call_soon(self._deliver)
+                return
 
 
 class _Worker(threading.Thread):
