@@ -114,11 +114,11 @@ class Legs:
             return
         gone.hearing.mute(now)
         self._leg = None
-        self._outbox.leg = None
-        gone.outbox.close(CloseCode.NORMAL, reason.value)
         self._emit(LegDetached(leg=leg, kind=gone.call.kind, call=gone.call.id, reason=reason))
         turns = [turn for turn in self._floor.known if turn.options.leg == leg]
         self._floor.interrupt(turns, "hangup", None, now, by_server=True)
+        self._outbox.leg = None
+        gone.outbox.close(CloseCode.NORMAL, reason.value)
 
     def hear(self, leg: int, payload: bytes, now: float) -> None:
         """Sound came from it: mu-law."""
