@@ -1,12 +1,13 @@
 """The HTTP side of the server: health, models, secrets for browsers, and the page.
 
-Knows what each route says and which headers keep a browser safe. Does not know what a session does. With keys set, every route asks for
-one; a browser is asked for a password, so that a person can open the page (any name, the key as the password).
+Knows what each route says. Does not know what a session does, or which headers keep a browser safe (`realtime.page`). With keys set, every
+route asks for one; a browser is asked for a password, so that a person can open the page (any name, the key as the password).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,16 +27,6 @@ from realtime.service import Service
 
 LIVE_PATH: Final = "/v1/live"
 MAX_EMPTY_BYTES: Final = 64  # an empty object and white space around it
-
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Cache-Control": "no-cache",
-}
 
 
 def routes() -> list[BaseRoute]:
@@ -57,11 +48,12 @@ def web_root() -> Path:
 
 
 class GuardedHttp:
-    """ASGI middleware: a key for every HTTP route, and the headers above on every answer. WebSockets pass: `live` asks them itself."""
+    """ASGI middleware: a key for every HTTP route, and `headers` on every answer. WebSockets pass: `live` asks them itself."""
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, headers: Mapping[str, str]) -> None:
         self._app = app
         self._gate = gate
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,7 +63,7 @@ class GuardedHttp:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in self._headers.items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -22,6 +22,7 @@ from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 
 from engine.api import Engine
+from realtime import page
 from realtime.dialects.room import Rooms
 from realtime.http import LIVE_PATH, GuardedHttp, routes
 from realtime.live import live
@@ -57,7 +58,7 @@ def create_app(settings: Settings, engine: Engine) -> Starlette:
 
     app = Starlette(
         routes=[WebSocketRoute(LIVE_PATH, live), *routes()],
-        middleware=[Middleware(GuardedHttp, gate=service.gate)],
+        middleware=[Middleware(GuardedHttp, gate=service.gate, headers=page.headers(settings.page_connects_to))],
         lifespan=lifespan,
     )
     app.state.service = service

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,10 @@ class Settings(BaseModel):
     insecure: bool = Field(default=False, description="Listen beyond this machine without a key.")
     allowed_origins: tuple[str, ...] = Field(
         default=(), description="Origins of other pages that may connect, such as https://example.org; `*` is all."
+    )
+    page_connects_to: tuple[str, ...] = Field(
+        default=("https:", "http://127.0.0.1:*", "http://localhost:*"),
+        description="Where the page may look for a language model, as sources of a Content-Security-Policy; `'none'`: nowhere.",
     )
     voices_dir: Path | None = Field(default=None, description="Folder of voices; none: only the model's own.")
     voice_aliases: dict[str, str] = Field(
@@ -82,6 +87,13 @@ class Settings(BaseModel):
         if any(not key.get_secret_value().isascii() or not key.get_secret_value().isprintable() for key in keys):
             raise ValueError("a key has printable ASCII characters only: it travels in an HTTP header")
         return keys
+
+    @field_validator("page_connects_to")
+    @classmethod
+    def _sources_stay_sources(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not re.fullmatch(r"[!-+\--:<-~]+", source) for source in sources):
+            raise ValueError("a source has no blank, comma or semicolon: they would begin another one, or another rule")
+        return tuple(source for source in sources if source != "'none'")
 
     @property
     def is_open(self) -> bool:
@@ -146,7 +158,7 @@ def _variable(name: str) -> str:
 
 def _parsed(name: str, text: str) -> object:
     """Lists are separated by commas; limits are JSON; pydantic reads the rest."""
-    if name in ("keys", "allowed_origins"):
+    if name in ("keys", "allowed_origins", "page_connects_to"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if name in ("limits", "voice_aliases"):
         try:
