@@ -32,7 +32,7 @@ from engine.wire import BlockingPeer, PeerGone
 
 # As for the engine's own process: import what the parent imports, never what lies in the current folder.
 _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[2:]; from engine.codec_process import main; main(int(sys.argv[1]))"
-_LEAVE_S = 1.0  # from the end of its socket to its own
+_LEAVE_S = 10.0  # from the end of its socket to its own
 
 
 class CodecGone(Exception):
