@@ -70,6 +70,18 @@ def test_two_turns_and_a_barge_in_with_pipecat(mini: Served, tmp_path: Path) -> 
     assert found["close_s"] < 1.5, "the server closes when it is asked to, before pipecat loses its patience"
 
 
+def test_two_turns_and_a_barge_in_with_pipecat_over_http(mini: Served, tmp_path: Path) -> None:
+    found = mini.client("eleven_pipecat", tmp_path, "http")
+    one, two, three = found["turns"]
+    assert not any(turn["errors"] for turn in found["turns"])
+    assert spoken(one) == "The young doctor found the map in the basket. The farmer carried the lamp."
+    assert spoken(three) == "The baker forgot the violin."
+    check_times(three)
+    assert two["audio_s"] < 3.5 and "pilot" not in spoken(two), "it was interrupted"
+    heard = mini.heard("The young doctor found the map in the basket. The farmer")
+    assert "The captain" in heard and "old pilot" not in heard
+
+
 def test_turns_and_barge_ins_with_livekit(mini: Served, tmp_path: Path) -> None:
     found = mini.client("eleven_livekit", tmp_path)
     one, two, three, four = found["turns"]

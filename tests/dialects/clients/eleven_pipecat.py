@@ -1,10 +1,13 @@
-"""pipecat's ElevenLabs service in a pipeline: two turns, the second of which is interrupted, and a third."""
+"""pipecat's ElevenLabs service: two turns, the second of which is interrupted, and a third. With `http`: the one over HTTP."""
 
 import asyncio
 import json
+import os
 import sys
 import time
+import traceback
 
+import aiohttp
 from loguru import logger
 from pipecat.frames.frames import (
     EndFrame,
@@ -21,7 +24,7 @@ from pipecat.frames.frames import (
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
-from pipecat.services.elevenlabs.tts import ElevenLabsTTSService
+from pipecat.services.elevenlabs.tts import ElevenLabsHttpTTSService, ElevenLabsTTSService
 from pipecat.workers.runner import WorkerRunner
 
 url, folder, key = sys.argv[1:4]
@@ -33,12 +36,13 @@ class Ear(FrameProcessor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stopped = asyncio.Event()
+        self.sounded, self.stopped = asyncio.Event(), asyncio.Event()
         self.begin()
 
     def begin(self) -> None:
         self.audio_s, self.first, self.last, self.words, self.longest_gap_s = 0.0, None, None, [], 0.0
         self.errors: list[str] = []
+        self.sounded.clear()
         self.stopped.clear()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -48,6 +52,7 @@ class Ear(FrameProcessor):
             case TTSAudioRawFrame():
                 self.longest_gap_s = max(self.longest_gap_s, now - (self.last or now))
                 self.first, self.last = self.first or now, now
+                self.sounded.set()
                 self.audio_s += len(frame.audio) / 2 / frame.sample_rate
             case TTSTextFrame():
                 self.words.append([frame.text, frame.pts and frame.pts / 1e9])
@@ -71,10 +76,23 @@ class Service(ElevenLabsTTSService):
         self._websocket.send = noted
 
 
+def over_http(session: aiohttp.ClientSession) -> ElevenLabsHttpTTSService:
+    settings = ElevenLabsHttpTTSService.Settings(voice="default")
+    base = f"{url}/s/eleven-pipecat-http"
+    return ElevenLabsHttpTTSService(api_key=key, aiohttp_session=session, base_url=base, settings=settings)
+
+
+def over_socket() -> Service:
+    base = f"{url}/s/eleven-pipecat".replace("http", "ws", 1)
+    return Service(api_key=key, url=base, settings=Service.Settings(voice="default"))
+
+
 async def main() -> None:
-    service = Service(
-        api_key=key, url=f"{url}/s/eleven-pipecat".replace("http", "ws", 1), settings=Service.Settings(voice="default")
-    )
+    async with aiohttp.ClientSession() as session:
+        print(json.dumps(await conversation(over_http(session) if sys.argv[4:] == ["http"] else over_socket())))
+
+
+async def conversation(service: FrameProcessor) -> dict:
     ear = Ear()
     worker = PipelineWorker(Pipeline([service, ear]), cancel_on_idle_timeout=False)
     ready = asyncio.Event()
@@ -90,8 +108,7 @@ async def main() -> None:
         for word in text.split(" "):
             await worker.queue_frame(LLMTextFrame(word + " "))
         await worker.queue_frame(LLMFullResponseEndFrame())
-        while ear.first is None:
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(ear.sounded.wait(), 30)
         if interrupt_after_s is None:
             await asyncio.wait_for(ear.stopped.wait(), 30)
         else:
@@ -109,6 +126,14 @@ async def main() -> None:
         }
 
     async def talk() -> list[dict]:
+        try:
+            return await turns_of_it()
+        except TimeoutError:  # the runner would go on waiting for an EndFrame
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+    async def turns_of_it() -> list[dict]:
         await asyncio.wait_for(ready.wait(), 20)
         turns = [
             await speak("The young doctor found the map in the basket. The farmer carried the lamp."),
@@ -126,7 +151,7 @@ async def main() -> None:
     await runner.add_workers(worker)
     _, turns = await asyncio.gather(runner.run(), talk())
     close_s = time.monotonic() - turns.pop()["ended"]
-    print(json.dumps({"turns": turns, "close_s": close_s, "sent": SENT}))
+    return {"turns": turns, "close_s": close_s, "sent": SENT}
 
 
 logger.remove()
