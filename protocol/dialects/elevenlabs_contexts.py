@@ -16,6 +16,7 @@ from protocol.dialects.interface import Host, Output, Refused, StreamEncoder
 from protocol.dialects.turns import Turns
 from protocol.dialects.wording import Wording
 from protocol.events import Alignment, ErrorEvent, Event, Status, TurnDone
+from protocol.surrogates import join
 
 POLICY: Final = 1008  # the code of their errors, which is the one that their sockets close with
 
@@ -31,6 +32,7 @@ class Context:
         self.turn: str | None = None  # that takes text
         self.waiting: list[str] = []  # turns without a turn.done
         self.wording = Wording()
+        self.half = ""  # of a character that was cut
         self.letters: dict[str, str] = {}  # text of the turns that wait, as it was handed on
         self.spelling = Letters()
         self.unflushed = False  # words came since the last flush
@@ -60,6 +62,7 @@ class Contexts:
 
     def say(self, context: Context, text: str) -> list[Output]:
         """More text for it."""
+        text, context.half = join(context.half, text)
         text = context.wording.message(text)
         if not text or (context.turn is None and not text.strip()):
             return []

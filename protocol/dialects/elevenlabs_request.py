@@ -13,12 +13,13 @@ import re
 from collections.abc import Mapping
 from typing import Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from protocol.commands import SessionUpdate
 from protocol.config import AlignmentMode, Language
 from protocol.dialects.interface import FormatRefused, Host, Refused, SoundFormat, StreamEncoder
 from protocol.dialects.settings import first_error, settings
+from protocol.surrogates import join
 
 DEFAULT_FORMAT: Final = "mp3_44100_128"
 KBIT: Final = 1000
@@ -102,6 +103,12 @@ class SpeechRequest(Wishes):
 
     text: str = Field(repr=False)
     voice_settings: VoiceSettings = VoiceSettings()
+
+    @field_validator("text")
+    @classmethod
+    def _whole_characters(cls, text: str) -> str:
+        whole, half = join("", text)
+        return whole + "\ufffd" if half else whole
 
     @classmethod
     def read_all(cls, body: bytes, query: Mapping[str, str]) -> SpeechRequest:

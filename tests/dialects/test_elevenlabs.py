@@ -128,6 +128,15 @@ def test_a_tag_that_was_split_is_not_parted_by_a_flush() -> None:
     assert one.says(say(text="ing] yes.", context_id="c1")) == [append("ing] yes."), flush()]
 
 
+def test_a_character_that_was_cut_in_half_is_put_together() -> None:
+    one = desk(auto_mode="false")
+    assert one.says('{"text": "Good \\ud83d"}', '{"text": "\\ude00 day"}') == [
+        UPDATE,
+        append("Good "),
+        append("\U0001f600 day"),
+    ]
+
+
 def test_text_without_a_context_has_one_of_its_own() -> None:
     one = desk()
     one.says(say(text="Hello."))

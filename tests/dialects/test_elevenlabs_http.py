@@ -86,6 +86,11 @@ def test_what_cannot_be_done_is_refused_in_their_words(body: bytes, status: int,
     assert media_type == "application/json" and detail["code"] == detail["status"] == code and detail["message"]
 
 
+def test_half_a_character_is_none() -> None:
+    body = Opening(path={"voice": "anna"}, body=b'{"text": "Good \\ud83d"}')
+    assert Desk(speech, body).first == [UPDATE, append("Good \ufffd"), end()]
+
+
 def test_null_is_absent_and_unknown_fields_are_let_pass() -> None:
     body = opening(text="Hello.", voice_settings=None, seed=None, language_code="de", previous_text="Yes?", what="ever")
     assert Desk(speech, body).first == [UPDATE, append("Hello."), end()]

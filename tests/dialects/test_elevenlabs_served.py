@@ -154,8 +154,8 @@ def test_a_second_close_stops_a_turn_at_once_and_the_conversation_keeps_what_was
         say(socket, context_id="b", flush=True)
         say(socket, context_id="b", close_context=True)
         assert {message["contextId"] for message in rest(socket)} == {"b"}
-    heard = engine.histories()[-1]
-    assert heard and LONG.startswith(heard) and len(heard) < len(LONG) / 2
+    heard = engine.histories()[-1].split()
+    assert heard and "".join(LONG.split()).startswith("".join(heard)) and len(heard) < len(LONG.split()) / 2
 
 
 def test_a_client_that_disappears_cancels_its_turn() -> None:
