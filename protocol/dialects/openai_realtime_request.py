@@ -16,6 +16,7 @@ from protocol.commands import SessionUpdate
 from protocol.config import MAX_SPEED, MIN_SPEED, AlignmentMode
 from protocol.dialects.interface import FormatRefused, Host, Refused, SoundFormat, StreamEncoder
 from protocol.dialects.settings import first_error, settings
+from protocol.surrogates import join
 
 _FORMATS: Final = {
     "audio/pcm": SoundFormat("pcm", 24_000),
@@ -98,7 +99,11 @@ class Voicing:
 
 
 def text_of(item: Mapping[str, object]) -> str:
-    """What an item says."""
+    """What an item says, in whole characters."""
+    return join("", _text_of(item))[0]
+
+
+def _text_of(item: Mapping[str, object]) -> str:
     content = item.get("content")
     if isinstance(content, str):
         return content

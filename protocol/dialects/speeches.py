@@ -14,6 +14,7 @@ from protocol.dialects.interface import Host, Output, StreamEncoder
 from protocol.dialects.turns import Turns
 from protocol.dialects.wording import Wording
 from protocol.events import Alignment, AlignmentItem, ErrorEvent, Event, TurnDone, TurnStarted
+from protocol.surrogates import join
 
 
 class Words:
@@ -48,6 +49,7 @@ class Speech:
         self.waiting: list[str] = []  # turns without a turn.done
         self.chars = 0  # of text so far
         self.audio_ms = 0  # of its turns that are done
+        self.half = ""  # of a character that was cut
         self.unflushed = False  # words came since the last flush
         self.ended = False  # no more text comes
         self.over = False  # its last message was sent: nothing more is said of it
@@ -86,6 +88,7 @@ class Speeches(Generic[Kind]):
 
     def say(self, speech: Kind, text: str) -> list[Output]:
         """More text for it; a turn is opened for it where there are words."""
+        text, speech.half = join(speech.half, text)
         text = speech.wording.message(text)
         if not text or (speech.turn is None and not text.strip()):
             return []

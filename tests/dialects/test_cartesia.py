@@ -317,3 +317,11 @@ def test_a_context_takes_no_more_text_than_a_turn_may_have(desk: Desk) -> None:
     (stop, told) = read(desk.says(sentence("x" * 6000)))
     assert stop == cancel("t1", "failed")
     assert isinstance(told, dict) and told["type"] == "error"
+
+
+def test_a_character_that_was_cut_in_half_is_joined(desk: Desk) -> None:
+    said = desk.says(request("Good \ud83d"), request("\ude00 morning", goes_on=False))
+    assert (
+        "".join(str(output["text"]) for output in said if isinstance(output, dict) and "text" in output)
+        == "Good 😀 morning"
+    )

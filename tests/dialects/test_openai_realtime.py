@@ -305,3 +305,9 @@ def test_an_error_names_the_event_it_answers(desk: Desk) -> None:
 def test_a_client_that_is_gone_cancels_what_was_not_sent(desk: Desk) -> None:
     desk.says(respond("Hello you."))
     assert desk.leaves() == [cancel("t1", "disconnected")]
+
+
+def test_half_a_character_is_replaced(desk: Desk) -> None:
+    outputs = read(desk.says(item("user", "Good \ud83d day"), respond("Bad \ud83d day")))
+    assert {"type": "context.append", "role": "user", "text": "Good \ufffd day"} in outputs
+    assert append("t1", "Bad \ufffd day") in outputs
