@@ -1,0 +1,265 @@
+/** The page in a real browser, against the real server, with tones instead of speech: exact, and cheap. */
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { after, before, test } from "node:test";
+import { PATIENCE_MS, ROOT, browsing, isConnected, lastTurn, serving, sounds, speak, tap } from "./harness.mjs";
+
+const TEXT = "Good evening, and thank you for waiting. The letters arrived on Thursday.";
+const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+let server;
+let chromium;
+
+before(async () => {
+  [server, chromium] = await Promise.all([serving("tones"), browsing()]);
+});
+after(async () => {
+  await chromium?.browser.close();
+  await server?.stop();
+});
+
+/** Close the page; it must have had nothing to complain about. */
+async function close({ page, faults, context }) {
+  assert.deepEqual([faults, await page.evaluate(() => globalThis.violations)], [[], []]);
+  await context.close();
+}
+
+/** What is seen of the last turn. */
+function seen(page) {
+  return page.evaluate(() => {
+    const line = [...document.querySelectorAll(".said.parley p")].at(-1);
+    const text = (selector) => [...line.querySelectorAll(selector)].filter((node) => !node.classList.contains("hidden")).map((node) => node.textContent).join("");
+    return { heard: text(".heard"), cut: text("del > span"), all: text("span") };
+  });
+}
+
+test("PCM is played sample for sample and without a gap", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await page.click("summary:has-text('Sound')");
+  await page.click("[name=format][value=pcm_s16le]");
+  await tap(page, true);
+  await page.evaluate(() => {
+    globalThis.sent = [];
+    globalThis.parley.live.addEventListener("audio", ({ detail }) => globalThis.sent.push(detail.payload.slice()));
+  });
+  await speak(page, TEXT);
+  const turn = await lastTurn(page);
+  assert.equal(turn.state, "played");
+  assert.deepEqual([turn.underruns, turn.overflows], [0, 0]);
+  const [lost, length] = await page.evaluate(async () => {
+    await new Promise((resolve) => setTimeout(resolve, 200)); // the tap's last messages
+    const sent = globalThis.sent.flatMap((payload) => [...new Int16Array(payload.buffer)]);
+    const heard = globalThis.samples.flatMap((quantum) => [...quantum].map((one) => Math.round(one * 32768)));
+    const first = sent.findIndex((one) => Math.abs(one) > 20);
+    const start = heard.findIndex((one) => Math.abs(one) > 20) - first;
+    return [sent.filter((one, i) => heard[start + i] !== one).length, sent.length];
+  });
+  assert.ok(length > 100_000 && lost === 0, `${lost} of ${length} samples differ`);
+  assert.equal(turn.heardMs, turn.done.audio_ms);
+  await close(opened);
+});
+
+for (const opus of ["webcodecs", "wasm"]) {
+  test(`Opus by ${opus} is whole, in place and without a gap`, async () => {
+    const opened = await chromium.open(`${server.url}/${opus === "wasm" ? "?opus=wasm" : ""}`);
+    const { page } = opened;
+    await page.evaluate(() => {
+      globalThis.pieces = [];
+      globalThis.parley.addEventListener("samples", ({ detail }) => globalThis.pieces.push([detail.position, detail.samples.length]));
+    });
+    await speak(page, TEXT);
+    const turn = await lastTurn(page);
+    const pieces = await page.evaluate(() => globalThis.pieces);
+    let next = 0;
+    for (const [position, length] of pieces) {
+      assert.equal(position, next);
+      next += length;
+    }
+    assert.equal(next, turn.done.audio_ms * 48);
+    assert.deepEqual([turn.state, turn.underruns, await page.evaluate(() => globalThis.parley.opus)], ["played", 0, opus]);
+    await close(opened);
+  });
+}
+
+test("words light up as they are heard, and what a key cut off is struck through, as the server has it", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await speak(page, TEXT);
+  await sounds(page, 700);
+  await page.waitForFunction(() => document.querySelector(".said .heard"));
+  const during = await seen(page);
+  assert.ok(during.heard.length > 0 && during.heard.length < TEXT.length, during.heard);
+  await page.keyboard.press("Escape");
+  const turn = await lastTurn(page);
+  await page.waitForFunction(() => document.querySelector(".said del"));
+  const { heard, cut } = await seen(page);
+  assert.deepEqual([turn.state, turn.done.heard.source, heard, cut], ["cut", "client", turn.done.heard.text, turn.done.heard.remaining]);
+  assert.equal(heard + cut, TEXT);
+  const silentMs = await page.evaluate(() => globalThis.page.cancelMs);
+  assert.ok(silentMs < 150, `silent after ${silentMs} ms`);
+  await close(opened);
+});
+
+test("a pause loses nothing", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await speak(page, TEXT);
+  await sounds(page, 500);
+  await page.click("#pause");
+  await page.waitForFunction(() => globalThis.parley.player.held && !globalThis.parley.player.clock.running);
+  await page.waitForFunction(() => document.querySelector("#pause").textContent === "Go on");
+  const held = await page.evaluate(() => globalThis.parley.player.clock.played);
+  await page.waitForTimeout(300);
+  assert.equal(await page.evaluate(() => globalThis.parley.player.clock.played), held);
+  await page.click("#pause");
+  const turn = await lastTurn(page);
+  assert.deepEqual([turn.state, turn.heard.text, turn.heardMs], ["played", TEXT, turn.done.audio_ms]);
+  await close(opened);
+});
+
+test("a lost socket comes back, and nobody notices", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await speak(page, TEXT);
+  await sounds(page, 500);
+  await page.evaluate(() => globalThis.parley.live.socket.close(4900));
+  const turn = await lastTurn(page);
+  assert.deepEqual([turn.state, turn.heard.text, turn.received >= turn.done.audio_ms * 48], ["played", TEXT, true]);
+  assert.equal(await page.evaluate(() => globalThis.parley.live.session.resumed), true);
+  await close(opened);
+});
+
+test("a page that is loaded again goes on in the same conversation", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await speak(page, TEXT);
+  await sounds(page, 600);
+  const session = await page.evaluate(() => globalThis.parley.live.session.session);
+  await page.reload();
+  await isConnected(page);
+  assert.deepEqual(await page.evaluate(() => [globalThis.parley.live.session.session, globalThis.parley.live.session.resumed]), [session, true]);
+  const before = await page.evaluate(() => [...globalThis.parley.turns.values()].at(-1).heardMs);
+  assert.ok(before >= 500, `heard ${before} ms`);
+  await page.keyboard.press("Shift"); // the gesture that lets it sound
+  const turn = await lastTurn(page);
+  assert.deepEqual([turn.state, turn.heard.text], ["played", TEXT]);
+  await speak(page, "And on we go.");
+  const next = await lastTurn(page);
+  assert.deepEqual([next.done.n, (await seen(page)).heard], [2, "And on we go."]);
+  await close(opened);
+});
+
+test("a model at an OpenAI-compatible address is heard while it writes, and keeps of itself what was heard", async () => {
+  const asked = [];
+  const model = createServer((request, response) => {
+    const allowed = { "Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "*" };
+    if (request.method === "OPTIONS") return response.writeHead(204, allowed).end();
+    let body = "";
+    request.on("data", (piece) => (body += piece));
+    request.on("end", () => {
+      asked.push({ path: request.url, key: request.headers.authorization, body: JSON.parse(body) });
+      response.writeHead(200, { ...allowed, "Content-Type": "text/event-stream" });
+      for (const content of ["It is ", "a fine ", "evening, ", "and there is ", "more to say about it."]) {
+        response.write(`data: ${JSON.stringify({ choices: [{ delta: { content } }] })}\n\n`);
+      }
+      response.end("data: [DONE]\n\n");
+    });
+  });
+  await new Promise((resolve) => model.listen(0, "127.0.0.1", resolve));
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await page.check("[name=who][value=model]", { force: true });
+  await page.fill("#llm-url", `http://127.0.0.1:${model.address().port}/v1`);
+  await page.fill("#llm-key", "sk-secret");
+  await speak(page, "How is it?");
+  await sounds(page, 700);
+  await page.keyboard.press("Escape");
+  const turn = await lastTurn(page);
+  await speak(page, "Sorry, go on.");
+  await sounds(page);
+  const [first, second] = asked;
+  assert.deepEqual([first.path, first.key, first.body.stream], ["/v1/chat/completions", "Bearer sk-secret", true]);
+  const [, user, assistant, again] = second.body.messages;
+  assert.deepEqual([user.content, assistant.content, again.content], ["How is it?", turn.done.heard.text, "Sorry, go on."]);
+  assert.ok(!(await page.evaluate(() => JSON.stringify([localStorage, sessionStorage]))).includes("sk-secret"));
+  await close(opened);
+  model.closeAllConnections();
+  model.close();
+});
+
+test("a file becomes a voice, and the next turn speaks with it", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await page.click("summary:has-text('Voices')");
+  await page.setInputFiles("#voice-file", `${ROOT}tests/fixtures/hearing/answer.ogg`);
+  await page.fill("#voice-text", "What is said in it.");
+  await page.fill("#voice-name", "anna");
+  await page.click("#new-voice button[type=submit]");
+  await page.waitForFunction(() => document.querySelector("#voice-status").textContent.includes("speaks with anna"), null, { timeout: PATIENCE_MS });
+  assert.equal(await page.inputValue("#voice-0"), "anna");
+  await speak(page, "Hello.");
+  assert.equal((await lastTurn(page)).state, "played");
+  await page.setInputFiles("#voice-file", { name: "no.wav", mimeType: "audio/wav", buffer: Buffer.from("this is no sound") });
+  await page.click("#new-voice button[type=submit]");
+  await page.waitForFunction(() => /audio_sample/.test(document.querySelector("#voice-status").textContent), null, { timeout: PATIENCE_MS });
+  const { faults } = opened;
+  assert.ok(faults.splice(0).every((fault) => fault.includes("400")), "the browser's own line about the refusal");
+  await close(opened);
+});
+
+test("a microphone that is refused is told in words", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await page.click("#microphone");
+  await page.waitForSelector("#notice:not([hidden])");
+  assert.match(await page.textContent("#notice"), /microphone/iu);
+  assert.equal(await page.getAttribute("#microphone", "aria-pressed"), "false");
+  await close(opened);
+});
+
+test("tags come from the palette, and from a list by keyboard alone", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await page.fill("#text", "");
+  await page.click("#palette button:has-text('[whisper]')");
+  await page.keyboard.type("hush [ex");
+  await page.waitForSelector("#tag-list:not([hidden])");
+  await page.keyboard.press("Enter");
+  await page.keyboard.type("hey");
+  assert.equal(await page.inputValue("#text"), "[whisper] hush [excited] hey");
+  await page.keyboard.press("Enter");
+  assert.equal((await lastTurn(page)).text, "[whisper] hush [excited] hey");
+  await close(opened);
+});
+
+test("who listens to the page hears what was said and what was cut off", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await speak(page, TEXT);
+  await sounds(page, 400);
+  await page.click("#interrupt");
+  await page.waitForFunction(() => document.querySelector("#log").textContent.includes("Not heard:"));
+  await close(opened);
+});
+
+for (const [name, view] of [["light", {}], ["dark", { dark: true }], ["on a phone", { width: 390, height: 780 }]]) {
+  test(`axe finds nothing wrong, ${name}`, async () => {
+    const opened = await chromium.open(server.url, view);
+    const { page } = opened;
+    await speak(page, `[whisper] <|speaker:1|>${TEXT}`);
+    await sounds(page, 600);
+    await page.keyboard.press("Escape");
+    await lastTurn(page);
+    await page.evaluate(() => document.querySelectorAll("details").forEach((one) => (one.open = true)));
+    await page.click("#more-voices");
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+    assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]), []);
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert.equal(overflow, 0, "nothing is wider than the window");
+    await close(opened);
+  });
+}

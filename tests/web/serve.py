@@ -1,0 +1,55 @@
+"""The server that most browser tests talk to: the real one, with tones instead of a model, and a folder of probes beside the page.
+
+    python -m tests.web.serve
+
+Prints its address as the first line of its standard output and ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from engine.api import Engine
+from realtime import server
+from realtime.scripted import Script, ScriptedEngine
+from realtime.settings import Settings
+
+PROBES = Path(__file__).parent / "probes"
+
+
+@asynccontextmanager
+async def tones() -> AsyncIterator[Engine]:
+    """Six times as fast as real time, with word times."""
+    yield ScriptedEngine(Script(step_s=0.008, frames_per_char=0.7, follows=True))
+
+
+async def main() -> None:
+    made = server.create_app
+
+    def with_probes(settings: Settings, running: Engine) -> Starlette:
+        app = made(settings, running)
+        app.router.routes.insert(0, Mount("/probes", StaticFiles(directory=PROBES)))
+        return app
+
+    server.create_app = with_probes
+    with tempfile.TemporaryDirectory() as voices:
+        settings = Settings(port=0, voices_dir=Path(voices))
+        serving = asyncio.create_task(server.serve(settings, tones, listening=partial(print, flush=True)))
+        ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,626 @@
+/**
+ * A client of Parley for browsers: text out, sound in, the truth about what was heard. No dependencies; use it without the page:
+ *
+ *     import { Parley } from "./parley.js";
+ *     const parley = await Parley.connect({ url: "ws://127.0.0.1:8300/v1/live" });
+ *     button.onclick = async () => {
+ *       await parley.unlock();                       // a browser wants a gesture before the first sound
+ *       const turn = parley.say("Hello there.");     // or parley.say(asyncIterableOfDeltas)
+ *       await turn.finished;                         // turn.heard.text, turn.heard.remaining
+ *     };
+ *     stop.onclick = () => parley.interrupt("user");
+ *     await parley.listen();                         // the microphone: whoever speaks interrupts
+ *
+ * Events (all CustomEvents; `detail` in brackets):
+ *   state      {state, code, message}  connecting, open, lost (it will try again) or closed (it will not)
+ *   renewed    the server has forgotten the conversation; another one has begun
+ *   turn       {turn}                  a turn changed: text, words, state, `heard`
+ *   started    {turn}                  its first sample sounds
+ *   ended      {turn}                  it is over: played, cut or failed
+ *   stalled    {turn}                  samples were missing
+ *   paused, resumed {turn}             it is silent for now, or goes on
+ *   speech     {speaking, ...}         somebody speaks into the microphone, or has stopped
+ *   interrupted {turn, reason, silentMs}  silence, so many ms after it was wanted
+ *   hop        {level, voiced}         16 ms of the microphone, in dB
+ *   clock      player's clock, some 20 times a second
+ *   warning, error, server             what the server says; `server` is every event
+ */
+
+import { decoder, opusSamples, opusSupport } from "./parley/decode.js";
+import { FIRST, LAST, pack } from "./parley/frame.js";
+import { Live, Refused } from "./parley/live.js";
+import { Microphone, MicrophoneRefused } from "./parley/microphone.js";
+import { Player } from "./parley/player.js";
+import { Turn } from "./parley/turn.js";
+import { VoiceJudge } from "./parley/voice.js";
+
+export { Live, MicrophoneRefused, Player, Refused, Turn };
+
+const RATE = 48000; // of all sound here: nothing is resampled in the browser, and Opus has no other
+const REPORT_MS = 250; // between two playback.update
+const LATEST_VERDICT_MS = 700; // the server tells the end of speech 0.4 s after it: who is not told to have ended by then goes on
+const PAUSE = "pause"; // event_id of what holds the player
+const HELD_BACK = { lead_ms: 2000, burst_ms: 400 };
+
+/**
+ * @typedef {object} Options
+ * @property {string | URL} url  ws://HOST/v1/live
+ * @property {() => Promise<string | null>} [secret]  see Live
+ * @property {string} [key]
+ * @property {object} [settings]  of session.update, beyond the sound's format
+ * @property {"opus" | "pcm_s16le"} [format]  default: opus where it can be decoded
+ * @property {"webcodecs" | "wasm"} [opus]  how; default: the browser's own where it has one
+ * @property {any} [snapshot]  of another page's `parley.snapshot()`, to go on in its conversation
+ */
+
+export class Parley extends EventTarget {
+  /**
+   * Begins to connect; resolves once the conversation is open. Rejects with Refused where it cannot be.
+   * @param {Options} options
+   */
+  static async connect(options) {
+    const parley = await Parley.create(options);
+    await parley.open();
+    return parley;
+  }
+
+  /** As `connect`, without connecting: for who wants to hear all events. @param {Options} options */
+  static async create(options) {
+    if (!globalThis.isSecureContext) {
+      throw new Refused("insecure", "Browsers play live sound only from https or localhost: open this page by such an address.");
+    }
+    const opus = options.opus ?? (await opusSupport());
+    return new Parley(options, await Player.open(RATE), opus);
+  }
+
+  /** @param {Options} options @param {Player} player @param {string | null} opus */
+  constructor(options, player, opus) {
+    super();
+    this.player = player;
+    this.opus = opus;
+    /** @type {Map<string, Turn>} */
+    this.turns = new Map(); // in the order in which they were begun; those that are over stay until `forget`
+    /** @type {Map<number, Turn>} */
+    this.byNumber = new Map();
+    /** @type {Microphone | null} */
+    this.microphone = null;
+    /** @type {Map<number, {decoder: import("./parley/decode.js").Decoder, last: any}>} */
+    this.decoders = new Map(); // by number of the turn
+    this.formats = [{ from: 0, format: "opus", preSkip: 0 }]; // as the server said
+    this.reported = { at: 0, turn: "", ms: 0 };
+    /** @type {{turn: string, at: number} | null} */
+    this.doubt = null; // somebody speaks; whether it is meant is open
+    this.judge = new VoiceJudge(200);
+    const format = options.format ?? (opus ? "opus" : "pcm_s16le");
+    const settings = { alignment: "word", ...options.settings, pacing: { clock: "ack", ...HELD_BACK }, audio: { output: output(format) } };
+    const have = () => this.have();
+    this.live = new Live({ ...options, settings, have, resumeToken: options.snapshot?.token });
+    if (options.snapshot) this.restore(options.snapshot);
+    this.listenToServer();
+    this.listenToPlayer();
+  }
+
+  /** Connect. Resolves once it is open; rejects with Refused where it is refused for good. */
+  open() {
+    void this.live.connect();
+    return new Promise((resolve, reject) => {
+      const look = (/** @type {any} */ { detail }) => {
+        if (detail.state !== "open" && detail.state !== "closed") return;
+        this.live.removeEventListener("state", look);
+        if (detail.state === "open") resolve(this);
+        else reject(new Refused(detail.code, detail.message));
+      };
+      this.live.addEventListener("state", look);
+    });
+  }
+
+  /** The turn that sounds, or would next; null: none. */
+  get current() {
+    for (const turn of this.turns.values()) if (!turn.over) return turn;
+    return null;
+  }
+
+  /** Let sound be heard; call it in a click or key handler. Resolves whether it is. */
+  unlock() {
+    return this.player.unlock();
+  }
+
+  /**
+   * Speak, all of it or as it comes.
+   * @param {string | AsyncIterable<string> | null} text  null: by `append` and `finish`
+   * @param {object} [fields]  of turn.start
+   * @returns {Turn}
+   */
+  say(text, fields = {}) {
+    const turn = new Turn(crypto.randomUUID());
+    this.turns.set(turn.id, turn);
+    this.live.post(this.live.journal.start(turn.id, fields));
+    this.tell("turn", { turn });
+    if (typeof text === "string") {
+      this.append(turn, text);
+      this.finish(turn);
+    } else if (text) {
+      void this.follow(turn, text);
+    }
+    return turn;
+  }
+
+  /** @param {Turn} turn @param {AsyncIterable<string>} deltas */
+  async follow(turn, deltas) {
+    try {
+      for await (const delta of deltas) {
+        if (turn.over) return;
+        this.append(turn, delta);
+      }
+    } finally {
+      if (!turn.over) this.finish(turn);
+    }
+  }
+
+  /** More of a turn's text, cut anywhere. @param {Turn} turn @param {string} text */
+  append(turn, text) {
+    if (turn.ended || turn.over || !text) return;
+    if (!turn.text) turn.trace.began = performance.now();
+    turn.text += text;
+    turn.trace.texts.push([performance.now(), turn.text.length]);
+    this.live.post(this.live.journal.append(turn.id, text));
+    this.tell("turn", { turn });
+  }
+
+  /** No more text comes for it. @param {Turn} turn */
+  finish(turn) {
+    if (turn.ended) return;
+    turn.ended = true;
+    this.live.post(this.live.journal.end(turn.id));
+    this.tell("turn", { turn });
+  }
+
+  /**
+   * Silence, now; all that was to be said is over. The conversation keeps what was heard.
+   * @param {string} [reason]
+   * @returns {Promise<Turn | null>} once it is silent: the turn that was cut; null: nothing was to be said
+   */
+  async interrupt(reason = "user") {
+    const wanted = performance.now();
+    const first = this.current;
+    this.doubt = null;
+    const stopped = await this.player.stop();
+    const silent = performance.now();
+    const sounded = stopped.turn === null ? null : this.byNumber.get(stopped.turn) ?? null;
+    const turn = sounded && !sounded.over ? sounded : first;
+    if (!turn || turn.over) return null;
+    const played_ms = turn === sounded ? stopped.ms : 0;
+    Object.assign(turn.trace, { cancelled: wanted, silent });
+    this.live.send("turn.cancel", { turn: turn.id, played_ms, reason });
+    let reached = false;
+    for (const one of this.turns.values()) {
+      reached ||= one === turn;
+      if (reached && !one.over) this.cut(one, one === turn ? played_ms : 0);
+    }
+    this.tell("interrupted", { turn, reason, silentMs: silent - wanted });
+    return turn;
+  }
+
+  /** Be silent for now and lose nothing. The server lets it wait for `pause_ttl_ms`. */
+  pause() {
+    const { turn, ms } = this.player.heard();
+    const sounding = turn === null ? null : this.byNumber.get(turn);
+    if (!sounding || this.player.held) return;
+    this.player.hold(true);
+    this.live.send("turn.pause", { event_id: PAUSE, turn: sounding.id, played_ms: ms });
+  }
+
+  /** Go on. */
+  resume() {
+    const turn = this.current;
+    this.doubt = null;
+    if (turn && this.player.held) this.live.send("turn.resume", { event_id: PAUSE, turn: turn.id });
+  }
+
+  /** Change settings, from the next turn on. @param {object} settings  of session.update */
+  configure(settings) {
+    this.live.configure(settings);
+  }
+
+  /** Opus or PCM, from the next turn on. @param {"opus" | "pcm_s16le"} format */
+  setFormat(format) {
+    this.configure({ audio: { output: output(format) } });
+  }
+
+  /**
+   * Open the microphone: whoever speaks is heard by the server, pauses what is being said, and after `confirmMs` of speech interrupts it.
+   * @param {{confirmMs?: number, minSpeechMs?: number, constraints?: MediaTrackConstraints}} [options]
+   */
+  async listen({ confirmMs = 200, minSpeechMs = 64, constraints } = {}) {
+    if (this.microphone) return;
+    const microphone = await Microphone.open(this.player.context, constraints);
+    this.microphone = microphone;
+    this.judge = new VoiceJudge(confirmMs);
+    this.hearing = { format: "pcm_s16le", rate: 16000, barge_in: "pause", min_speech_ms: minSpeechMs, resume_after_ms: 1500 };
+    this.uplink = { position: 0, flags: FIRST };
+    this.live.send("audio.input", this.hearing);
+    microphone.addEventListener("hop", (/** @type {any} */ { detail }) => this.onHop(detail));
+    microphone.addEventListener("lost", () => {
+      this.mute();
+      this.tell("error", { code: "microphone", message: "The microphone was taken away." });
+    });
+  }
+
+  /** Close the microphone. */
+  mute() {
+    if (!this.microphone) return;
+    this.microphone.close();
+    this.microphone = null;
+    this.live.sendBinary(pack(new Int16Array(0), this.uplink?.position ?? 0, LAST));
+    this.doubt = null;
+    this.tell("speech", { speaking: false });
+  }
+
+  /** What a page stores that wants to go on after it was loaded again: in its own tab only, it holds a secret. */
+  snapshot() {
+    for (const turn of this.turns.values()) this.note(turn);
+    const turns = [...this.turns.values()].slice(-8).map((turn) => turn.toJSON());
+    return { token: this.live.token, have: this.heardUpTo(), turns };
+  }
+
+  /** Let go of turns that are over, but the last ones. @param {number} [kept] */
+  forget(kept = 8) {
+    for (const turn of [...this.turns.values()].slice(0, -kept)) {
+      if (!turn.over) continue;
+      this.turns.delete(turn.id);
+      if (turn.n !== null) this.byNumber.delete(turn.n);
+    }
+  }
+
+  /** Leave for good. */
+  async close() {
+    this.mute();
+    this.live.close();
+    for (const { decoder } of this.decoders.values()) decoder.close();
+    await this.player.close();
+  }
+
+  // What comes from the server
+
+  listenToServer() {
+    const { live } = this;
+    live.addEventListener("state", (/** @type {any} */ { detail }) => {
+      if (detail.state === "open" && live.session.resumed === false) this.formats = [{ from: 0, format: "", preSkip: 0 }];
+      if (detail.state === "open") this.onOpen();
+      this.tell("state", detail);
+    });
+    live.addEventListener("renewed", () => this.onRenewed());
+    live.addEventListener("audio", (/** @type {any} */ { detail }) => this.onAudio(detail));
+    live.addEventListener("event", (/** @type {any} */ { detail }) => {
+      this.onEvent(detail);
+      this.tell("server", detail);
+    });
+  }
+
+  onOpen() {
+    const { config, pre_skip } = this.live.session;
+    this.formats = [{ from: 0, format: config.audio.output.format, preSkip: pre_skip }];
+    if (this.microphone) {
+      this.uplink = { position: 0, flags: FIRST };
+      this.live.write("audio.input", this.hearing ?? {});
+    }
+  }
+
+  /** Turns of which something was heard ended with the old session; the others are said in the new one. */
+  onRenewed() {
+    this.byNumber.clear();
+    for (const turn of this.turns.values()) {
+      if (turn.over) continue;
+      if (turn.n !== null) {
+        void this.player.stop();
+        this.live.journal.done(turn.id);
+        this.cut(turn, turn.heardMs);
+      }
+    }
+    this.tell("renewed", {});
+  }
+
+  /** @param {any} event */
+  onEvent(event) {
+    const turn = this.turns.get(event.turn);
+    switch (event.type) {
+      case "session.updated":
+        this.formats.push({ from: event.from_turn, format: event.config.audio.output.format, preSkip: event.pre_skip });
+        break;
+      case "turn.started":
+        if (turn) this.onStarted(turn, event);
+        break;
+      case "alignment":
+        turn?.align(event.items);
+        break;
+      case "turn.paused":
+        if (turn && !turn.over) this.onPaused(turn);
+        break;
+      case "turn.resumed":
+        if (turn && !turn.over) this.onResumed(turn);
+        break;
+      case "turn.done":
+        if (turn) this.onDone(turn, event);
+        break;
+      case "context.updated":
+        if (turn && event.heard) this.onHeard(turn, event.heard);
+        break;
+      case "speech.started":
+        this.onSpeech(event);
+        break;
+      case "speech.stopped":
+        this.onQuiet(event);
+        break;
+      case "warning":
+      case "error":
+        if (event.event_id === PAUSE) this.player.hold(false); // nothing is paused at the server
+        this.tell(event.type, event);
+        break;
+    }
+    if (turn) this.tell("turn", { turn });
+  }
+
+  /** @param {Turn} turn @param {any} event */
+  onStarted(turn, event) {
+    turn.n = event.n;
+    this.byNumber.set(event.n, turn);
+    if (turn.state === "open") turn.state = "speaking";
+  }
+
+  /** @param {import("./parley/frame.js").AudioMessage} message */
+  onAudio({ flags, n, position, payload }) {
+    const turn = this.byNumber.get(n);
+    if (!turn || turn.over || turn.done?.status === "cancelled") return;
+    const { format, preSkip } = this.formatOf(n);
+    const count = format === "opus" ? opusSamples(position, preSkip) : payload.byteLength / 2;
+    if (position + count <= turn.received) return; // sent again after a lost socket, and here already
+    turn.received = position + count;
+    turn.trace.firstPacket ??= performance.now();
+    turn.trace.arrivals.push([performance.now(), (turn.received / RATE) * 1000]);
+    if (!this.player.unlocked && this.reported.turn !== turn.id) this.report(turn, turn.heardMs, "stalled"); // nobody hears it yet
+    const stream = this.stream(turn, n, format, preSkip);
+    // The last packet is filled up: how much of it belongs to the turn is said by turn.done, which follows it.
+    if (flags & LAST) stream.last = { payload: payload.slice(), position };
+    else stream.decoder.push(payload, position);
+  }
+
+  /** @param {Turn} turn @param {number} n @param {string} format @param {number} preSkip */
+  stream(turn, n, format, preSkip) {
+    let stream = this.decoders.get(n);
+    if (!stream) {
+      const sink = (/** @type {Float32Array} */ samples, /** @type {number} */ position) => {
+        const end = turn.done && format === "opus" ? Math.round((turn.done.audio_ms * RATE) / 1000) : Infinity;
+        const kept = position + samples.length > end ? samples.slice(0, Math.max(0, end - position)) : samples;
+        if (!kept.length || turn.over) return;
+        this.tell("samples", { turn, samples: kept, position });
+        this.player.play(n, kept, position);
+      };
+      stream = { decoder: decoder(format, preSkip, sink, this.opus), last: null };
+      this.decoders.set(n, stream);
+    }
+    return stream;
+  }
+
+  /** @param {number} n */
+  formatOf(n) {
+    return this.formats.findLast((one) => one.from <= n) ?? this.formats[0];
+  }
+
+  /** @param {Turn} turn @param {any} event turn.done */
+  onDone(turn, event) {
+    turn.done = event;
+    turn.ended = true;
+    turn.trace.confirmed ??= performance.now();
+    if (event.status === "completed") {
+      void this.playOut(turn, event.n);
+      if (!turn.over) turn.heard = null;
+      return;
+    }
+    this.release(event.n);
+    const sounds = this.player.clock.turn === event.n;
+    turn.heard = event.heard;
+    turn.heardMs = event.heard.ms;
+    if (!turn.over) {
+      if (sounds) void this.player.stop();
+      else this.player.drop(event.n);
+      this.conclude(turn, event.status === "failed" ? "failed" : "cut");
+    }
+  }
+
+  /** All of a completed turn has come. @param {Turn} turn @param {number} n */
+  async playOut(turn, n) {
+    const stream = this.decoders.get(n);
+    if (stream?.last) stream.decoder.push(stream.last.payload, stream.last.position);
+    await stream?.decoder.flush();
+    this.release(n);
+    if (turn.over) return;
+    if (turn.n === null) this.conclude(turn, "played"); // nothing in it could be spoken
+    else this.player.end(n);
+  }
+
+  /** @param {number} n */
+  release(n) {
+    this.decoders.get(n)?.decoder.close();
+    this.decoders.delete(n);
+  }
+
+  /** What the server says was heard of a turn that is over. @param {Turn} turn @param {any} heard */
+  onHeard(turn, heard) {
+    turn.heard = heard;
+    turn.heardMs = heard.ms;
+    turn.trace.confirmed = performance.now();
+    if (turn.over) return;
+    void this.player.stop(); // all of it had come, and the server has cut it all the same: it was paused for too long
+    this.conclude(turn, "cut");
+  }
+
+  /** @param {Turn} turn */
+  onPaused(turn) {
+    if (!this.player.held) this.player.hold(true);
+    turn.trace.pauses.push([performance.now(), null]);
+    this.tell("paused", { turn });
+  }
+
+  /** @param {Turn} turn */
+  onResumed(turn) {
+    this.player.hold(false);
+    const pause = turn.trace.pauses.at(-1);
+    if (pause) pause[1] = performance.now();
+    this.tell("resumed", { turn });
+  }
+
+  // What comes from the player
+
+  listenToPlayer() {
+    const { player } = this;
+    player.addEventListener("clock", (/** @type {any} */ { detail }) => this.onClock(detail));
+    player.addEventListener("started", (/** @type {any} */ { detail }) => {
+      const turn = this.byNumber.get(detail.turn);
+      if (!turn) return;
+      turn.trace.firstSound ??= performance.now() + player.latency * 1000;
+      this.report(turn, 0, "playing");
+      this.tell("started", { turn });
+    });
+    player.addEventListener("stalled", (/** @type {any} */ { detail }) => {
+      const turn = this.byNumber.get(detail.turn);
+      if (!turn || turn.over) return;
+      turn.trace.underruns.push(performance.now());
+      this.report(turn, player.heard().ms, "stalled");
+      this.tell("stalled", { turn });
+    });
+    player.addEventListener("ended", (/** @type {any} */ { detail }) => {
+      const turn = this.byNumber.get(detail.turn);
+      if (!turn || turn.over) return;
+      turn.heardMs = turn.done?.audio_ms ?? turn.heardMs;
+      this.report(turn, turn.heardMs, "ended");
+      this.conclude(turn, "played");
+    });
+  }
+
+  /** @param {import("./parley/player.js").Clock} clock */
+  onClock(clock) {
+    const turn = clock.turn === null ? null : this.byNumber.get(clock.turn);
+    if (turn && !turn.over) {
+      this.note(turn);
+      turn.trace.lead(performance.now(), (clock.buffered / RATE) * 1000);
+      if (clock.running && performance.now() - this.reported.at >= REPORT_MS) this.report(turn, turn.heardMs, "playing");
+    }
+    this.tell("clock", clock);
+  }
+
+  /** What of a turn is heard by now. @param {Turn} turn */
+  note(turn) {
+    const heard = this.player.heard();
+    if (turn.n !== null && heard.turn === turn.n && !turn.over) turn.heardMs = Math.max(turn.heardMs, heard.ms);
+  }
+
+  /** @param {Turn} turn @param {number} ms @param {string} state */
+  report(turn, ms, state) {
+    const played_ms = this.reported.turn === turn.id ? Math.max(ms, this.reported.ms) : ms; // it never falls
+    this.reported = { at: performance.now(), turn: turn.id, ms: played_ms };
+    this.live.send("playback.update", { turn: turn.id, played_ms, state });
+  }
+
+  /** @param {Turn} turn @param {number} ms */
+  cut(turn, ms) {
+    turn.heardMs = ms;
+    turn.ended = true;
+    const chars = Array.from(turn.text);
+    const heard = turn.charsAt(ms);
+    // Until the server says so itself.
+    turn.heard ??= { ms, text: chars.slice(0, heard).join(""), remaining: chars.slice(heard).join(""), char_end: heard, source: "client" };
+    this.conclude(turn, "cut");
+  }
+
+  /** @param {Turn} turn @param {"played" | "cut" | "failed"} state */
+  conclude(turn, state) {
+    turn.state = state;
+    turn.trace.ended = performance.now();
+    if (state === "played") {
+      const length = Array.from(turn.text).length;
+      turn.heard = { ms: turn.heardMs, text: turn.text, remaining: "", char_end: length, source: "client" };
+    }
+    if (turn.n !== null) this.release(turn.n);
+    turn.finish?.();
+    this.tell("turn", { turn });
+    this.tell("ended", { turn });
+    this.forget();
+  }
+
+  // The microphone
+
+  /** @param {{samples: Int16Array, level: number, voiced: boolean}} hop */
+  onHop(hop) {
+    if (!this.uplink) return;
+    this.live.sendBinary(pack(hop.samples, this.uplink.position, this.uplink.flags));
+    if (this.live.open) this.uplink = { position: this.uplink.position + hop.samples.length, flags: 0 };
+    this.judge.hear(hop);
+    this.tell("hop", hop);
+    if (!this.doubt) return;
+    if (this.judge.confirmed || performance.now() - this.doubt.at > LATEST_VERDICT_MS) void this.bargeIn();
+  }
+
+  async bargeIn() {
+    this.doubt = null;
+    await this.interrupt("barge_in");
+  }
+
+  /** @param {any} event speech.started */
+  onSpeech(event) {
+    this.tell("speech", { speaking: true, ...event });
+    if (event.action === "cancelled") void this.player.stop();
+    if (event.action !== "paused" || !this.turns.get(event.turn) || this.turns.get(event.turn)?.over) return;
+    this.player.hold(true);
+    this.doubt = { turn: event.turn, at: performance.now() };
+    if (this.judge.confirmed) void this.bargeIn();
+  }
+
+  /** It was short, so perhaps it was nothing: go on at once. @param {any} event speech.stopped */
+  onQuiet(event) {
+    this.tell("speech", { speaking: false, ...event });
+    if (this.doubt && event.action !== "resumed") this.resume();
+    this.doubt = null;
+  }
+
+  // Going on after a page was loaded again
+
+  /** Up to where this page has all samples. */
+  have() {
+    let last = null;
+    for (const turn of this.byNumber.values()) if (turn.n !== null && turn.received) last = { n: turn.n, position: turn.received };
+    return last;
+  }
+
+  /** Up to where they were heard: what only waited to be played is lost with the page. */
+  heardUpTo() {
+    let last = null;
+    for (const turn of this.byNumber.values()) {
+      if (turn.n === null) continue;
+      last = { n: turn.n, position: Math.floor((turn.heardMs * RATE) / 1000) };
+      if (!turn.over) break;
+    }
+    return last;
+  }
+
+  /** @param {any} snapshot */
+  restore(snapshot) {
+    for (const stored of snapshot.turns) {
+      const turn = Turn.fromJSON(stored);
+      this.turns.set(turn.id, turn);
+      if (turn.n !== null) this.byNumber.set(turn.n, turn);
+      // Where all text had been sent; one that waited for more gets no more.
+      if (!turn.over && !turn.done) this.live.journal.entries.set(turn.id, { fields: {}, text: turn.text, ended: true });
+      if (!turn.over && turn.done) turn.done = null; // it is told again, with the sound that was not heard
+    }
+  }
+
+  /** @param {string} type @param {unknown} detail */
+  tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** @param {"opus" | "pcm_s16le"} format */
+function output(format) {
+  return { format, rate: RATE, frame_ms: 20 };
+}

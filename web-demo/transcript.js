@@ -1,0 +1,120 @@
+/**
+ * The conversation as it is seen: words that light up when they are heard, and what was never heard struck through.
+ */
+
+const TOKEN = /\[[^\][<>|\n]{1,80}\]|<\|speaker:\d{1,4}\|>|\s+|[^\s[<]+|[[<]/gu;
+
+/**
+ * @typedef {object} Piece
+ * @property {string} text
+ * @property {number} start  code points
+ * @property {number} end
+ * @property {"word" | "space" | "tag" | "speaker"} kind
+ */
+
+/**
+ * Text cut into words, tags and what lies between. Together the pieces are the text.
+ * @param {string} text
+ * @param {number} [start]  code points before it
+ * @returns {Piece[]}
+ */
+export function pieces(text, start = 0) {
+  return (text.match(TOKEN) ?? []).map((one) => {
+    const from = start;
+    start += Array.from(one).length;
+    return { text: one, start: from, end: start, kind: kindOf(one) };
+  });
+}
+
+/** @param {string} piece */
+function kindOf(piece) {
+  if (/^\s/u.test(piece)) return "space";
+  if (/^\[.+\]$/u.test(piece)) return "tag";
+  return /^<\|speaker:\d+\|>$/u.test(piece) ? "speaker" : "word";
+}
+
+/** One utterance of Parley's. */
+export class Said {
+  /** @param {import("./parley.js").Turn} turn */
+  constructor(turn) {
+    this.turn = turn;
+    this.element = document.createElement("li");
+    this.element.className = "said parley";
+    this.line = document.createElement("p");
+    this.meta = document.createElement("div");
+    this.meta.className = "meta";
+    this.element.append(this.line, this.meta);
+    /** @type {{node: HTMLElement, start: number, end: number}[]} */
+    this.spans = [];
+    this.shown = ""; // text that has spans
+    this.lit = 0; // spans that are heard
+    this.chars = 0;
+  }
+
+  /** Show text that has come since. */
+  grow() {
+    const { text } = this.turn;
+    if (text === this.shown) return;
+    // The last piece may go on: a word that was cut, a tag that is not closed.
+    const kept = this.spans.slice(0, -1);
+    const from = this.spans.at(-1)?.start ?? 0;
+    for (const { node } of this.spans.slice(kept.length)) node.remove();
+    this.spans = kept;
+    this.lit = Math.min(this.lit, kept.length);
+    const rest = Array.from(text).slice(from).join("");
+    for (const piece of pieces(rest, from)) {
+      const node = document.createElement("span");
+      node.textContent = piece.kind === "speaker" ? `speaker ${piece.text.match(/\d+/u)?.[0]}` : piece.text;
+      if (piece.kind === "tag" || piece.kind === "speaker") node.classList.add(piece.kind);
+      this.spans.push({ node, start: piece.start, end: piece.end });
+      this.line.append(node);
+    }
+    this.shown = text;
+    this.light(this.chars);
+  }
+
+  /**
+   * So many code points have begun to sound.
+   * @param {number} chars
+   */
+  light(chars) {
+    this.chars = chars;
+    const before = this.lit;
+    while (this.lit < this.spans.length && this.spans[this.lit].start < chars) this.lit += 1;
+    if (this.lit === before && chars) return;
+    for (const { node } of this.spans.slice(Math.max(0, before - 2), this.lit)) {
+      node.classList.add("heard");
+      node.classList.remove("now");
+    }
+    const last = this.spans.slice(0, this.lit).findLast(({ node }) => /[\p{L}\p{N}]/u.test(node.textContent ?? ""));
+    if (last && !this.turn.over) last.node.classList.add("now");
+  }
+
+  /** It is over: what was heard stands, the rest is struck through. */
+  settle() {
+    this.grow();
+    const heard = this.turn.heard;
+    if (!heard) return;
+    for (const { node } of this.spans) node.classList.remove("now", "heard");
+    for (const { node, start } of this.spans) if (start < heard.char_end) node.classList.add("heard");
+    const rest = this.spans.filter(({ start }) => start >= heard.char_end).map(({ node }) => node);
+    this.line.querySelector("del")?.replaceWith(...this.line.querySelectorAll("del > span"));
+    if (!rest.length || !heard.remaining.trim()) return;
+    const cut = document.createElement("del");
+    const hint = document.createElement("span");
+    hint.className = "hidden";
+    hint.textContent = " (not heard:) ";
+    rest[0].before(cut);
+    cut.append(hint, ...rest);
+  }
+}
+
+/** What somebody typed or said. @param {string} text */
+export function youSaid(text) {
+  const element = document.createElement("li");
+  element.className = "said you";
+  const line = document.createElement("p");
+  line.textContent = text;
+  element.append(line);
+  return element;
+}
