@@ -50,6 +50,7 @@ def build_parser(version: str) -> Parser:
         _add_serve,
         _add_say,
         _add_chat,
+        _add_ivr,
         _add_encode,
         _add_generate,
         _add_decode,
@@ -194,6 +195,28 @@ def _add_chat(commands: Commands) -> None:
     play.add_argument("--no-play", action="store_false", default=None, dest="play", help="pass the time in silence")
     add_server(chat)
     chat.add_argument("--voice", help="voice to speak with (default: the model's own)")
+
+
+def _add_ivr(commands: Commands) -> None:
+    ivr = _command(
+        commands,
+        "ivr",
+        "answer telephone calls with a menu",
+        "Answer calls of a Twilio number with a menu that is spoken, is interrupted by speech or a key, and goes on. Twilio asks this "
+        "program (POST /voice) what to do with a call, and connects its sound to the Parley server's /twilio.",
+        f"With {PREFIX}TWILIO_AUTH_TOKEN, the auth token of the Twilio account, requests must be signed with it; set it for "
+        "`parley serve`, too. Without it anybody who reaches this port can open sessions.",
+    )
+    ivr.add_argument(
+        "--stream-url",
+        metavar="WSS_URL",
+        help="/twilio of the server, as Twilio reaches it, such as wss://voice.example/twilio (default: as this program does, for a trial)",
+    )
+    ivr.add_argument("--menu", type=Path, metavar="FILE", help="what is said (TOML; default: an example)")
+    ivr.add_argument("--print-menu", action="store_true", help="print the example and end")
+    ivr.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    ivr.add_argument("--port", type=int, default=8380, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    add_server(ivr)
 
 
 def _add_encode(commands: Commands) -> None:

@@ -147,6 +147,37 @@ def _chat(args: argparse.Namespace) -> int:
     return chat(options, Keyboard(sys.stdin.fileno()), sys.stdout)
 
 
+def _ivr(args: argparse.Namespace) -> int:
+    from realtime.bench import live_url
+    from realtime.ivr_menu import DEFAULT, MenuError, read_menu
+    from realtime.ivr_server import IvrOptions, ivr, stream_url
+
+    if args.print_menu:
+        print(DEFAULT, end="")
+        return 0
+    try:
+        menu = read_menu(DEFAULT if args.menu is None else args.menu.read_text("utf-8"))
+        token = read_settings(os.environ, {}).twilio_auth_token
+    except (OSError, UnicodeDecodeError, MenuError) as error:
+        raise CommandFailed(f"{args.menu}: {error}", MISUSED) from error
+    except SettingsError as error:
+        raise CommandFailed(error, MISUSED) from error
+    log_to_stderr("info")
+    url = live_url(args.url)
+    return ivr(
+        IvrOptions(
+            url=url,
+            stream_url=args.stream_url or stream_url(url),
+            key=_key(args),
+            auth_token=token.get_secret_value() if token is not None else None,
+            host=args.host,
+            port=args.port,
+            menu=menu,
+        ),
+        sys.stdout,
+    )
+
+
 def _encode(args: argparse.Namespace) -> int:
     from realtime.codes_tools import read_recording, write_codes
 
@@ -411,6 +442,7 @@ def _with_engine(args: argparse.Namespace, use: Callable[[EngineProcess], Awaita
 _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "serve": _serve,
     "say": _say,
+    "ivr": _ivr,
     "chat": _chat,
     "encode": _encode,
     "generate": _generate,

@@ -26,7 +26,7 @@ class Wishes:
     session: (
         str | None
     )  # that it is a leg of: the id of a native client's, or the name of one below /s/; None: one of its own
-    token: str | None  # a key of the server's
+    token: str | None  # a key of the server's, or a client secret
     text: str | None  # to be spoken when the call is there
     voice: str | None  # that speaks `text`
     sound: AudioInput  # the caller's, and what their speech does

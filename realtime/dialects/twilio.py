@@ -4,7 +4,8 @@ Knows the handshake and its signature, which session is meant, and the socket. D
 what a leg does in a session (`realtime.legs`), nor how one becomes the other (`realtime.dialects.twilio_line`).
 
 Who may call: Twilio shows no key. Where the operator has given the account's auth token, a call must be signed with it, and a call that is
-signed counts as one that showed the server's first key. Otherwise the TwiML shows a key, in the parameter `token`.
+signed counts as one that showed the server's first key. Otherwise the TwiML shows a key in the
+parameter `token`, or better a client secret, which is good for one call.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ async def _connected(
     """The session that is meant. Raises Refused."""
     if wishes.token is not None:
         shown = service.gate.owner(wishes.token)
+        if shown is None and (grant := service.client_secrets.redeem(wishes.token, service.clock())) is not None:
+            shown = grant.owner
     if shown is None:
         raise unauthorized()
     name = checked_name(path or wishes.session)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -157,10 +157,23 @@ class Phone(Handset):
         """The caller has had enough."""
         self._keys.append(stop())
 
-    async def until(self, what: str) -> None:
-        """Wait until the caller hears something, or nothing any more (`sound` or `silence`), or (`end`) the call has ended."""
-        while self.code is None and (what == "end" or (self.buffered > 0) != (what == "sound")):
+    async def until(self, so: Callable[[], bool]) -> None:
+        """Wait until this is so, or the call has ended."""
+        while self.code is None and not so():
             await self._changed.wait()
+
+    async def until_ended(self) -> None:
+        """Wait until one side has hung up."""
+        await self.until(lambda: False)
+
+    async def until_heard(self, ms: int) -> None:
+        """Wait until the caller has heard so much more."""
+        enough = len(self.heard) + ms * 8
+        await self.until(lambda: len(self.heard) >= enough)
+
+    async def until_cleared(self, times: int) -> None:
+        """Wait until the buffer was cleared so often."""
+        await self.until(lambda: self.clears >= times)
 
     async def run(
         self, url: str, parameters: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
