@@ -14,6 +14,7 @@ const AT_ONCE = 61; // the pace slider's last stop
 const PROMPT =
   "What you write is spoken aloud at once. Answer as in a conversation: short, plain sentences, no lists, no code. " +
   "You may use tags such as [laugh], [sigh], [whisper], [excited], [sad], [slow] and [normal] where they fit.";
+const ADDRESS = "http://127.0.0.1:11434/v1"; // of a model, such as Ollama's
 const NOTICE_MS = 9000;
 
 /** @param {string} id @returns {any} */
@@ -269,6 +270,7 @@ class Page {
         $("decoder").textContent = "from the next turn on";
       });
     }
+    $("llm-url").placeholder = ADDRESS;
     $("more-voices").onclick = () => this.toggleSpeakers();
     $("save-wav").onclick = () => save(this.tape.wav(), "parley.wav");
     $("save-text").onclick = () => save(new Blob([transcript(this.entries)], { type: "text/plain" }), "parley.txt");
@@ -336,7 +338,7 @@ class Page {
     const endpoint = { url: $("llm-url").value.trim(), model: $("llm-model").value.trim(), key: $("llm-key").value };
     if (!/^https?:\/\//u.test(endpoint.url)) {
       $("llm").open = true;
-      this.notice("Say at which address the model answers, such as http://127.0.0.1:11434/v1.");
+      this.notice(`Say at which address the model answers, such as ${ADDRESS}.`);
       return;
     }
     this.entries.push({ who: "you", text, at: Date.now() });
