@@ -12,6 +12,7 @@ from typing import Final
 
 from protocol.commands import SessionUpdate, TextFlush, TurnEnd
 from protocol.dialects.elevenlabs_letters import Letter, Letters, Spelling
+from protocol.dialects.elevenlabs_markup import Markup
 from protocol.dialects.interface import Host, Output, Refused, StreamEncoder
 from protocol.dialects.turns import Turns
 from protocol.dialects.wording import Wording
@@ -31,6 +32,7 @@ class Context:
         self.settings = settings
         self.turn: str | None = None  # that takes text
         self.waiting: list[str] = []  # turns without a turn.done
+        self.markup = Markup()
         self.wording = Wording()
         self.half = ""  # of a character that was cut
         self.letters: dict[str, str] = {}  # text of the turns that wait, as it was handed on
@@ -63,22 +65,7 @@ class Contexts:
     def say(self, context: Context, text: str) -> list[Output]:
         """More text for it."""
         text, context.half = join(context.half, text)
-        text = context.wording.message(text)
-        if not text or (context.turn is None and not text.strip()):
-            return []
-        outputs: list[Output] = []
-        if context.turn is not None and self.turns.chars(context.turn) + len(text) > self._host.limits.turn_chars:
-            outputs.append(TurnEnd(turn=context.turn))  # the next turn goes on as if it were the same
-            context.turn = None
-        if context.turn is None:
-            context.turn = self.turns.new()
-            context.waiting.append(context.turn)
-            context.letters[context.turn] = ""
-            self._of[context.turn] = context
-            outputs.append(context.settings)
-        context.unflushed = context.unflushed or not text.isspace()
-        self._note_text(context, context.turn, text)
-        return [*outputs, *self.turns.say(context.turn, text)]
+        return self._speak(context, context.markup.text(text))
 
     def flush(self, context: Context) -> list[Output]:
         """Speak what is there. Nothing happens if nothing is, or in the middle of a tag that a framework has split."""
@@ -90,7 +77,9 @@ class Contexts:
 
     def finish(self, context: Context) -> list[Output]:
         """No more text comes: speak the rest, and then it is over."""
-        outputs: list[Output] = [TurnEnd(turn=context.turn)] if context.turn is not None else []
+        outputs = self._speak(context, context.markup.rest())
+        if context.turn is not None:
+            outputs.append(TurnEnd(turn=context.turn))
         context.turn = None
         context.closed = True
         return [*outputs, *self._finished(context)]
@@ -128,6 +117,24 @@ class Contexts:
             return []
         context.sounded = True
         return self._sound(context, context.encoder.push(payload))
+
+    def _speak(self, context: Context, text: str) -> list[Output]:
+        text = context.wording.message(text)
+        if not text or (context.turn is None and not text.strip()):
+            return []
+        outputs: list[Output] = []
+        if context.turn is not None and self.turns.chars(context.turn) + len(text) > self._host.limits.turn_chars:
+            outputs.append(TurnEnd(turn=context.turn))  # the next turn goes on as if it were the same
+            context.turn = None
+        if context.turn is None:
+            context.turn = self.turns.new()
+            context.waiting.append(context.turn)
+            context.letters[context.turn] = ""
+            self._of[context.turn] = context
+            outputs.append(context.settings)
+        context.unflushed = context.unflushed or not text.isspace()
+        self._note_text(context, context.turn, text)
+        return [*outputs, *self.turns.say(context.turn, text)]
 
     def _note_text(self, context: Context, turn: str, text: str) -> None:
         """Only the oldest turn's words have times yet; the others' text is kept for when it is their turn."""

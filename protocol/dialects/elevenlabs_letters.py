@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protocol.dialects.elevenlabs_markup import MADE
 from protocol.events import Alignment
 
 
@@ -85,6 +86,7 @@ class Letters:
 
     def _gap(self, text: str, end_ms: int) -> None:
         """What stands between words."""
+        text = MADE.sub("", text)
         if self._owed and text[:1].isspace():
             text = text[1:]
         self._owed = False

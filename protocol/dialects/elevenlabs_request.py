@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from protocol.commands import SessionUpdate
 from protocol.config import AlignmentMode, Language
+from protocol.dialects.elevenlabs_markup import Markup
 from protocol.dialects.interface import FormatRefused, Host, Refused, SoundFormat, StreamEncoder
 from protocol.dialects.settings import first_error, settings
 from protocol.surrogates import join
@@ -106,9 +107,10 @@ class SpeechRequest(Wishes):
 
     @field_validator("text")
     @classmethod
-    def _whole_characters(cls, text: str) -> str:
+    def _speakable(cls, text: str) -> str:
         whole, half = join("", text)
-        return whole + "\ufffd" if half else whole
+        markup = Markup()
+        return markup.text(whole + "\ufffd" if half else whole) + markup.rest()
 
     @classmethod
     def read_all(cls, body: bytes, query: Mapping[str, str]) -> SpeechRequest:

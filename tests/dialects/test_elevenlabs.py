@@ -137,6 +137,16 @@ def test_a_character_that_was_cut_in_half_is_put_together() -> None:
     ]
 
 
+def test_a_break_is_a_pause_even_if_it_comes_in_pieces() -> None:
+    one = desk(auto_mode="false")
+    assert one.says(say(text="Well. <bre"), say(text='ak time="1s"/> Yes <')) == [
+        UPDATE,
+        append("Well. "),
+        append("[ long pause] Yes "),
+    ]
+    assert one.says(say(text="", flush=True), say(close_context=True)) == [flush(), append("<"), end()]
+
+
 def test_text_without_a_context_has_one_of_its_own() -> None:
     one = desk()
     one.says(say(text="Hello."))

@@ -79,6 +79,17 @@ def test_tags_are_written_and_not_spoken() -> None:
     assert spelled(told.spoken) == "Hello there "
 
 
+def test_a_pause_that_was_made_of_other_markup_is_no_word() -> None:
+    letters = Letters()
+    raw = "One. [ long pause] Two."
+    letters.text(raw)
+    items = [AlignmentItem(w, 0, 0, raw.index(w), raw.index(w) + len(w)) for w in ("One.", "Two.")]
+    letters.event(Alignment(turn="t1", items=tuple(items), final=True))
+    told = letters.take()
+    assert told is not None
+    assert spelled(told.written).split() == spelled(told.spoken).split() == ["One.", "Two."]
+
+
 def test_text_without_spaces_gets_none_in_the_middle() -> None:
     letters = Letters()
     letters.text("你好。再见。")
