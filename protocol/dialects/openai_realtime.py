@@ -203,10 +203,18 @@ class RealtimeSocket:
         before = next(reversed(self._items), None)
         if recorded:
             self._know(response.item("in_progress", ""))
-        outputs = [*self._pack(response.began(before, beta=self._beta))]
         self._active.append(response)
-        outputs += self._speeches.say_whole(response, text)
-        self._spoken[response.item_id] = response.waiting[0]
+        return [*self._pack(response.began(before, beta=self._beta)), *self._say_next()]
+
+    def _say_next(self) -> list[Output]:
+        """What waits is spoken, but not behind one that is to be forgotten: only the last that sounded can be."""
+        outputs: list[Output] = []
+        for response in self._active:
+            if response.item_id not in self._spoken:
+                outputs += self._speeches.say_whole(response, response.text)
+                self._spoken[response.item_id] = response.waiting[0]
+            if not response.recorded:
+                break
         return outputs
 
     def _text(self, given: object) -> str:
@@ -226,9 +234,12 @@ class RealtimeSocket:
         named = [response for response in self._active if not response.over and name in (None, response.name)]
         if not named:
             raise Refused(400, "no response is being spoken", "response_cancel_not_active", "response_id")
-        commands = [] if named[0].cut else self._speeches.turns.cancel(named[0].waiting, "client_cancelled")
-        named[0].cut = True
-        return commands
+        response, was_cut = named[0], named[0].cut
+        response.cut = True
+        if response.item_id in self._spoken:
+            return [] if was_cut else self._speeches.turns.cancel(response.waiting, "client_cancelled")
+        told = self._pack(response.cancelled())
+        return [*told, *self._over(response)]
 
     def _truncate(self, fields: Mapping[str, object]) -> Sequence[Output]:
         item, at_ms = fields.get("item_id"), fields.get("audio_end_ms")
@@ -254,20 +265,21 @@ class RealtimeSocket:
         if not response.recorded and event.sent_ms:
             outputs.append(ContextTruncate(turn=event.turn, played_ms=0))
         outputs += self._pack(response.ended_by(event))
-        self._over(response)
-        return outputs
+        return [*outputs, *self._over(response)]
 
     def _fail(self, response: Response, event: ErrorEvent) -> list[Output]:
         commands = self._speeches.cut([response], "failed")
         told = self._pack(response.failed(event.message, str(event.code)))
-        self._over(response)
-        return [*commands, *told]
+        return [*commands, *told, *self._over(response)]
 
-    def _over(self, response: Response) -> None:
+    def _over(self, response: Response) -> list[Output]:
         response.over = True
         self._active = [known for known in self._active if known is not response]
         if response.recorded and response.item_id in self._items:
             self._items[response.item_id] = response.output[0]
+        if not response.recorded:
+            self._spoken.pop(response.item_id, None)
+        return self._say_next()
 
     def _id(self, kind: str) -> str:
         self._count += 1

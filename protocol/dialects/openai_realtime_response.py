@@ -6,7 +6,6 @@ Knows their fields. Does not know when they are sent, nor the names that the bet
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from protocol.commands import SessionUpdate
 from protocol.dialects.interface import StreamEncoder
@@ -15,7 +14,6 @@ from protocol.dialects.speeches import Speech
 from protocol.events import Alignment, Status, TurnDone
 
 Message = tuple[str, Mapping[str, object]]
-_STATUSES: Final = {Status.COMPLETED: "completed", Status.CANCELLED: "cancelled", Status.FAILED: "failed"}
 
 
 class Response(Speech):
@@ -93,12 +91,15 @@ class Response(Speech):
         if done.status is Status.FAILED:
             return self.failed(f"the turn failed: {done.reason}", done.reason or "failed")
         rest = self._transcript_to(len(self.text)) if done.status is Status.COMPLETED else []
-        details: dict[str, object] = {"type": _STATUSES[done.status]}
-        if done.status is Status.CANCELLED:
-            details["reason"] = "client_cancelled"
         given, made = done.metrics.text_chars, done.metrics.audio_tokens
         usage = {"total_tokens": given + made, "input_tokens": given, "output_tokens": made}
-        return [*rest, *self._closed(_STATUSES[done.status], details, usage)]
+        if done.status is Status.CANCELLED:
+            return self.cancelled(usage)
+        return [*rest, *self._closed("completed", {"type": "completed"}, usage)]
+
+    def cancelled(self, usage: Mapping[str, int] | None = None) -> list[Message]:
+        """The client does not want it any more."""
+        return self._closed("cancelled", {"type": "cancelled", "reason": "client_cancelled"}, usage)
 
     def failed(self, why: str, code: str) -> list[Message]:
         """It could not be spoken, or not to its end."""

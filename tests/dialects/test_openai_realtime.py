@@ -170,6 +170,23 @@ def test_one_response_at_a_time(desk: Desk) -> None:
     assert append("t2", "Aside.") in desk.says(respond("Aside.", conversation="none"))
 
 
+def test_a_response_waits_until_the_one_before_it_was_forgotten(desk: Desk) -> None:
+    desk.says(respond("Aside.", conversation="none"))
+    began = kinds(desk.says(respond("One.")))
+    assert began[0] == "response.created" and "text.append" not in began
+    over = read(desk.ends("t1"))
+    assert over[0] == {"type": "context.truncate", "turn": "t1", "played_ms": 0}
+    assert over[-3:] == ["session.update", append("t2", "One."), end("t2")]
+
+
+def test_a_response_that_waits_can_be_cancelled(desk: Desk) -> None:
+    desk.says(respond("Aside.", conversation="none"))
+    name = read(desk.says(respond("One.")))[0]["response"]["id"]
+    over = read(desk.says(event("response.cancel", response_id=name)))
+    assert over[-1]["response"]["status"] == "cancelled"
+    assert "text.append" not in kinds(desk.ends("t1"))
+
+
 def test_a_response_outside_of_the_conversation_is_not_remembered(desk: Desk) -> None:
     told = desk.says(respond("Aside.", conversation="none"))
     assert "conversation.item.added" not in kinds(told)
