@@ -93,7 +93,7 @@ class Handset:
         self.clears = 0
         self._line: deque[bytes | str] = deque()  # sound to be played, and marks behind it
         self._mouth: deque[bytes] = deque()
-        self._number = 0
+        self.ticks = 0  # of 20 ms that have passed
 
     def say(self, sound: Sound) -> None:
         """The caller speaks, from now on."""
@@ -129,7 +129,7 @@ class Handset:
 
     def tick(self) -> list[str]:
         """20 ms pass; what is sent in them."""
-        self._number += 1
+        self.ticks += 1
         sent: list[str] = []
         while self._line and isinstance(self._line[0], str):
             self.played.append(str(self._line.popleft()))
@@ -137,7 +137,7 @@ class Handset:
         if self._line:
             self.heard += bytes(self._line.popleft())  # type: ignore[arg-type]
             self.buffered -= 160
-        return [*sent, media(self._mouth.popleft() if self._mouth else QUIET, self._number)]
+        return [*sent, media(self._mouth.popleft() if self._mouth else QUIET, self.ticks)]
 
 
 class Phone(Handset):
