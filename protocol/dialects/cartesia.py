@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from protocol.commands import Command, Mark
+from protocol.dialects.cartesia_markup import Markup
 from protocol.dialects.cartesia_request import CartesiaRequest
 from protocol.dialects.interface import Host, Opening, Output, Refused
 from protocol.dialects.speeches import Speech, Speeches
@@ -29,6 +30,7 @@ class _Context(Speech):
     def __init__(self, name: str, host: Host, request: CartesiaRequest, now: float) -> None:
         encoder = request.encoder(host)
         super().__init__(name, encoder, request.settings(host, encoder))
+        self.markup = Markup()
         self.stamps = request.add_timestamps
         self.bytes_per_s = request.bytes_per_s
         self.sent_bytes = 0
@@ -144,8 +146,9 @@ class CartesiaSocket:
             context = self._contexts[name] = _Context(name, self._host, request, now)
         if context.chars + len(request.transcript) > self._host.limits.turn_chars:
             raise Refused(400, f"transcript: more than {self._host.limits.turn_chars} characters in one context")
-        opens = context.turn is None and context.chars == 0 and bool(request.transcript.strip())
-        outputs = self._speeches.say(context, request.text if opens else request.transcript)
+        opens = context.chars == 0 and bool(request.transcript.strip())
+        text = context.markup.text(request.text if opens else request.transcript)
+        outputs = self._speeches.say(context, text if request.goes_on else text + context.markup.rest())
         if not request.goes_on:
             outputs += self._flush(context) if request.flush else []
             outputs += self._speeches.end(context)

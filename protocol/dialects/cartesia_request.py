@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from protocol.commands import SessionUpdate
 from protocol.config import MAX_SPEED, MIN_SPEED, AlignmentMode, Language
+from protocol.dialects.cartesia_markup import style
 from protocol.dialects.interface import FormatRefused, Host, Refused, SoundFormat, StreamEncoder
 from protocol.dialects.settings import first_error, settings
 
@@ -89,7 +90,7 @@ class CartesiaRequest(_Part):
     def text(self) -> str:
         """What opens an utterance: with the emotion as a tag that holds for all of it."""
         emotion = (self.generation_config.emotion or "neutral").strip("[] ")
-        return self.transcript if emotion in ("", "neutral") else f"[{emotion}] {self.transcript}"
+        return self.transcript if emotion in ("", "neutral") else f"{style(emotion)} {self.transcript}"
 
     @property
     def bytes_per_s(self) -> float:

@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from protocol.dialects.cartesia import CartesiaSocket, chunk, done_message, error_fields, error_message, timestamps
+from protocol.dialects.cartesia_markup import Markup
 from protocol.dialects.cartesia_request import CartesiaRequest
 from protocol.dialects.interface import Dialect, Host, Opening, Refused, RequestRoute, SocketRoute
 from protocol.dialects.oneshot import Framing, OneShot, Wanted
@@ -55,9 +56,11 @@ def _speech(host: Host, opening: Opening, *, events: bool) -> Dialect:
         raise Refused(400, "transcript: there is none", param="transcript")
     if len(request.text) > host.limits.turn_chars:
         raise Refused(400, f"transcript: more than {host.limits.turn_chars} characters", param="transcript")
+    markup = Markup()
+    text = markup.text(request.text) + markup.rest()
     encoder = request.encoder(host, ("raw",) if events else ("raw", "wav", "mp3"))
     framing = _Events(request.context_id or "context-1") if events else Framing()
-    return OneShot(host, Wanted(request.text, encoder, lambda _: request.settings(host, encoder), errors, (), framing))
+    return OneShot(host, Wanted(text, encoder, lambda _: request.settings(host, encoder), errors, (), framing))
 
 
 def sound(host: Host, opening: Opening) -> Dialect:

@@ -325,3 +325,23 @@ def test_a_character_that_was_cut_in_half_is_joined(desk: Desk) -> None:
         "".join(str(output["text"]) for output in said if isinstance(output, dict) and "text" in output)
         == "Good 😀 morning"
     )
+
+
+@pytest.mark.parametrize(
+    ("pieces", "spoken"),
+    [
+        (['Well, <break time="1s"/> yes.'], "Well, [long pause] yes."),
+        (['Well,<break time="300ms" />yes.'], "Well,[short pause]yes."),
+        (["Well, <bre", 'ak time="0', '.5s"/> yes.'], "Well, [pause] yes."),
+        (['<emotion value="angry" />Go!'], "[angry]Go!"),
+        (['<emotion value="angry"/>Go! <emotion value="neutral"/>Please.'], "[angry]Go! [normal]Please."),
+        (['<speed ratio="1.2"/>It is <spell>AB12</spell>.'], "It is AB12."),
+        (["1 < 2 and 3 > 2."], "1 < 2 and 3 > 2."),
+        (["<|speaker:1|>Hi <b>you</b>."], "<|speaker:1|>Hi <b>you</b>."),
+        (["Is 1 <"], "Is 1 <"),
+        (["Is 1 <", "2?"], "Is 1 <2?"),
+    ],
+)
+def test_markup_acts_or_is_not_read(desk: Desk, pieces: list[str], spoken: str) -> None:
+    said = desk.says(*(request(piece) for piece in pieces), request("", goes_on=False))
+    assert "".join(str(output["text"]) for output in said if isinstance(output, dict) and "text" in output) == spoken
