@@ -1,6 +1,6 @@
 """The markup that Cartesia reads in its text: a `<break>` is a pause, an `<emotion>` is a style, and other tags of its are not spoken.
 
-Knows tags in text that comes in pieces. Does not know messages. What `<speed>`, `<volume>` and `<spell>` say about a part of a text is lost.
+Knows tags in text that comes in pieces. Does not know messages. What `<speed>`, `<volume>` and `<spell>` say of a part is lost.
 """
 
 from __future__ import annotations

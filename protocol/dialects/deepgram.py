@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from protocol.commands import Command
+from protocol.dialects.deepgram_markup import Markup
 from protocol.dialects.deepgram_request import QUIET_S, SpeakRequest, packed, read_object, request_id
 from protocol.dialects.interface import CloseSocket, Host, Opening, Output, Refused
 from protocol.dialects.speeches import Speech, Speeches
@@ -27,6 +28,7 @@ class SpeakSocket:
         self._settings = self._request.settings(host, self._encoder)
         self._speeches: Speeches[Speech] = Speeches(host)
         self._turns: list[Speech] = []  # that are not over, oldest first; the last one may take text
+        self._markup = Markup()
         self._answers = 0  # Flushed and Cleared so far
         self._closing = False
         self._told_at = 0.0
@@ -90,6 +92,7 @@ class SpeakSocket:
         return self._told([self._metadata()], now) if self._turns and now >= self.deadline else ()
 
     def _speak(self, text: str, now: float) -> Sequence[Output]:
+        text = self._markup.text(text)
         turn = self._turns[-1] if self._turns and not self._turns[-1].ended else None
         if turn is None:
             if not text.strip():
@@ -106,18 +109,23 @@ class SpeakSocket:
         if turn is None:  # it is answered all the same, behind what is still spoken
             turn = Speech("", self._encoder, self._settings)
             self._turns.append(turn)
-        return [*self._speeches.end(turn), *self._finished()]
+        return [*self._rest(turn), *self._speeches.end(turn), *self._finished()]
+
+    def _rest(self, turn: Speech) -> list[Output]:
+        return self._speeches.say(turn, self._markup.rest())
 
     def _clear(self) -> Sequence[Output]:
         cut = self._speeches.cut([*self._turns, *self._speeches.heard], "barge_in")
         self._turns.clear()
+        self._markup = Markup()
         return [*cut, self._answer("Cleared")]
 
     def _close(self) -> Sequence[Output]:
         self._closing = True
         last = self._turns[-1] if self._turns else None
-        ended = self._speeches.end(last) if last is not None and not last.ended else []
-        return [*ended, *self._finished()]
+        if last is None or last.ended:
+            return self._finished()
+        return [*self._rest(last), *self._speeches.end(last), *self._finished()]
 
     def _finished(self) -> list[Output]:
         """In the order in which they were asked for."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from protocol.commands import Command, ContextTruncate, TurnCancel
 from protocol.config import MAX_MS, MAX_SPEED, MIN_SPEED
+from protocol.dialects.deepgram_markup import Markup
 from protocol.dialects.deepgram_request import QUIET_S, SpeakRequest, packed, read_object, request_id
 from protocol.dialects.interface import CloseSocket, Host, Opening, Output, Refused
 from protocol.dialects.speeches import Speech, Speeches
@@ -49,6 +50,7 @@ class FluxSocket:
         self._settings = self._request.settings(host, self._encoder)
         self._speeches: Speeches[Speech] = Speeches(host)
         self._turns: list[Speech] = []  # that are not over, oldest first; the last one may take text
+        self._markup = Markup()
         self._count = 0
         self._total_ms = 0  # on the client's clock: sound of native turns that are done
         self._starts_ms: dict[str, int] = {}  # native turns, on that clock
@@ -132,6 +134,7 @@ class FluxSocket:
         return ()
 
     def _speak(self, text: str, now: float) -> Sequence[Output]:
+        text = self._markup.text(text)
         turn = self._open
         outputs: list[Output] = []
         if turn is None:
@@ -159,7 +162,10 @@ class FluxSocket:
         turn = self._open
         if turn is None:
             return [_warning("NO_ACTIVE_SPEECH", "there is no turn to flush")]
-        return [packed("Flushed", speech_id=turn.name), *self._speeches.end(turn), *self._finished()]
+        return [packed("Flushed", speech_id=turn.name), *self._end(turn), *self._finished()]
+
+    def _end(self, turn: Speech) -> list[Output]:
+        return [*self._speeches.say(turn, self._markup.rest()), *self._speeches.end(turn)]
 
     def _configure(self, speed: object) -> str:
         if speed is None:
@@ -186,6 +192,7 @@ class FluxSocket:
             return self._interrupt_last(offset_ms, now)
         native = list(self._speeches.turns.heard)
         self._turns.clear()
+        self._markup = Markup()
         self._chars += sum(turn.chars for turn in cut if not turn.over)
         commands: list[Output] = []
         for command in self._speeches.cut(cut, "barge_in"):
@@ -249,7 +256,7 @@ class FluxSocket:
     def _close(self) -> list[Output]:
         self._closing = True
         turn = self._open
-        return [*(self._speeches.end(turn) if turn is not None else []), *self._finished()]
+        return [*(self._end(turn) if turn is not None else []), *self._finished()]
 
     def _finished(self) -> list[Output]:
         outputs: list[Output] = []

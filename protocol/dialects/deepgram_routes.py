@@ -6,6 +6,7 @@ from typing import Final
 
 from protocol.dialects.deepgram import SpeakSocket
 from protocol.dialects.deepgram_flux import FluxSocket
+from protocol.dialects.deepgram_markup import Markup
 from protocol.dialects.deepgram_request import MAX_BYTES, SpeakRequest, errors, read_object
 from protocol.dialects.interface import Dialect, Host, Opening, Refused, RequestRoute, SocketRoute
 from protocol.dialects.oneshot import OneShot, Wanted
@@ -19,6 +20,8 @@ def speech(host: Host, opening: Opening) -> Dialect:
         raise Refused(400, "text: there is none", param="text")
     if len(text) > host.limits.turn_chars:
         raise Refused(413, f"text: more than {host.limits.turn_chars} characters", param="text")
+    markup = Markup()
+    text = markup.text(text) + markup.rest()
     encoder = request.answer_encoder(host)
     return OneShot(host, Wanted(text, encoder, lambda _: request.settings(host, encoder), errors))
 

@@ -215,3 +215,18 @@ def test_a_request_that_makes_no_sense_is_refused(opening: Opening) -> None:
     with pytest.raises(Refused) as refused:
         Desk(speech, opening)
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("pieces", "spoken"),
+    [
+        ([r'Take \{"word": "dupilumab", "pronounce": "duːpˈɪ"\} now.'], "Take dupilumab now."),
+        ([r'Take \{"wo', r'rd": "it", "pronounce": "x"', r"\} now."], "Take it now."),
+        ([r"A \{b\} c."], r"A \{b\} c."),
+        (["Back", "\\"], "Back\\"),
+        (["Back\\", "slash"], "Back\\slash"),
+    ],
+)
+def test_a_pronunciation_is_spoken_as_its_word(desk: Desk, pieces: list[str], spoken: str) -> None:
+    said = desk.says(*map(speak, pieces), FLUSH)
+    assert "".join(str(output["text"]) for output in said if isinstance(output, dict) and "text" in output) == spoken
