@@ -24,6 +24,18 @@ async def voices(request: Request) -> Response:
     return JSONResponse({"voices": [_voice(name) for name in service.voices.names()]})
 
 
+async def found_voices(request: Request) -> Response:
+    """`GET /v2/voices`: those whose name has `search` in it, all on one page."""
+    service = _service(request)
+    try:
+        owner(service, dict(request.headers))
+    except Refused as refused:
+        return response(refused, errors)
+    wanted = request.query_params.get("search", "").casefold()
+    found = [_voice(name) for name in service.voices.names() if wanted in name.casefold()]
+    return JSONResponse({"voices": found, "has_more": False, "total_count": len(found), "next_page_token": None})
+
+
 async def voice(request: Request) -> Response:
     """`GET /v1/voices/{name}`."""
     service, name = _service(request), request.path_params["name"]

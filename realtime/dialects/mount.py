@@ -62,6 +62,7 @@ PAGES: Final[tuple[PageRoute, ...]] = (
     PageRoute("/v1/audio/voices", "POST", openai_pages.add_voice, openai_speech.errors),
     PageRoute("/v1/audio/voices/{name}", "DELETE", openai_pages.remove_voice, openai_speech.errors),
     PageRoute("/v1/voices", "GET", elevenlabs_pages.voices, elevenlabs_http.errors),
+    PageRoute("/v2/voices", "GET", elevenlabs_pages.found_voices, elevenlabs_http.errors),
     PageRoute("/v1/voices/{name}", "GET", elevenlabs_pages.voice, elevenlabs_http.errors),
 )
 

@@ -132,10 +132,14 @@ def test_voices_are_listed_as_their_clients_read_them(server: str) -> None:
             [voice] = client.get(prefix + "/v1/voices").json()["voices"]
             assert voice["voice_id"] == voice["name"] == "default" and voice["category"]
         assert client.get("/v1/voices/default").json() == voice
+        found = client.get("/v2/voices", params={"search": "DEF", "page_size": 5}).json()
+        assert found["voices"] == [voice] and found["total_count"] == 1 and found["has_more"] is False
+        assert client.get("/v2/voices", params={"search": "anna"}).json()["voices"] == []
         missing = client.get("/v1/voices/nobody")
         assert missing.status_code == 404 and missing.json()["detail"]["code"] == "voice_not_found"
-        refused = client.get("/v1/voices", headers={"xi-api-key": "wrong"})
-        assert refused.status_code == 401 and refused.json()["detail"]["type"] == "authentication_error"
+        for path in ("/v1/voices", "/v1/voices/default", "/v2/voices"):
+            refused = client.get(path, headers={"xi-api-key": "wrong"})
+            assert refused.status_code == 401 and refused.json()["detail"]["type"] == "authentication_error"
 
 
 def test_a_second_close_stops_a_turn_at_once_and_the_conversation_keeps_what_was_heard() -> None:

@@ -90,6 +90,7 @@ print(
             "turns": turns,
             "timed": {"audio_s": len(timed) / BYTES_A_SECOND, "letters": letters, "ends": ends},
             "voices": [voice.voice_id for voice in once.voices.get_all().voices],
+            "found": [voice.name for voice in once.voices.search(search="default").voices],
             "refusals": [
                 refused(lambda: client("x", "wrong-wrong-wrong").text_to_speech.stream("default", text="Hello.")),
                 refused(lambda: speech.stream("default", text=" ")),
