@@ -6,6 +6,8 @@ import base64
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protocol.dialects.elevenlabs import UNNAMED, MultiStream, key_in_message
 from protocol.dialects.interface import CloseSocket, Opening, Refused
@@ -356,3 +358,48 @@ def test_a_key_may_come_with_the_first_message(name: str) -> None:
 @pytest.mark.parametrize("message", ['{"text": " "}', "{", "[]", b"\1"])
 def test_a_first_message_may_have_no_key(message: str | bytes) -> None:
     assert key_in_message(message) is None
+
+
+@given(st.data())
+def test_whatever_is_said_a_context_ends_once_and_nothing_follows_its_end(data: st.DataObject) -> None:
+    paced, livekit = data.draw(st.booleans()), data.draw(st.booleans())
+    one = desk(paced, sync_alignment=str(livekit).lower(), auto_mode=str(data.draw(st.booleans())).lower())
+    messages = st.fixed_dictionaries(
+        {},
+        optional={
+            "context_id": st.sampled_from(["a", "b", None, 7]),
+            "text": st.sampled_from(["", " ", "Hi.", "Well [la", "ugh] ", "<break", 'time="1s"/>', "\ud83d", None, 3]),
+            "flush": st.sampled_from([True, False, None]),
+            "close_context": st.sampled_from([True, False, "yes"]),
+            "close_socket": st.sampled_from([False, False, False, True]),
+            "voice_settings": st.sampled_from([None, {}, {"speed": 1.1}, {"speed": 99}, 5]),
+        },
+    )
+    live: list[str] = []  # turns that the session has
+    ended: set[str] = set()
+    closed = False
+    for _ in range(data.draw(st.integers(1, 25))):
+        what = data.draw(st.sampled_from(["say", "say", "say", "sound", "end", "fail"]))
+        if what == "say":
+            outputs = one.says(json.dumps(data.draw(messages)))
+        elif not live:
+            continue
+        elif what == "sound":
+            outputs = one.sound(live[0])
+        else:
+            outputs = one.ends(live.pop(0), Status.COMPLETED if what == "end" else Status.FAILED)
+        for output in spoken(outputs):
+            assert not closed, "the close is the last"
+            if isinstance(output, CloseSocket):
+                closed = True
+            elif isinstance(output, dict) and output.get("type") == "text.append":
+                live += [] if output["turn"] in live else [output["turn"]]
+                assert "\ud83d" not in output["text"]
+            elif isinstance(output, dict) and output.get("type") == "turn.cancel":
+                assert output["turn"] in live
+            elif isinstance(output, dict) and output.get("audio"):
+                assert output["contextId"] in {"a", "b", UNNAMED} and not ended & {live[0]}
+        if closed:
+            break
+        ended |= {output["turn"] for output in outputs if isinstance(output, dict) and output["type"] == "turn.cancel"}
+    one.leaves()
