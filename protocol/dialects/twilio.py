@@ -27,6 +27,7 @@ MEDIA_TYPE: Final = "audio/x-mulaw"
 UNIT_BYTES: Final = 160  # a payload is a multiple of 20 ms
 MARK_MS: Final = 200  # between marks: so exactly is known what was heard
 SILENCE: Final = b"\xff"  # a mu-law zero
+DIGITS: Final = frozenset("0123456789*#ABCD")
 PATIENCE_S: Final = 1.0  # beyond the length of what waits, for the marks behind it
 UNREADABLE: Final = 1007  # close codes of RFC 6455
 UNACCEPTABLE: Final = 1003
@@ -101,7 +102,7 @@ class MediaStream:
     """One call. Hand in what comes; call `settle` once there is nothing more to hand in for now."""
 
     def __init__(self) -> None:
-        self._stream = ""  # Twilio's id; "": it has not started
+        self._stream: str | None = None  # Twilio's id; None: it has not started
         self._sent: deque[_Piece] = deque()  # and not known to be heard
         self._marks: deque[_Mark] = deque()  # that have not come back, as they were sent
         self._unmarked = 0  # samples since the last mark
@@ -129,8 +130,8 @@ class MediaStream:
             case {"event": "mark", "mark": {"name": str(name)}}:
                 return self._echo(name)
             case {"event": "dtmf", "dtmf": {"digit": str(digit)}}:
-                return [Digit(digit)] if self._stream else ()
-            case {"event": "start", "start": dict(start)} if not self._stream:
+                return [Digit(digit)] if self._stream is not None and digit in DIGITS else ()
+            case {"event": "start", "start": dict(start)} if self._stream is None:
                 return self._start(start)
             case {"event": "stop"}:
                 return [HungUp(), CloseSocket()]
@@ -205,11 +206,11 @@ class MediaStream:
                 return [HungUp(), CloseSocket(UNREADABLE, "start has no streamSid or no mediaFormat")]
         self._stream = stream
         given = start.get("customParameters")
-        parameters = {str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {}
-        return [Started(stream, str(start.get("callSid") or stream), parameters)]
+        parameters = {str(k): _text(v) for k, v in given.items()} if isinstance(given, dict) else {}
+        return [Started(stream, _text(start.get("callSid") or stream or "unknown"), parameters)]
 
     def _heard(self, payload: str, track: object) -> Sequence[Done]:
-        if not self._stream or track not in (None, "inbound"):  # the other track is our own voice
+        if self._stream is None or track not in (None, "inbound"):  # the other track is our own voice
             return ()
         try:
             sound = base64.b64decode(payload, validate=True)
@@ -289,3 +290,8 @@ class MediaStream:
         if body is not None:
             fields[event] = body
         return json.dumps(fields, separators=(",", ":"))
+
+
+def _text(value: object) -> str:
+    """Without halves of characters, which JSON may hold and nothing else can."""
+    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

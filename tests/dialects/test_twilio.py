@@ -255,6 +255,14 @@ def test_the_caller_is_heard_and_our_own_voice_is_not() -> None:
 
 def test_keys_are_told() -> None:
     assert Line().stream.received(dtmf("#"), NOW) == [Digit("#")]
+    assert Line().hears(dtmf(""), dtmf("12"), dtmf("é")) == []
+
+
+def test_half_of_a_character_in_a_parameter_does_no_harm() -> None:
+    _, started = start({"text": "Good \ud83d"}, callSid="\udc00")
+    (told,) = MediaStream().received(started, NOW)
+    assert isinstance(told, Started)
+    assert (told.call, told.parameters) == ("\ufffd", {"text": "Good \ufffd"})
 
 
 def test_a_caller_who_hangs_up_is_answered_with_a_close() -> None:
