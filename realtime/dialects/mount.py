@@ -22,7 +22,7 @@ from protocol.dialects import (
     openai_speech,
 )
 from protocol.dialects.interface import ErrorShape, RequestRoute, SocketRoute
-from realtime.dialects import elevenlabs_pages, openai_pages, twilio
+from realtime.dialects import elevenlabs_pages, local_fish_pages, openai_pages, twilio
 from realtime.dialects.batch import Batch
 from realtime.dialects.request import RequestEndpoint
 from realtime.dialects.socket import SocketEndpoint
@@ -64,6 +64,10 @@ PAGES: Final[tuple[PageRoute, ...]] = (
     PageRoute("/v1/voices", "GET", elevenlabs_pages.voices, elevenlabs_http.errors),
     PageRoute("/v2/voices", "GET", elevenlabs_pages.found_voices, elevenlabs_http.errors),
     PageRoute("/v1/voices/{name}", "GET", elevenlabs_pages.voice, elevenlabs_http.errors),
+    PageRoute("/v1/health", "GET", local_fish_pages.health, fish_routes.errors),
+    PageRoute("/v1/health", "POST", local_fish_pages.health, fish_routes.errors),
+    PageRoute("/v1/vqgan/encode", "POST", local_fish_pages.encode, fish_routes.errors),
+    PageRoute("/v1/vqgan/decode", "POST", local_fish_pages.decode, fish_routes.errors),
 )
 
 _ALL: Final[tuple[SocketRoute | RequestRoute | PageRoute, ...]] = (*SOCKETS, *REQUESTS, *PAGES)
