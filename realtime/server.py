@@ -29,6 +29,7 @@ from realtime.live import live
 from realtime.repertoire import Repertoire
 from realtime.service import Service
 from realtime.settings import Settings, SettingsError, check_binding
+from realtime.tls import Certificate, certificate
 from realtime.transport import LiveWebSocket
 
 PING_S: Final = 15.0  # protocol 7; a peer that leaves a ping unanswered for as long again is gone
@@ -75,13 +76,14 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then let running turns end; a second signal ends at once.
 
     The port is taken first, then `engine()` is entered (it loads the model) and left at the end. `listening(url)` is called once a turn
-    would be spoken. Raises SettingsError for an address that needs a key, OSError for one that cannot be listened on, and what `engine`
-    raises.
+    would be spoken. Raises SettingsError for an address that needs a key and for a certificate that cannot be used, OSError for an address
+    that cannot be listened on, and what `engine` raises.
     """
     check_binding(settings)
+    shown = certificate(settings)
     with listen(settings.host, settings.port) as sock:
         async with engine() as running:
-            await serve_on(sock, settings, running, listening)
+            await serve_on(sock, settings, running, listening, shown=shown)
 
 
 async def serve_on(
@@ -90,10 +92,11 @@ async def serve_on(
     engine: Engine,
     listening: Callable[[str], None] | None = None,
     websocket: type[LiveWebSocket] = LiveWebSocket,
+    shown: Certificate | None = None,
 ) -> None:
-    """`serve` on a socket that listens already. `websocket`: one that measures, say."""
+    """`serve` on a socket that listens already. `websocket`: one that measures, say. `shown`: for TLS."""
     app = create_app(settings, engine)
-    server = DrainingServer(_config(app, settings, websocket), app.state.service)
+    server = DrainingServer(_config(app, settings, websocket, shown), app.state.service)
     async with anyio.create_task_group() as tasks:
         if listening is not None:
             tasks.start_soon(_announce, server, sock, listening)
@@ -132,7 +135,8 @@ async def _announce(server: DrainingServer, sock: socket.socket, listening: Call
     await server.service.until_ready()
     _settle()
     host, port = sock.getsockname()[:2]
-    listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    scheme = "https" if server.config.is_ssl else "http"
+    listening(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
 
 
 def _settle() -> None:
@@ -147,7 +151,9 @@ def _settle() -> None:
     sys.setswitchinterval(SWITCH_S)
 
 
-def _config(app: Starlette, settings: Settings, websocket: type[LiveWebSocket]) -> uvicorn.Config:
+def _config(
+    app: Starlette, settings: Settings, websocket: type[LiveWebSocket], shown: Certificate | None
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="h11",
@@ -166,6 +172,8 @@ def _config(app: Starlette, settings: Settings, websocket: type[LiveWebSocket]) 
         log_level="warning",
         backlog=BACKLOG,
         timeout_graceful_shutdown=SHUTDOWN_S,
+        ssl_certfile=shown.cert if shown is not None else None,
+        ssl_keyfile=shown.key if shown is not None else None,
     )
 
 

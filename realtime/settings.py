@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from protocol.config import Limits
 
@@ -21,7 +21,8 @@ PREFIX: Final = "PARLEY_"
 KEYS_VARIABLE: Final = (
     "PARLEY_API_KEY"  # the name under which clients look for their key, so that one machine needs one variable
 )
-VOICES_FOLDER: Final = "~/.local/share/parley/voices"  # or below XDG_DATA_HOME
+DATA_FOLDER: Final = "~/.local/share/parley"  # or below XDG_DATA_HOME
+VOICES_FOLDER: Final = f"{DATA_FOLDER}/voices"
 MIN_KEY_CHARS: Final = 8  # a shorter key is guessed
 
 
@@ -75,6 +76,13 @@ class Settings(BaseModel):
         default=None,
         description="Auth token of the Twilio account: calls must be signed with it, and need no key then.",
     )
+    tls_cert: Path | None = Field(default=None, description="Certificate to show (PEM, the whole chain); none: no TLS.")
+    tls_key: Path | None = Field(default=None, description="Its private key (PEM, not encrypted).")
+    tls_self_signed: bool = Field(
+        default=False,
+        description="Show a certificate that the server makes for itself; its clients must be told to trust it.",
+    )
+    tls_dir: Path | None = Field(default=None, description="Folder in which that one is kept.")
     drain_s: float = Field(default=30.0, ge=0, description="How long turns may go on after the server was told to end.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="What is logged.")
     limits: Limits = Field(default=Limits(), description="Limits of the protocol, lowered.")
@@ -94,6 +102,19 @@ class Settings(BaseModel):
         if any(not re.fullmatch(r"[!-+\--:<-~]+", source) for source in sources):
             raise ValueError("a source has no blank, comma or semicolon: they would begin another one, or another rule")
         return tuple(source for source in sources if source != "'none'")
+
+    @model_validator(mode="after")
+    def _one_certificate(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        if self.tls_self_signed and self.tls_cert is not None:
+            raise ValueError("tls_self_signed makes a certificate, and tls_cert names one: say one of them")
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether clients say https and wss."""
+        return self.tls_self_signed or self.tls_cert is not None
 
     @property
     def is_open(self) -> bool:
@@ -118,13 +139,15 @@ def read_settings(environ: Mapping[str, str], given: Mapping[str, object]) -> Se
             values[name] = given[name]
         elif text := environ.get(_variable(name)):
             values[name] = _parsed(name, text)
-    values.setdefault("voices_dir", _voices_folder(environ))
+    values.setdefault("voices_dir", _data_folder(environ, "voices"))
+    values.setdefault("tls_dir", _data_folder(environ, "tls"))
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        why = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{where}: {why}" if where else why) from None
 
 
 def check_binding(settings: Settings) -> None:
@@ -143,13 +166,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _voices_folder(environ: Mapping[str, str]) -> Path | None:
-    """Where voices are kept if nobody says: the same place for the commands and the server of one person."""
+def _data_folder(environ: Mapping[str, str], name: str) -> Path | None:
+    """Where something is kept if nobody says: the same place for the commands and the server of one person."""
     data = environ.get("XDG_DATA_HOME", "")
     if Path(data).is_absolute():  # the XDG Base Directory Specification: a relative path is to be ignored
-        return Path(data) / "parley" / "voices"
+        return Path(data) / "parley" / name
     home = environ.get("HOME")
-    return Path(home) / VOICES_FOLDER.removeprefix("~/") if home else None
+    return Path(home) / DATA_FOLDER.removeprefix("~/") / name if home else None
 
 
 def _variable(name: str) -> str:
