@@ -53,6 +53,7 @@ class RealtimeSocket:
         self._unspoken: tuple[str, str] | None = None  # the newest assistant item that nobody spoke: id and text
         self._truncating: dict[str, str] = {}  # by native turn: the answer that waits
         self._stopping: set[str] = set()  # those of them that were still spoken
+        self._refused_sound = False
         self._count = 0
 
     def opened(self, now: float) -> Sequence[Output]:
@@ -130,6 +131,9 @@ class RealtimeSocket:
             case {"type": "response.cancel"}:
                 return self._cancel(fields.get("response_id"))
         kind = fields.get("type")
+        if kind == "input_audio_buffer.append" and self._refused_sound:
+            return ()  # it comes many times a second, and asks for no answer
+        self._refused_sound = kind == "input_audio_buffer.append" or self._refused_sound
         why = f"{kind!r} is no event of this server, which speaks given text: it does not listen and does not think of answers"
         raise Refused(400, why, "unsupported_event", "type")
 

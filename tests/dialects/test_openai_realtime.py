@@ -314,6 +314,13 @@ def test_what_makes_no_sense_is_an_error_and_the_session_lives(desk: Desk, messa
     assert append("t1", "Hello.") in desk.says(respond("Hello."))
 
 
+def test_sound_is_refused_once(desk: Desk) -> None:
+    sound = event("input_audio_buffer.append", audio="AAAA")
+    assert code(desk.says(sound)) == "unsupported_event"
+    assert desk.says(sound, sound) == []
+    assert code(desk.says(event("input_audio_buffer.commit"))) == "unsupported_event"
+
+
 def test_an_error_names_the_event_it_answers(desk: Desk) -> None:
     (told,) = read(desk.says(event("response.cancel", event_id="mine")))
     assert told["error"]["event_id"] == "mine"
