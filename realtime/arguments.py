@@ -70,7 +70,7 @@ def _add_serve(commands: Commands) -> None:
         "Load a model and serve it: WebSocket /v1/live, HTTP /health/live, /health/ready and /v1/models, and a page at /. "
         "The first SIGINT or SIGTERM lets running turns end; the second ends at once.",
         f"Settings that have no option are read from the environment: "
-        f"{', '.join(PREFIX + name.upper() for name in ('max_unauthenticated', 'admission_timeout_s', 'drain_s', 'limits'))} "
+        f"{', '.join(PREFIX + name.upper() for name in ('max_unauthenticated', 'admission_timeout_s', 'drain_s', 'tls_dir', 'limits'))} "
         "(the last one is JSON); the options below have a variable each, too, such as PARLEY_PORT. "
         "HF_HOME and HF_TOKEN are huggingface_hub's.",
     )
@@ -91,6 +91,16 @@ def _add_serve(commands: Commands) -> None:
         action="append",
         metavar="ORIGIN",
         help="let pages of another origin connect; may be given several times",
+    )
+    serve.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="speak TLS (https, wss) with this certificate (PEM)"
+    )
+    serve.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    serve.add_argument(
+        "--tls-self-signed",
+        action="store_true",
+        default=None,
+        help="speak TLS with a certificate that is made, and kept, for clients on one's own machines: they trust it with SSL_CERT_FILE",
     )
     serve.add_argument("--voices-dir", type=Path, metavar="DIR", help=f"folder of voices (default: {VOICES_DIR})")
     serve.add_argument(

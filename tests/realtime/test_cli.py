@@ -129,6 +129,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["serve", "--max-streams", "0"], "'0' is not a number from 1 on"),
         (["serve", "--host", "0.0.0.0"], "parley: listening on 0.0.0.0 without a key"),
         (["serve", "--port", "70000"], "parley: port: Input should be less than or equal to 65535"),
+        (["serve", "--tls-cert", "a.pem"], "parley: tls_cert and tls_key go together"),
         (["serve", "--key", "short"], "parley: keys: a key has at least 8 characters"),
         (["bench", "--streams", "-2"], "'-2' is not a number from 1 on"),
         (["bench", "--text-rate", "nan"], "'nan' is not a number from 0 on"),
@@ -226,6 +227,9 @@ def test_settings_of_the_command_line_go_before_those_of_the_environment(monkeyp
     args = build_parser("0").parse_args(["serve", "--port", "9002"])
     settings = cli._settings(args)
     assert (settings.port, settings.host, settings.model) == (9002, "::1", "some/model")
+    assert not settings.uses_tls
+    args = build_parser("0").parse_args(["serve", "--tls-self-signed"])
+    assert cli._settings(args).tls_self_signed
 
 
 def test_the_start_up_block_names_model_device_address_and_attribution() -> None:
