@@ -2,6 +2,7 @@
 #
 #   make serve [PORT=8300] [MODEL=mini] [ARGS="more options of parley serve"]
 #   make test [ARGS="pytest options"]    everything, in two processes (-n0: in one);  make test-fast: the part that needs no torch
+#   make test-web                        the page in a real browser (wants node, npm and chromium-headless-shell)
 #   make evaluate                        measure the embedded voice and put its figures into README.md (half an hour)
 #   make samples                         let the embedded voice say what web-demo/samples holds (seconds)
 #   make setup TORCH=cuda                with a GPU: PyTorch's current CUDA build instead of the CPU build (kept until TORCH=cpu)
@@ -14,6 +15,7 @@ MODEL ?= mini
 VENV := .venv
 RUN := $(VENV)/bin/python
 CLIENTS := .venv-dialects
+NODE_MODULES := tests/web/node_modules/.package-lock.json
 # A file's tests share what they load; the slowest files are among the first, which is better than the fullest.
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(RUN) -m pip --disable-pip-version-check
@@ -28,7 +30,7 @@ $(error TORCH=$(TORCH) is neither cpu nor cuda)
 endif
 CONSTRAINTS := $(if $(filter cpu,$(TORCH)),-c constraints.txt)
 
-.PHONY: setup serve test test-fast lint setup-train setup-evaluate setup-dialects evaluate samples FORCE
+.PHONY: setup serve test test-fast test-web lint setup-train setup-evaluate setup-dialects evaluate samples FORCE
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -42,6 +44,11 @@ test: $(VENV)/.setup-test
 
 test-fast: $(VENV)/.setup-test
 	$(RUN) -m pytest $(SPREAD) --no-torch tests/protocol tests/realtime tests/dialects tests/test_*.py $(ARGS)
+
+# One file after the other: they measure how soon the page answers. PARLEY_CHROMIUM names another browser than Debian's.
+test-web: $(VENV)/.setup-test $(NODE_MODULES)
+	tests/web/node_modules/.bin/tsc -p tests/web
+	PARLEY_PYTHON=$(CURDIR)/$(RUN) node --test --test-concurrency=1 --test-reporter=spec tests/web/*.test.mjs
 
 lint: $(VENV)/.setup-test
 	$(RUN) -m ruff check
@@ -85,6 +92,10 @@ $(CLIENTS)/.setup: tests/dialects/requirements-bare.txt tests/dialects/requireme
 	$(PYTHON) -m venv --clear $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -q --no-deps -r tests/dialects/requirements-bare.txt
 	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -q -r tests/dialects/requirements.txt
+	@touch $@
+
+$(NODE_MODULES): tests/web/package-lock.json
+	npm ci --prefix tests/web --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 # What the environment was built for. Scripts in it hold the absolute path, so a folder that was moved is installed again.

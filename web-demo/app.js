@@ -15,6 +15,7 @@ const PROMPT =
   "What you write is spoken aloud at once. Answer as in a conversation: short, plain sentences, no lists, no code. " +
   "You may use tags such as [laugh], [sigh], [whisper], [excited], [sad], [slow] and [normal] where they fit.";
 const ADDRESS = "http://127.0.0.1:11434/v1"; // of a model, such as Ollama's
+const SHOWN = 60; // utterances on the page; the saved transcript has all
 const NOTICE_MS = 9000;
 
 /** @param {string} id @returns {any} */
@@ -71,7 +72,7 @@ class Page {
     on("speech", ({ speaking }) => document.body.classList.toggle("you-speak", speaking));
     on("paused", () => this.buttons());
     on("resumed", () => this.buttons());
-    on("warning", (event) => this.note(event.turn, event.message));
+    on("warning", (event) => event.code !== "underrun" && this.note(event.turn, event.message)); // the player counts them itself
     on("error", (event) => this.notice(event.message));
   }
 
@@ -111,12 +112,24 @@ class Page {
       this.entryOf.set(turn.id, entry);
       this.entries.push(entry);
       if (!this.turn || this.turn.over) this.measure(turn);
+      this.prune();
     }
     if (turn.over) this.settle(turn, said);
     else said.grow();
     this.dirty = true;
     this.buttons();
     said.element.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Let go of what was said long ago. */
+  prune() {
+    const talk = $("talk");
+    while (talk.children.length > SHOWN) talk.firstElementChild.remove();
+    for (const [id, said] of this.said) {
+      if (said.element.isConnected) continue;
+      this.said.delete(id);
+      this.entryOf.delete(id);
+    }
   }
 
   /** @param {import("./parley.js").Turn} turn */
@@ -319,7 +332,8 @@ class Page {
   async speak() {
     const text = $("text").value;
     if (!text.trim()) return;
-    if (!(await this.parley.unlock())) this.notice("The browser does not let this page play sound yet: click somewhere on it.");
+    const unlocked = this.parley.unlock();
+    void unlocked.then((yes) => yes || this.notice("The browser does not let this page play sound yet: click somewhere on it."));
     if (this.parley.live.state === "closed") void this.parley.live.connect();
     if (this.parley.current) await this.parley.interrupt("superseded");
     this.writing = new AbortController();

@@ -57,7 +57,6 @@ export class Composer {
       }),
     );
     this.list.hidden = false;
-    this.field.setAttribute("aria-expanded", "true");
     this.mark();
   }
 
@@ -69,7 +68,6 @@ export class Composer {
 
   close() {
     this.list.hidden = true;
-    this.field.setAttribute("aria-expanded", "false");
     this.field.removeAttribute("aria-activedescendant");
   }
 

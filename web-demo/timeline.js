@@ -149,6 +149,11 @@ class Drawing {
 const KEPT = 400; // bars
 const BAR = 2.5; // px
 
+/** Of a bar, of all there is room for. @param {number} db */
+function height(db) {
+  return Math.min(1, Math.max(0, (db + 54) / 48) ** 1.5);
+}
+
 /** Both sides' level, the last seconds, drawn as two mirrored rows of bars. */
 export class Levels {
   /** @param {HTMLCanvasElement} canvas */
@@ -158,15 +163,15 @@ export class Levels {
     this.theirs = []; // Parley's: RMS of 20 ms
     /** @type {number[]} */
     this.ours = [];
-    this.pending = { sum: -100 };
+    this.pending = -100; // dB: the loudest of the microphone since the last bar
   }
 
   /** @param {number[]} rms  each 20 ms */
   parley(rms) {
     for (const one of rms) {
-      this.theirs.push(Math.min(1, one * 4));
-      this.ours.push(Math.max(0, Math.min(1, (this.pending.sum + 60) / 50)));
-      this.pending.sum = -100;
+      this.theirs.push(height(20 * Math.log10(one + 1e-6)));
+      this.ours.push(height(this.pending));
+      this.pending = -100;
     }
     this.theirs.splice(0, this.theirs.length - KEPT);
     this.ours.splice(0, this.ours.length - KEPT);
@@ -174,7 +179,7 @@ export class Levels {
 
   /** @param {number} level  dB */
   you(level) {
-    this.pending.sum = Math.max(this.pending.sum, level);
+    this.pending = Math.max(this.pending, level);
   }
 
   draw() {

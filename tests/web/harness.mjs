@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
 export const ROOT = fileURLToPath(new URL("../../", import.meta.url));
-const PYTHON = process.env.PARLEY_PYTHON ?? `${ROOT}.venv/bin/python`;
+export const PYTHON = process.env.PARLEY_PYTHON ?? `${ROOT}.venv/bin/python`;
 const CHROMIUM = process.env.PARLEY_CHROMIUM ?? "/usr/lib/chromium/chromium-headless-shell";
 export const PATIENCE_MS = 60_000; // for what takes a second on a machine that does nothing else
 

@@ -1,0 +1,45 @@
+/** The page as a person meets it: on `parley serve mini`. Leaves pictures of it in build/web. */
+
+import assert from "node:assert/strict";
+import { mkdir } from "node:fs/promises";
+import { after, before, test } from "node:test";
+import { ROOT, browsing, lastTurn, serving, sounds, speak } from "./harness.mjs";
+
+const PICTURES = `${ROOT}build/web`;
+const STORY =
+  "The lighthouse keeper had counted ships for thirty years. On the first night of winter he counted one that was not there, and " +
+  "every clock in the tower stood still until it was gone.";
+let server;
+let chromium;
+
+before(async () => {
+  await mkdir(PICTURES, { recursive: true });
+  [server, chromium] = await Promise.all([serving("mini"), browsing()]);
+});
+after(async () => {
+  await chromium?.browser.close();
+  await server?.stop();
+});
+
+for (const [name, view] of [["light", {}], ["dark", { dark: true }], ["phone", { width: 390, height: 844 }]]) {
+  test(`the mini is heard without a gap, and a story is cut off where it was interrupted (${name})`, async () => {
+    const { page, faults, context } = await chromium.open(server.url, view);
+    await page.screenshot({ path: `${PICTURES}/${name}-first.png` });
+    await page.click("#speak");
+    await sounds(page, 600);
+    const whole = await lastTurn(page);
+    assert.deepEqual([whole.state, whole.underruns, whole.done.status], ["played", 0, "completed"]);
+    await speak(page, STORY);
+    await sounds(page, 2500);
+    await page.screenshot({ path: `${PICTURES}/${name}-speaking.png` });
+    await page.click("#interrupt");
+    const cut = await lastTurn(page);
+    assert.deepEqual([cut.state, cut.underruns, cut.heard.text + cut.heard.remaining], ["cut", 0, STORY]);
+    assert.deepEqual([cut.heard, cut.done.heard.source], [cut.done.heard, "client"]);
+    assert.ok(cut.heard.char_end > 10 && cut.heard.char_end < STORY.length, cut.heard.text);
+    await page.waitForFunction(() => document.querySelector(".said del"));
+    await page.screenshot({ path: `${PICTURES}/${name}-cut.png` });
+    assert.deepEqual([faults, await page.evaluate(() => globalThis.violations)], [[], []]);
+    await context.close();
+  });
+}

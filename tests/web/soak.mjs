@@ -1,0 +1,69 @@
+/**
+ * A long conversation with the mini in the browser: counts underruns and looks whether memory stays flat.
+ *
+ *     PARLEY_PYTHON=.venv/bin/python node tests/web/soak.mjs [minutes]
+ *
+ * Prints a line a minute and one line of JSON at the end; exits with 1 where samples were missing or memory grew.
+ */
+
+import { EXAMPLES } from "../../web-demo/llm.js";
+import { browsing, serving, sounds } from "./harness.mjs";
+
+const minutes = Number(process.argv[2] ?? 10);
+const GROWTH = 1.25; // of the heap, from the second minute on
+
+const server = await serving("mini");
+const { browser, open } = await browsing();
+const { page, faults, context } = await open(server.url);
+const tools = await context.newCDPSession(page);
+
+async function memory() {
+  await tools.send("HeapProfiler.enable");
+  await tools.send("HeapProfiler.collectGarbage");
+  const { metrics } = await tools.send("Performance.getMetrics");
+  const of = (name) => metrics.find((one) => one.name === name).value;
+  return { heap_mb: Number((of("JSHeapUsedSize") / 1e6).toFixed(2)), nodes: of("Nodes"), listeners: of("JSEventListeners") };
+}
+
+await tools.send("Performance.enable");
+await page.evaluate(() => {
+  globalThis.stalls = [];
+  globalThis.firsts = [];
+  globalThis.over = 0;
+  globalThis.parley.addEventListener("ended", () => (globalThis.over += 1));
+  globalThis.parley.addEventListener("stalled", ({ detail }) => globalThis.stalls.push(detail.turn.n));
+  globalThis.parley.addEventListener("started", ({ detail }) => globalThis.firsts.push(Math.round(detail.turn.trace.firstSound - detail.turn.trace.began)));
+});
+const began = performance.now();
+const looks = [];
+let turns = 0;
+await page.selectOption("#example", "0");
+while (performance.now() - began < minutes * 60_000) {
+  const [, text] = EXAMPLES[turns % EXAMPLES.length];
+  await page.fill("#text", text);
+  await page.evaluate((pace) => {
+    const slider = document.querySelector("#pace");
+    slider.value = String(pace);
+    slider.dispatchEvent(new Event("input"));
+  }, turns % 2 ? 25 : 61);
+  await page.click("#speak");
+  if (turns % 4 === 3) {
+    await sounds(page, 1000);
+    await page.keyboard.press("Escape");
+  }
+  turns += 1;
+  await page.waitForFunction((turns) => globalThis.over >= turns, turns, { timeout: 120_000 });
+  const minute = Math.floor((performance.now() - began) / 60_000);
+  if (minute >= looks.length) {
+    looks.push({ minute, ...(await memory()), underruns: await page.evaluate(() => globalThis.parley.player.clock.underruns) });
+    console.error(JSON.stringify({ ...looks.at(-1), turns }));
+  }
+}
+looks.push({ minute: minutes, ...(await memory()), underruns: await page.evaluate(() => globalThis.parley.player.clock.underruns) });
+const firsts = (await page.evaluate(() => globalThis.firsts)).sort((a, b) => a - b);
+const [early, late] = [looks[Math.min(2, looks.length - 1)], looks.at(-1)];
+const result = { minutes, turns, underruns: late.underruns, heap_mb: [early.heap_mb, late.heap_mb], nodes: [early.nodes, late.nodes], first_audio_p50_ms: firsts[firsts.length >> 1], first_audio_max_ms: firsts.at(-1), faults };
+console.log(JSON.stringify(result));
+await browser.close();
+await server.stop();
+process.exit(late.underruns || late.heap_mb > GROWTH * early.heap_mb || faults.length ? 1 : 0);
