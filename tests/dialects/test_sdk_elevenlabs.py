@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
+from pydantic import SecretStr
 
-from tests.dialects.sdk import Served
+from realtime.scripted import ScriptedEngine
+from realtime.settings import Settings
+from tests.dialects.sdk import CLIENTS, KEY, PATIENCE_S, PYTHON, Served
+from tests.realtime.sockets import serving
 
 pytestmark = pytest.mark.torch
 
@@ -48,6 +56,23 @@ def test_two_turns_and_a_barge_in_with_elevenlabs_python(mini: Served, tmp_path:
         ["UnprocessableEntityError", 422, "output_format_not_allowed"],
         ["ApiError", 1008, 1008],
     ]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+def test_elevenlabs_python_over_tls_needs_no_change_but_its_base_url(tmp_path: Path) -> None:
+    if not PYTHON.exists():
+        pytest.skip("needs the clients of other vendors: make setup-dialects")
+    settings = Settings(port=0, keys=(SecretStr(KEY),), tls_self_signed=True, tls_dir=tmp_path / "tls")
+    with serving(ScriptedEngine(), settings) as url:
+        run = subprocess.run(
+            [PYTHON, CLIENTS / "eleven_sdk.py", url, tmp_path, KEY],
+            env={**os.environ, "SSL_CERT_FILE": str(tmp_path / "tls" / "cert.pem")},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert all(turn["audio_s"] > 1 for turn in json.loads(run.stdout)["turns"])
 
 
 def test_two_turns_and_a_barge_in_with_pipecat(mini: Served, tmp_path: Path) -> None:

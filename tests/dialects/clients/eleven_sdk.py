@@ -15,9 +15,10 @@ BYTES_A_SECOND = 48_000
 
 
 def client(session: str, shown: str = key) -> ElevenLabs:
-    """It insists on wss, so that is changed."""
+    """It insists on wss, so that is changed where there is none."""
     made = ElevenLabs(api_key=shown, base_url=f"{url}/s/{session}")
-    made.text_to_speech._ws_base_url = f"{url}/s/{session}".replace("http", "ws", 1)
+    if url.startswith("http:"):
+        made.text_to_speech._ws_base_url = f"{url}/s/{session}".replace("http", "ws", 1)
     return made
 
 
