@@ -225,7 +225,9 @@ def _add_ivr(commands: Commands) -> None:
     ivr.add_argument("--menu", type=Path, metavar="FILE", help="what is said (TOML; default: an example)")
     ivr.add_argument("--print-menu", action="store_true", help="print the example and end")
     ivr.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    ivr.add_argument("--port", type=int, default=8380, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    ivr.add_argument(
+        "--port", type=int, default=8380, help="port to listen on; 0 takes a free one (default: %(default)s)"
+    )
     add_server(ivr)
 
 
@@ -345,6 +347,11 @@ def _add_bench(commands: Commands) -> None:
         default=Clock.REALTIME.value,
         help="realtime: clients that play what comes; none: that store it, as fast as the server makes it (default: %(default)s)",
     )
+    bench.add_argument(
+        "--dialect",
+        choices=DIALECTS,
+        help="clients that speak another vendor's protocol, below /s/{session}/; they take 16-bit samples at 24 kHz as they are heard",
+    )
     add_format(bench, "opus")
     bench.add_argument(
         "--seed", type=seed, default=0, help="of the texts, the pauses and the sampling (default: %(default)s)"
@@ -399,6 +406,16 @@ def _add_bench_conversation(bench: argparse.ArgumentParser) -> None:
     conversation.set_defaults(**dict.fromkeys(OWN_SERVER))
 
 
+DIALECTS: Final = (
+    "fish",
+    "openai",
+    "openai-stream",
+    "elevenlabs",
+    "cartesia",
+    "deepgram",
+    "deepgram-flux",
+    "openai-realtime",
+)  # as `bench_speakers.SPEAKERS`, which a test compares
 REPORT_NAMES: Final = ("reactions", "hearing")  # as `bench_reports.REPORTS`: of this code, not of a server that runs
 # As `bench_conversation.PROBES`, which a test compares.
 PROBE_NAMES: Final = (

@@ -132,7 +132,8 @@ def _conditions(
         "cancel_every": options.cancel_every,
         "clock": options.clock.value,
         "latency": options.latency.value,
-        "format": options.fmt.value,
+        "format": options.fmt.value if options.dialect is None else "pcm_s16le",
+        "dialect": options.dialect,
         "rate": measured.rate,
         "seed": options.seed,
     }

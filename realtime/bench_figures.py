@@ -65,6 +65,16 @@ class TurnRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A turn that did not come to a proper end."""
+
+    reason: str
+
+
+Outcome = TurnRecord | Failure
+
+
+@dataclass(frozen=True, slots=True)
 class TurnFigures:
     """One turn in milliseconds."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -28,7 +29,10 @@ from protocol.config import (
 )
 from protocol.messages import Alignment, SessionUpdate, Status, TurnDone
 from realtime.audio import PCM_RATES_HZ
-from realtime.bench_figures import Delta, Packet, TurnRecord, first_audible
+from realtime.bench_dialects import RATE_HZ, DialectFailed
+from realtime.bench_figures import Delta, Failure, Outcome, Packet, TurnRecord, first_audible
+from realtime.bench_foreigner import Foreigner
+from realtime.bench_speakers import SPEAKERS, MakeSpeaker
 from realtime.bench_text import text_of, typed
 from realtime.decoding import TurnDecoder
 from realtime.failure import leaf
@@ -39,6 +43,7 @@ CANCEL_AFTER_S: Final = (0.3, 1.5)  # of speech: early enough to be in the middl
 MAX_PACKET_MS: Final = 100.0  # protocol section 2
 PATIENCE_S: Final = 180.0  # for one turn; a turn is some eight seconds of speech
 HEARTBEAT_S: Final = 0.05
+CLOSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +61,7 @@ class BenchOptions:
     fmt: Format
     clock: Clock  # realtime: clients that listen; none: clients that store what comes as fast as it comes
     seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A turn that did not come to a proper end."""
-
-    reason: str
-
-
-Outcome = TurnRecord | Failure
+    dialect: str | None = None  # of another vendor, see `bench_speakers.SPEAKERS`; None: our own protocol
 
 
 @dataclass(slots=True)
@@ -113,10 +109,13 @@ class Load:
         """One conversation. When its connection fails, so do the turns that it has left."""
         outcomes = self._measured.outcomes[stream]
         try:
-            await self._converse(stream, outcomes)
-        except (ClientError, OSError, BaseExceptionGroup) as error:
+            if self._options.dialect is None:
+                await self._converse(stream, outcomes)
+            else:
+                await self._converse_in(SPEAKERS[self._options.dialect], stream, outcomes)
+        except (ClientError, DialectFailed, OSError, BaseExceptionGroup) as error:
             reason = leaf(error)
-            if not isinstance(reason, ClientError | OSError):
+            if not isinstance(reason, ClientError | DialectFailed | OSError):
                 raise
             while len(outcomes) < self._options.turns:
                 self._write_down(outcomes, Failure(str(reason) or type(reason).__name__))
@@ -137,6 +136,27 @@ class Load:
                 if measured:
                     self._write_down(outcomes, outcome)
                 await anyio.sleep(rng.uniform(0.5, 1.5) * options.pause_s)
+
+    async def _converse_in(self, dialect: MakeSpeaker, stream: int, outcomes: list[Outcome]) -> None:
+        """The same, in another vendor's protocol. A session of its own: others may have measured this server before."""
+        options = self._options
+        rng = random.Random(f"{options.seed}/{stream}")
+        await anyio.sleep(rng.uniform(0.0, SPREAD_S) if options.streams > 1 else 0.0)
+        self._measured.rate = RATE_HZ
+        speaker = dialect(options.url, f"bench-{secrets.token_hex(8)}", options.key)
+        try:
+            for number in count():
+                measured = 1 <= number <= options.turns
+                cancel = measured and options.cancel_every is not None and number % options.cancel_every == 0
+                after_s = rng.uniform(*CANCEL_AFTER_S) if cancel else None
+                text = text_of(options.seed, stream, number)
+                outcome = await Foreigner(speaker, options.text_rate, options.latency, self._now).turn(text, after_s)
+                if measured:
+                    self._write_down(outcomes, outcome)
+                await anyio.sleep(rng.uniform(0.5, 1.5) * options.pause_s)
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S):
+                await speaker.close()
 
     async def _configure(self, client: Client, stream: int) -> tuple[int, int]:
         """The rate and the pre-skip of what will come. A lead is the protocol's default, that of a client who listens."""

