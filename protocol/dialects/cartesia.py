@@ -21,6 +21,7 @@ from protocol.dialects.speeches import Speech, Speeches
 from protocol.events import Alignment, AlignmentItem, ErrorEvent, Event, MarkEvent, MarkState, Status, TurnDone
 
 QUIET_S: Final = 5.0  # LiveKit gives up after ten seconds without a message
+MAX_CONTEXTS: Final = 256  # at once, most of them without words: of turns, the session has its own bound
 MAX_MARKS: Final = 200  # flushes of one context that are told when their sound was sent; of more, at once
 
 
@@ -143,6 +144,8 @@ class CartesiaSocket:
             if not name:
                 self._unnamed += 1
                 name = f"context-{self._unnamed}"
+            if len(self._contexts) >= MAX_CONTEXTS:
+                raise Refused(429, f"more than {MAX_CONTEXTS} contexts are open", "too_many_contexts", "context_id")
             context = self._contexts[name] = _Context(name, self._host, request, now)
         if context.chars + len(request.transcript) > self._host.limits.turn_chars:
             raise Refused(400, f"transcript: more than {self._host.limits.turn_chars} characters in one context")

@@ -31,6 +31,7 @@ _SHOWN: Final = (
     "include",
     "prompt",
 )
+MAX_ACTIVE: Final = 16  # responses at once
 _ITEMS: Final = 512  # of a conversation that are known by id; the oldest go
 
 
@@ -186,6 +187,8 @@ class RealtimeSocket:
             raise Refused(
                 400, "a response is being spoken; cancel it first", "conversation_already_has_active_response"
             )
+        if len(self._active) >= MAX_ACTIVE:
+            raise Refused(429, f"more than {MAX_ACTIVE} responses at once", "rate_limit_exceeded")
         text = self._text(given.get("input"))
         if len(text) > self._host.limits.turn_chars:
             raise Refused(

@@ -345,3 +345,11 @@ def test_a_character_that_was_cut_in_half_is_joined(desk: Desk) -> None:
 def test_markup_acts_or_is_not_read(desk: Desk, pieces: list[str], spoken: str) -> None:
     said = desk.says(*(request(piece) for piece in pieces), request("", goes_on=False))
     assert "".join(str(output["text"]) for output in said if isinstance(output, dict) and "text" in output) == spoken
+
+
+def test_there_is_an_end_to_contexts(desk: Desk) -> None:
+    assert desk.says(*(request(" ", context=f"c{number}") for number in range(256))) == []
+    (told,) = read(desk.says(request("Hi.", context="one-more")))
+    assert isinstance(told, dict) and (told["type"], told["status_code"]) == ("error", 429)
+    desk.says(request("", goes_on=False, context="c7"))
+    assert append("t1", "Hi.") in desk.says(request("Hi.", context="one-more"))

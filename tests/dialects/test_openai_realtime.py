@@ -335,3 +335,9 @@ def test_half_a_character_is_replaced(desk: Desk) -> None:
     outputs = read(desk.says(item("user", "Good \ud83d day"), respond("Bad \ud83d day")))
     assert {"type": "context.append", "role": "user", "text": "Good \ufffd day"} in outputs
     assert append("t1", "Bad \ufffd day") in outputs
+
+
+def test_there_is_an_end_to_responses_at_once(desk: Desk) -> None:
+    for _ in range(16):
+        assert "error" not in kinds(desk.says(respond("Aside.", conversation="none")))
+    assert code(desk.says(respond("Aside.", conversation="none"))) == "rate_limit_exceeded"
