@@ -19,6 +19,7 @@ from torch import Tensor
 from engine.config import ModelConfig, load_model_config, read_json
 from engine.model import DualAR
 from engine.packed import eight_bit
+from engine.random_weights import RandomWeights
 
 _INDEX, _SINGLE, _PICKLE = "model.safetensors.index.json", "model.safetensors", "model.pth"
 _TEXT, _AUDIO, _TABLE = "text_model.model.", "audio_decoder.", "codebook_embeddings."
@@ -51,6 +52,8 @@ def load_dual_ar(folder: Path, device: torch.device | str = "cpu", dtype: torch.
 
     Weights go to the device one at a time. Raises ConfigError or CheckpointError, which names keys and shapes.
     """
+    if (random := RandomWeights.of(folder)) is not None:
+        return random.model(folder, device, dtype)
     config = load_model_config(folder)
     weights, stored_8_bit = _read_weights(folder, torch.device(device), dtype)
     if "fast_project_in.weight" in weights:

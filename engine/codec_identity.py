@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-_FILES = ("codec.safetensors", "codec.pth")  # in the order in which `codec_weights` takes them
+from engine.model_files import RANDOM_WEIGHTS
+
+# In the order in which `codec_weights` takes them; the last one is a seed.
+_FILES = ("codec.safetensors", "codec.pth", RANDOM_WEIGHTS)
 _SIZES = "codec.json"
 _BLOCK_BYTES = 1 << 16
 # S2 Pro's file has 1.9 GB: reading 16 MB of it takes 10 ms, all of it seconds at every start. Codecs that differ were trained apart, and

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from engine.codec import Codec, WindowTransformer
 from engine.config import load_codec_config
+from engine.random_weights import RandomWeights
 
 Tensors = dict[str, Tensor]
 
@@ -52,6 +53,8 @@ def load_codec(folder: Path, device: torch.device | str, dtype: torch.dtype = to
     Takes `codec.safetensors` where there is one, else `codec.pth`; sizes are those of `codec.json`, else S2 Pro's.
     float32 is what gives the reference's codes; bfloat16 gives others. Raises CodecWeightsError and ConfigError.
     """
+    if (random := RandomWeights.of(folder)) is not None:
+        return random.codec(folder, device, dtype)
     with torch.device("meta"):
         codec = Codec(load_codec_config(folder))
     path, stored = _read(folder)

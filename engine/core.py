@@ -204,7 +204,7 @@ class EngineCore:
         except UnicodeEncodeError as error:
             self._fail(stream, SynthesisFailed("bad_input", str(error)))
             return
-        self._runner.begin_segment(stream.row)
+        self._runner.begin_segment(stream.row, segment.text)
         past = _joined(stream.past)
         column, starts = self._prompts.text_starts(segment.text)
         segment.span = TextSpan(past.shape[1] + column, len(starts))

@@ -23,6 +23,7 @@ from engine.decoding import FrameDecoder
 from engine.heads import ChosenHeads
 from engine.model import DualAR
 from engine.prompt import PromptBuilder
+from engine.random_weights import ForcedEnds, RandomWeights
 from engine.runner import Runner
 from engine.tokenizer import Tokenizer
 
@@ -40,6 +41,7 @@ class Loaded:
     prompts: PromptBuilder
     info: ModelInfo
     heads: ChosenHeads | None = None  # that follow the text
+    random: RandomWeights | None = None  # what the weights are, where they are random
 
 
 def load_core(
@@ -129,7 +131,7 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
         numbers_in_words=declared_numbers_in_words(folder),
     )
     heads = ChosenHeads.load(folder, model.config.slow)
-    return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info, heads)
+    return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info, heads, RandomWeights.of(folder))
 
 
 def core_of(
@@ -137,8 +139,10 @@ def core_of(
 ) -> EngineCore:
     """A core with caches and rows of its own, not warm. decoder: instead of one inside it."""
     heads = loaded.heads.heads if loaded.heads is not None else ()
-    runner = Runner(loaded.model, loaded.codec, limits, decoder, heads)
-    return EngineCore(runner, loaded.prompts, loaded.info, limits, guarded=guarded)
+    ends = ForcedEnds(loaded.random.seed, loaded.info.frame_s) if loaded.random is not None else None
+    runner = Runner(loaded.model, loaded.codec, limits, decoder, heads, ends)
+    # Noise is no speech, so nobody watches for it where nothing else can come.
+    return EngineCore(runner, loaded.prompts, loaded.info, limits, guarded=guarded and ends is None)
 
 
 def warm_up(core: EngineCore) -> None:

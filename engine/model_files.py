@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _INDEX = "model.safetensors.index.json"
+RANDOM_WEIGHTS = "random_weights.json"  # stands for weights in a folder for measuring; see engine.random_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,9 @@ def wanted_names(names: set[str]) -> list[str]:
 
 def missing_names(names: set[str]) -> tuple[str, ...]:
     """What is missing among a model's files, as far as names tell."""
-    return tuple(name for name in ("config.json", "tokenizer.json") if name not in names) + _weights_of(names)[2]
+    return tuple(name for name in ("config.json", "tokenizer.json") if name not in names) + (
+        () if RANDOM_WEIGHTS in names else _weights_of(names)[2]
+    )
 
 
 def _weights_of(names: set[str]) -> tuple[set[str], set[str], tuple[str, ...]]:
@@ -70,6 +73,8 @@ def attribution_of(folder: Path, repo: str | None = None) -> Attribution | None:
     """The notice that goes with a model: known by its repository, by a licence file, or by the shape of S2 Pro itself."""
     if repo is not None and repo.split("/")[0].lower() == "fishaudio":
         return FISH_AUDIO
+    if (folder / RANDOM_WEIGHTS).is_file():
+        return None  # nobody's weights, whatever their shape
     for licence in folder.glob("[Ll][Ii][Cc][Ee][Nn][SsCc][Ee]*"):
         words = licence.read_text(encoding="utf-8", errors="replace").lower().split()
         if "fish audio research license" in " ".join(words):

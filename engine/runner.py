@@ -23,6 +23,7 @@ from engine.gaze import Gaze, HeadGroups, TextSpan
 from engine.heads import Head
 from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool
 from engine.model import DualAR, Hidden
+from engine.random_weights import ForcedEnds
 from engine.sampling import Sampler
 from engine.streaming import StreamingCodec
 
@@ -55,10 +56,12 @@ class Runner:
         limits: EngineLimits,
         decoder: FrameDecoder | None = None,
         heads: Sequence[Head] = (),
+        ends: ForcedEnds | None = None,
     ) -> None:
         """model: prepared for serving. decoder: of `codec` and as many rows as `limits` has streams; None: one on the model's device.
 
-        heads: that follow the text; without any, nobody can tell where in it a row is. Memory for every row and page is taken now.
+        heads: that follow the text; without any, nobody can tell where in it a row is. ends: of segments, where the model
+        itself never ends one and what it draws as an end is none. Memory for every row and page is taken now.
         """
         config, rows = model.config, limits.max_streams
         slow, fast = config.slow, config.fast
@@ -67,6 +70,8 @@ class Runner:
         pages = -(-limits.kv_positions // PAGE)
         self.pool = PagePool(slow.n_layer, slow.n_kv_head, slow.head_dim, pages, model.device, model.dtype)
         self._model = model
+        self._ends = ends
+        self._left: dict[int, int] = {}  # frames until a row's segment is ended, where ends are forced
         self._heads = HeadGroups(heads, slow, model.device) if heads else None
         self._sampler = Sampler(rows, config.num_codebooks, model.device)
         self._frame_kv = FrameKV(fast, rows, config.num_codebooks, model.device, model.dtype)
@@ -80,9 +85,11 @@ class Runner:
         self._sampler.open(row, params, turn)
         self.decoder.reset(row)
 
-    def begin_segment(self, row: int) -> None:
+    def begin_segment(self, row: int, text: str) -> None:
         """Nothing drawn before counts as repeated. The noise goes on, so a second attempt at a segment draws anew."""
         self._sampler.begin(row)
+        if self._ends is not None:
+            self._left[row] = self._ends.frames(text)
 
     def take_back(self, row: int) -> None:
         """The row's last draw was in vain: the next one has its noise. Only between segments: what counts as repeated stays as it is."""
@@ -138,7 +145,18 @@ class Runner:
         # The one copy to the host before the codec: which rows ended or broke decides who has a frame.
         sound = mass.isfinite()[:, None].long()
         host = torch.cat((sound, model.token_of(column)[:, None], codes), 1).cpu().numpy()
+        if self._ends is not None:
+            return [self._drawn_until(row, out) for row, out in zip(rows, host, strict=True)]
         return [self._drawn(row) for row in host]
+
+    def _drawn_until(self, row: int, out: npt.NDArray[np.int64]) -> Drawn:
+        """As `_drawn`, with the end where it is forced and nowhere else."""
+        if not self._left[row]:
+            return Outcome.END
+        self._left[row] -= 1
+        if out[1] == self._model.config.im_end:
+            out[1] = self._model.config.semantic_begin  # the codes are those of the first entry already
+        return self._drawn(out)
 
     def _drawn(self, row: npt.NDArray[np.int64]) -> Drawn:
         """row: [K + 2]: whether it is sound, its token, its codes."""
