@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from protocol.commands import Command
-from protocol.dialects.elevenlabs_contexts import POLICY, Context, Contexts, final, refusal
+from protocol.dialects.elevenlabs_contexts import CAMEL, POLICY, Context, Contexts, Since, final, refusal
 from protocol.dialects.elevenlabs_request import VoiceSettings, Wishes
 from protocol.dialects.interface import CloseSocket, Host, Opening, Output, Refused
 from protocol.events import Event
@@ -27,6 +27,7 @@ class _Socket(ABC):
     """What both have in common."""
 
     deadline = math.inf
+    names = CAMEL
 
     def __init__(self, host: Host, opening: Opening) -> None:
         """Raises Refused."""
@@ -34,7 +35,7 @@ class _Socket(ABC):
         self._voice = opening.path.get("voice", "")
         self._wishes = Wishes.read(opening.query)
         self._wishes.encoder(host)  # refuses a format that there is not
-        self._contexts = Contexts(host, cumulative=self._wishes.sync_alignment, over=self._over)
+        self._contexts = Contexts(host, names=self.names, since=self._since(opening), over=self._over)
         self._closed = False  # by us, after everything
 
     def opened(self, now: float) -> Sequence[Output]:
@@ -59,6 +60,10 @@ class _Socket(ABC):
         encoder = self._wishes.encoder(self._host)
         return Context(name, encoder, self._wishes.settings(self._host, encoder, self._voice, spoken))
 
+    def _since(self, opening: Opening) -> Since:
+        """pipecat adds up what each message spans; LiveKit adds nothing, and is the one that asks for `sync_alignment`."""
+        return Since.CONTEXT if self._wishes.sync_alignment else Since.TOLD
+
     def _close(self, code: int = 1000, reason: str = "") -> Output:
         self._closed = True
         return CloseSocket(code, reason)
@@ -82,16 +87,13 @@ class MultiStream(_Socket):
         try:
             fields = _fields(message)
         except Refused as refused:
-            return [refusal(None, refused)]
+            return [refusal(None, refused, self.names)]
         if fields is None or self._leaving:
             return ()
         if fields.get("close_socket") is True:
             return self._leave()
-        name, text = fields.get("context_id"), fields.get("text")
-        text = text if isinstance(text, str) else ""
+        name, text = fields.get("context_id"), self._text(fields)
         flush, close = fields.get("flush") is True, fields.get("close_context") is True
-        if not text and not flush and not close:
-            return ()  # pipecat keeps the connection alive with it
         return self._about(name if isinstance(name, str) and name else UNNAMED, fields, text, flush, close)
 
     def disconnected(self, now: float) -> Sequence[Command]:
@@ -99,15 +101,22 @@ class MultiStream(_Socket):
         turns = self._contexts.turns
         return turns.cancel(turns.speaking if self._leaving else turns.heard, "barge_in")
 
+    def _text(self, fields: Mapping[str, Any]) -> str:
+        text = fields.get("text")
+        return text if isinstance(text, str) else ""
+
     def _about(self, name: str, fields: Mapping[str, Any], text: str, flush: bool, close: bool) -> Sequence[Output]:
+        if not text and not flush and not close:
+            return ()  # pipecat keeps the connection alive with it
         context = self._open.get(name)
         if context is None:
             if not text:
                 return self._close_again(name) if close else ()
             try:
-                context = self._open[name] = self._new(name, fields)
+                context = self._new(name, fields)
             except Refused as refused:
-                return [refusal(name, refused), final(name)]
+                return [refusal(name, refused, self.names), final(name, self.names)]
+        text = self._marked(context, fields, text)
         outputs = self._instead_of_abandoned(context) if text.strip() else []
         outputs += self._contexts.say(context, text)
         if flush or (self._wishes.auto_mode and text.strip()):
@@ -120,7 +129,12 @@ class MultiStream(_Socket):
     def _new(self, name: str, fields: Mapping[str, Any]) -> Context:
         if len(self._open) >= MAX_OPEN:
             raise Refused(429, f"more than {MAX_OPEN} contexts are open", "too_many_contexts")
-        return self._context(name, fields)
+        context = self._open[name] = self._context(name, fields)
+        return context
+
+    def _marked(self, context: Context, fields: Mapping[str, Any], text: str) -> str:
+        """As it is spoken: here, as it is."""
+        return text
 
     def _close_context(self, context: Context, meant: bool) -> list[Output]:
         """An end if the client had said everything, by a flush without words; an interruption otherwise.
@@ -142,10 +156,14 @@ class MultiStream(_Socket):
 
         It is the only client that asks for `sync_alignment`. Others have several things to say, one behind the other.
         """
-        if context.waiting or not (self._wishes.sync_alignment and self._host.paced):
+        if context.waiting or not (self._host.paced and self._one_at_a_time):
             return []
         abandoned = [known for known in self._contexts.speaking if known.closed]
         return [output for known in reversed(abandoned) for output in self._contexts.cancel(known)]
+
+    @property
+    def _one_at_a_time(self) -> bool:
+        return self._wishes.sync_alignment
 
     def _leave(self) -> Sequence[Output]:
         left, self._open = self._open, {}
@@ -156,7 +174,7 @@ class MultiStream(_Socket):
     def _over(self, context: Context) -> Sequence[Output]:
         if self._open.get(context.name or UNNAMED) is context:
             del self._open[context.name or UNNAMED]
-        outputs: list[Output] = [] if (context.name or UNNAMED) in self._open else [final(context.name)]
+        outputs: list[Output] = [] if (context.name or UNNAMED) in self._open else [final(context.name, self.names)]
         return [*outputs, self._close()] if self._leaving and not self._contexts.speaking else outputs
 
 

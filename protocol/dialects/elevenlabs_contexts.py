@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 from protocol.commands import SessionUpdate, TextFlush, TurnEnd
+from protocol.config import Format
 from protocol.dialects.elevenlabs_letters import Letter, Letters, Spelling
 from protocol.dialects.elevenlabs_markup import Markup
 from protocol.dialects.interface import Host, Output, Refused, StreamEncoder
@@ -22,11 +25,36 @@ from protocol.surrogates import join
 POLICY: Final = 1008  # the code of their errors, which is the one that their sockets close with
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Of fields; some sockets have them in camelCase, some in snake_case, and clients read one of them."""
+
+    context: str
+    final: str
+    normalized: str
+    starts: str
+    durations: str
+
+
+CAMEL: Final = Names("contextId", "isFinal", "normalizedAlignment", "charStartTimesMs", "charDurationsMs")
+SNAKE: Final = Names("context_id", "is_final", "normalized_alignment", "char_start_times_ms", "char_durations_ms")
+
+
+class Since(Enum):
+    """What the times of characters count from."""
+
+    CONTEXT = auto()  # its first sound
+    TOLD = auto()  # the last character of the message before: for who adds up what each message spans
+    SOUND = auto()  # the first sound of the message: for who adds up the sound of each message
+
+
 class Context:
     """From its first message to `isFinal`."""
 
-    def __init__(self, name: str | None, encoder: StreamEncoder, settings: SessionUpdate) -> None:
-        """name: None where a socket has but one."""
+    def __init__(
+        self, name: str | None, encoder: StreamEncoder, settings: SessionUpdate, speakers: Sequence[str] = ()
+    ) -> None:
+        """name: None where a socket has but one. speakers: their tokens, where they are ours and not the client's."""
         self.name = name
         self.encoder = encoder
         self.settings = settings
@@ -36,11 +64,12 @@ class Context:
         self.wording = Wording()
         self.half = ""  # of a character that was cut
         self.letters: dict[str, str] = {}  # text of the turns that wait, as it was handed on
-        self.spelling = Letters()
+        self.spelling = Letters(speakers)
         self.unflushed = False  # words came since the last flush
         self.resting = False  # the last that came was a flush without words: the client has nothing more to say for now
         self.sounded = False  # some of it was spoken
         self.audio_ms = 0  # of turns that are done
+        self.pushed_ms = 0.0  # of sound, before that of the message that is made
         self.closed = False  # no text comes any more
         self.over = False  # nothing of it is sent any more
         self.failed = False  # an error was the last that was sent
@@ -49,10 +78,11 @@ class Context:
 class Contexts:
     """Those of one socket. `over` is called with each that ends, and says what else is to be done."""
 
-    def __init__(self, host: Host, *, cumulative: bool, over: Callable[[Context], Sequence[Output]]) -> None:
-        """cumulative: times from the start of the context, not of the message."""
+    def __init__(self, host: Host, *, names: Names, since: Since, over: Callable[[Context], Sequence[Output]]) -> None:
+        """names, since: of what is told."""
         self._host = host
-        self._cumulative = cumulative
+        self._names = names
+        self._since = since
         self._over = over
         self.turns = Turns(host)
         self._of: dict[str, Context] = {}  # by turn
@@ -94,7 +124,7 @@ class Contexts:
         context.closed = context.failed = True
         return [
             *self.turns.cancel(self._live(context), "failed"),
-            *self._end(context, [error(context.name, code, why)]),
+            *self._end(context, [error(context.name, code, why, self._names)]),
         ]
 
     def event(self, event: Event) -> list[Output]:
@@ -102,7 +132,7 @@ class Contexts:
         self.turns.event(event)
         match event:
             case Alignment() if (context := self._of.get(event.turn)) is not None:
-                if event.turn == context.waiting[0]:
+                if context.waiting[:1] == [event.turn]:
                     context.spelling.event(event)
             case TurnDone() if (context := self._of.get(event.turn)) is not None:
                 return self._done(context, event)
@@ -116,7 +146,9 @@ class Contexts:
         if context is None or context.over:
             return []
         context.sounded = True
-        return self._sound(context, context.encoder.push(payload))
+        outputs = self._sound(context, context.encoder.push(payload))
+        context.pushed_ms += _ms(context.encoder, payload)
+        return outputs
 
     def _speak(self, context: Context, text: str) -> list[Output]:
         text = context.wording.message(text)
@@ -190,37 +222,47 @@ class Contexts:
         return [
             message(
                 context.name,
-                audio=base64.b64encode(data).decode("ascii") if data else None,
-                isFinal=None,
-                normalizedAlignment=self._times(told, told.spoken) if told is not None else None,
-                alignment=self._times(told, told.written) if told is not None else None,
+                self._names,
+                {
+                    "audio": base64.b64encode(data).decode("ascii") if data else None,
+                    self._names.final: None,
+                    self._names.normalized: self._times(context, told, told.spoken) if told is not None else None,
+                    "alignment": self._times(context, told, told.written) if told is not None else None,
+                },
             )
         ]
 
-    def _times(self, told: Spelling, letters: Sequence[Letter]) -> dict[str, object]:
-        base_ms = 0 if self._cumulative else told.base_ms
+    def _times(self, context: Context, told: Spelling, letters: Sequence[Letter]) -> dict[str, object]:
+        base_ms = {Since.CONTEXT: 0, Since.TOLD: told.base_ms, Since.SOUND: round(context.pushed_ms)}[self._since]
         return {
             "chars": [letter.char for letter in letters],
-            "charStartTimesMs": [letter.start_ms - base_ms for letter in letters],
-            "charDurationsMs": [letter.end_ms - letter.start_ms for letter in letters],
+            self._names.starts: [letter.start_ms - base_ms for letter in letters],
+            self._names.durations: [letter.end_ms - letter.start_ms for letter in letters],
         }
 
 
-def message(context: str | None, **fields: object) -> str:
-    """In camelCase, because some clients read nothing else."""
-    return json.dumps(fields if context is None else {**fields, "contextId": context})
+def _ms(encoder: StreamEncoder, payload: bytes) -> float:
+    """How long a native message sounds."""
+    if encoder.output.format is Format.PCM_F32LE:
+        return len(payload) / 4 * 1000 / encoder.rate
+    return encoder.output.frame_ms
 
 
-def final(context: str | None) -> str:
+def message(context: str | None, names: Names, fields: Mapping[str, object]) -> str:
+    """context: None where a socket has but one."""
+    return json.dumps(fields if context is None else {**fields, names.context: context})
+
+
+def final(context: str | None, names: Names = CAMEL) -> str:
     """Nothing follows."""
-    return message(context, audio=None, isFinal=True)
+    return message(context, names, {"audio": None, names.final: True})
 
 
-def error(context: str | None, code: str, why: str) -> str:
+def error(context: str | None, code: str, why: str, names: Names = CAMEL) -> str:
     """What is wrong."""
-    return message(context, message=why, error=code, code=POLICY)
+    return message(context, names, {"message": why, "error": code, "code": POLICY})
 
 
-def refusal(context: str | None, refused: Refused) -> str:
+def refusal(context: str | None, refused: Refused, names: Names = CAMEL) -> str:
     """What is wrong with a message."""
-    return error(context, refused.code, refused.message)
+    return error(context, refused.code, refused.message, names)

@@ -80,10 +80,7 @@ def speech_with_timestamps(host: Host, opening: Opening) -> Dialect:
 
 def _answer(host: Host, opening: Opening, *, timed: bool) -> Dialect:
     request = SpeechRequest.read_all(opening.body, opening.query)
-    if len(request.text) > host.limits.turn_chars:
-        raise Refused(
-            400, f"text: more than {host.limits.turn_chars} characters", "max_character_limit_exceeded", "text"
-        )
+    check_length(host, request.text, "text")
     encoder: StreamEncoder = request.encoder(host)
     voice = opening.path.get("voice", "")
     return OneShot(
@@ -96,3 +93,10 @@ def _answer(host: Host, opening: Opening, *, timed: bool) -> Dialect:
             framing=_Timed(request.text) if timed else Framing(),
         ),
     )
+
+
+def check_length(host: Host, text: str, param: str) -> None:
+    """Raises Refused for a text that is no turn."""
+    if len(text) > host.limits.turn_chars:
+        why = f"{param}: more than {host.limits.turn_chars} characters"
+        raise Refused(400, why, "max_character_limit_exceeded", param)

@@ -6,6 +6,7 @@ space behind it came. So the last word before a pause gets one, even if the clie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.dialects.elevenlabs_markup import MADE
@@ -33,7 +34,9 @@ class Spelling:
 class Letters:
     """Of turns that follow each other without a gap; `text` and `event` speak of the newest one."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: Sequence[str] = ()) -> None:
+        """hidden: what is in the text between words and not the client's."""
+        self._hidden = hidden
         self._raw = ""  # of the turn
         self._at = 0  # code points of it that were told
         self._base_ms = 0  # where the turn begins
@@ -87,6 +90,8 @@ class Letters:
     def _gap(self, text: str, end_ms: int) -> None:
         """What stands between words."""
         text = MADE.sub("", text)
+        for hidden in self._hidden:
+            text = text.replace(hidden, "")
         if self._owed and text[:1].isspace():
             text = text[1:]
         self._owed = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -50,7 +50,7 @@ class VoiceSettings(_Part):
     @classmethod
     def read(cls, fields: object) -> VoiceSettings:
         """Raises Refused 422."""
-        return _checked(cls, fields, "voice_settings.")
+        return checked(cls, fields, "voice_settings.")
 
 
 class Wishes(_Part):
@@ -66,7 +66,7 @@ class Wishes(_Part):
     @classmethod
     def read(cls, fields: object) -> Wishes:
         """Raises Refused 422."""
-        return _checked(cls, fields)
+        return checked(cls, fields)
 
     def encoder(self, host: Host) -> StreamEncoder:
         """For what is to be read. Raises Refused 422."""
@@ -81,14 +81,22 @@ class Wishes(_Part):
             raise _no_format(str(error)) from None
 
     def settings(
-        self, host: Host, encoder: StreamEncoder, voice: str, spoken: VoiceSettings, *, aligned: bool = True
+        self,
+        host: Host,
+        encoder: StreamEncoder,
+        voice: str,
+        spoken: VoiceSettings,
+        *,
+        voices: Sequence[str] = (),
+        aligned: bool = True,
     ) -> SessionUpdate:
-        """The native settings. Raises Refused 422."""
+        """The native settings. `voices`: of several speakers, in place of `voice`. Raises Refused 422."""
         try:
             return settings(
                 host,
                 encoder,
                 voice=host.voice(voice),
+                voices={str(at): host.voice(name) or "default" for at, name in enumerate(voices)},
                 speed=spoken.speed,
                 normalize=self.apply_text_normalization != "off",
                 language=_LANGUAGES.get(self.language_code.lower()),
@@ -108,30 +116,41 @@ class SpeechRequest(Wishes):
     @field_validator("text")
     @classmethod
     def _speakable(cls, text: str) -> str:
-        whole, half = join("", text)
-        markup = Markup()
-        return markup.text(whole + "\ufffd" if half else whole) + markup.rest()
+        return speakable(text)
 
     @classmethod
     def read_all(cls, body: bytes, query: Mapping[str, str]) -> SpeechRequest:
         """Raises Refused."""
-        try:
-            fields = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, f"the body is not JSON: {error}", "invalid_json") from None
-        if not isinstance(fields, dict):
-            raise Refused(422, "the body is not an object", "invalid_value")
-        request = _checked(cls, {**fields, **query})
+        request = checked(cls, {**read_object(body), **query})
         if not request.text.strip():
             raise Refused(422, "text: there is none", "empty_text", "text")
         return request
+
+
+def read_object(body: bytes) -> Mapping[str, object]:
+    """Raises Refused."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the body is not JSON: {error}", "invalid_json") from None
+    if not isinstance(fields, dict):
+        raise Refused(422, "the body is not an object", "invalid_value")
+    return fields
+
+
+def speakable(text: str) -> str:
+    """A whole text without halves of characters, and with pauses for breaks."""
+    whole, half = join("", text)
+    markup = Markup()
+    return markup.text(whole + "\ufffd" if half else whole) + markup.rest()
 
 
 def _no_format(why: str) -> Refused:
     return Refused(422, why, "output_format_not_allowed", "output_format")
 
 
-def _checked(kind: type[T], fields: object, where: str = "") -> T:
+def checked(kind: type[T], fields: object, where: str = "") -> T:
+    """Raises Refused 422. where: of what the fields are."""
     try:
         return kind.model_validate(fields)
     except ValidationError as error:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from realtime.scripted import ScriptedEngine
 from realtime.settings import Settings
 from tests.dialects.sdk import CLIENTS, KEY, PATIENCE_S, PYTHON, Served
+from tests.dialects.test_rooms import Noticed
 from tests.realtime.sockets import serving
 
 pytestmark = pytest.mark.torch
@@ -58,21 +59,41 @@ def test_two_turns_and_a_barge_in_with_elevenlabs_python(mini: Served, tmp_path:
     ]
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
-def test_elevenlabs_python_over_tls_needs_no_change_but_its_base_url(tmp_path: Path) -> None:
+def client(name: str, *arguments: object, **environment: str) -> dict[str, Any]:
+    """What the program found out, at a server whose engine speaks tones."""
     if not PYTHON.exists():
         pytest.skip("needs the clients of other vendors: make setup-dialects")
+    run = subprocess.run(
+        [PYTHON, CLIENTS / f"{name}.py", *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+def test_elevenlabs_python_over_tls_needs_no_change_but_its_base_url(tmp_path: Path) -> None:
     settings = Settings(port=0, keys=(SecretStr(KEY),), tls_self_signed=True, tls_dir=tmp_path / "tls")
     with serving(ScriptedEngine(), settings) as url:
-        run = subprocess.run(
-            [PYTHON, CLIENTS / "eleven_sdk.py", url, tmp_path, KEY],
-            env={**os.environ, "SSL_CERT_FILE": str(tmp_path / "tls" / "cert.pem")},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
-    assert run.returncode == 0, run.stderr[-4000:]
-    assert all(turn["audio_s"] > 1 for turn in json.loads(run.stdout)["turns"])
+        found = client("eleven_sdk", url, tmp_path, KEY, SSL_CERT_FILE=str(tmp_path / "tls" / "cert.pem"))
+    assert all(turn["audio_s"] > 1 for turn in found["turns"])
+
+
+@pytest.mark.parametrize(("name", "what"), [("eleven_pipecat", "dialogue"), ("eleven_livekit", "eleven_v3")])
+def test_models_that_have_dialogue_alone_are_spoken_like_others(name: str, what: str, tmp_path: Path) -> None:
+    engine = Noticed()
+    with serving(engine, Settings(port=0, keys=(SecretStr(KEY),))) as url:
+        turns = client(name, url, tmp_path, KEY, what)["turns"]
+    assert spoken(turns[0]) == "The young doctor found the map in the basket. The farmer carried the lamp."
+    assert spoken(turns[-1]) == "The baker forgot the violin."
+    check_times(turns[0])
+    check_times(turns[-1])
+    heard = engine.histories()
+    assert engine.cancelled.is_set() and not any("pilot" in history for history in heard), "it was interrupted"
 
 
 def test_two_turns_and_a_barge_in_with_pipecat(mini: Served, tmp_path: Path) -> None:

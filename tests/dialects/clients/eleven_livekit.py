@@ -1,4 +1,7 @@
-"""LiveKit's ElevenLabs plugin: two turns, and between them two that are interrupted: while they are written, and when they are."""
+"""LiveKit's ElevenLabs plugin: two turns, and between them two that are interrupted: while they are written, and when they are.
+
+With the name of a model: by that, such as eleven_v3, which is spoken by text-to-dialogue.
+"""
 
 import asyncio
 import json
@@ -41,8 +44,9 @@ async def speak(tts: elevenlabs.TTS, text: str, leave_after_s: float | None = No
 async def main() -> None:
     assert TimedString  # what `words` are
     async with aiohttp.ClientSession() as session:
+        model = sys.argv[4] if sys.argv[4:] else "eleven_turbo_v2_5"
         tts = elevenlabs.TTS(
-            api_key=key, voice_id="default", base_url=f"{url}/s/eleven-livekit/v1", http_session=session
+            model=model, api_key=key, voice_id="default", base_url=f"{url}/s/eleven-livekit/v1", http_session=session
         )
         turns = [
             await speak(tts, "The young doctor found the map in the basket. The farmer carried the lamp."),

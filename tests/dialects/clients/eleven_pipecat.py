@@ -1,4 +1,7 @@
-"""pipecat's ElevenLabs service: two turns, the second of which is interrupted, and a third. With `http`: the one over HTTP."""
+"""pipecat's ElevenLabs service: two turns, the second of which is interrupted, and a third.
+
+With `http`: the one over HTTP; with `dialogue`: the one for eleven_v3.
+"""
 
 import asyncio
 import json
@@ -24,6 +27,7 @@ from pipecat.frames.frames import (
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.services.elevenlabs.dialogue.tts import ElevenLabsDialogueTTSService
 from pipecat.services.elevenlabs.tts import ElevenLabsHttpTTSService, ElevenLabsTTSService
 from pipecat.workers.runner import WorkerRunner
 
@@ -87,9 +91,18 @@ def over_socket() -> Service:
     return Service(api_key=key, url=base, settings=Service.Settings(voice="default"))
 
 
+def dialogue() -> ElevenLabsDialogueTTSService:
+    base = f"{url}/s/eleven-pipecat-dialogue".replace("http", "ws", 1)
+    return ElevenLabsDialogueTTSService(
+        api_key=key, url=base, settings=ElevenLabsDialogueTTSService.Settings(voice="default")
+    )
+
+
 async def main() -> None:
+    which = sys.argv[4:]
     async with aiohttp.ClientSession() as session:
-        print(json.dumps(await conversation(over_http(session) if sys.argv[4:] == ["http"] else over_socket())))
+        service = over_http(session) if which == ["http"] else dialogue() if which else over_socket()
+        print(json.dumps(await conversation(service)))
 
 
 async def conversation(service: FrameProcessor) -> dict:
