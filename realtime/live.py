@@ -45,7 +45,7 @@ async def live(ws: WebSocket) -> None:
     except ProtocolError as refusal:
         await _refuse_handshake(ws, refusal)
         return
-    await ws.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in ws.scope["subprotocols"] else None)
+    await _accept(ws)
     connection = Connection(service.settings.limits, authenticated=shown is not None)
     first: Command | None = None
     try:
@@ -107,10 +107,15 @@ def _resumed(service: Service, token: str) -> LiveSession:
     return session
 
 
+async def _accept(ws: WebSocket) -> None:
+    """A browser that asked for the subprotocol fails where it is not answered, and never sees what follows."""
+    await ws.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in ws.scope["subprotocols"] else None)
+
+
 async def _refuse_handshake(ws: WebSocket, error: ProtocolError) -> None:
     """A browser cannot read the status of a handshake: it gets an error event and a close code."""
     if ws.headers.get("origin") is not None:
-        await ws.accept()
+        await _accept(ws)
         with contextlib.suppress(WebSocketDisconnect):
             await _say_and_close(ws, error)
         return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
 from realtime.scripted import ScriptedEngine
 from realtime.settings import Settings, SettingsError, read_settings
-from tests.realtime.sockets import serving
+from tests.realtime.sockets import PLAINLY, live, serving, to_the_end
 
 
 def policy(settings: Settings) -> dict[str, list[str]]:
@@ -41,3 +43,12 @@ def test_the_page_may_ask_for_the_microphone() -> None:
     with serving(ScriptedEngine()) as url:
         permissions = httpx.get(url, trust_env=False).headers["permissions-policy"]
     assert "microphone=(self)" in permissions and "camera=()" in permissions
+
+
+def test_a_socket_of_the_page_that_is_refused_is_told_why() -> None:
+    with serving(ScriptedEngine()) as url:
+        page, subprotocol = Origin(url), Subprotocol("live.v1")
+        with connect(f"{live(url)}?resume=nobody", origin=page, subprotocols=[subprotocol], **PLAINLY) as ws:
+            assert ws.subprotocol == subprotocol, "a browser takes no answer without it"
+            said, code = to_the_end(ws)
+    assert [event["code"] for event in said] == ["unknown_session"] and code == 4404
