@@ -92,11 +92,11 @@ class Page {
   }
 
   showFormat() {
-    const { format } = this.parley.formats.at(-1) ?? {};
+    const { format } = this.parley.incoming;
     for (const radio of document.querySelectorAll("[name=format]")) {
       /** @type {HTMLInputElement} */ (radio).checked = /** @type {HTMLInputElement} */ (radio).value === format;
     }
-    const how = { webcodecs: "decoded by the browser", wasm: "decoded by libopus in WebAssembly" }[this.parley.opus ?? ""];
+    const how = { webcodecs: "decoded by the browser", wasm: "decoded by libopus in WebAssembly" }[this.parley.incoming.opus ?? ""];
     $("decoder").textContent = format === "opus" ? how ?? "" : "";
   }
 
@@ -140,9 +140,9 @@ class Page {
 
   /** @param {import("./parley.js").Turn} turn */
   onEnded(turn) {
+    this.tape.close(turn.id, turn.heardMs);
     const said = this.said.get(turn.id);
     if (said) this.settle(turn, said);
-    this.tape.close(turn.id, turn.heardMs);
     const heard = spokenText(turn.heard?.text ?? "");
     const rest = spokenText(turn.heard?.remaining ?? "");
     this.announce(rest ? `Parley, cut off after: ${heard || "nothing"}. Not heard: ${rest}` : `Parley: ${heard}`);
@@ -389,7 +389,7 @@ class Page {
   async toggleMicrophone() {
     const button = $("microphone");
     try {
-      if (this.parley.microphone) this.parley.mute();
+      if (this.parley.listening) this.parley.mute();
       else {
         await this.parley.unlock();
         await this.parley.listen();
@@ -397,7 +397,7 @@ class Page {
     } catch (error) {
       this.notice(/** @type {Error} */ (error).message);
     }
-    button.setAttribute("aria-pressed", String(this.parley.microphone !== null));
+    button.setAttribute("aria-pressed", String(this.parley.listening));
   }
 
   toggleSpeakers() {
@@ -437,7 +437,7 @@ class Page {
   async record() {
     try {
       if (this.recorder) {
-        this.take = await this.recorder.stop();
+        this.take = this.recorder.stop();
         this.recorder = null;
         $("recorded").textContent = `recorded ${((this.take.size - 44) / 96000).toFixed(1)} s`;
       } else {

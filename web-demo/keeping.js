@@ -16,8 +16,7 @@ export class Tape {
   add(turn, samples) {
     let one = this.turns.get(turn);
     if (!one) this.turns.set(turn, (one = { parts: [], pending: [], samples: 0 }));
-    const pcm = new Int16Array(samples.length);
-    for (let i = 0; i < samples.length; i++) pcm[i] = Math.max(-32768, Math.min(32767, Math.round(samples[i] * 32768)));
+    const pcm = toPcm16(samples);
     one.pending.push(pcm);
     one.samples += pcm.length;
     if (one.pending.length >= 50) this.file(one);
@@ -60,6 +59,11 @@ export class Tape {
   clear() {
     this.turns.clear();
   }
+}
+
+/** @param {Float32Array} samples */
+export function toPcm16(samples) {
+  return Int16Array.from(samples, (one) => Math.max(-32768, Math.min(32767, Math.round(one * 32768))));
 }
 
 /**

@@ -26,19 +26,18 @@
  *   warning, error, server             what the server says; `server` is every event
  */
 
-import { decoder, opusSamples, opusSupport } from "./parley/decode.js";
-import { FIRST, LAST, pack } from "./parley/frame.js";
+import { opusSupport } from "./parley/decode.js";
+import { Incoming } from "./parley/incoming.js";
 import { Live, Refused } from "./parley/live.js";
-import { Microphone, MicrophoneRefused } from "./parley/microphone.js";
+import { MicrophoneRefused } from "./parley/microphone.js";
 import { Player } from "./parley/player.js";
 import { Turn } from "./parley/turn.js";
-import { VoiceJudge } from "./parley/voice.js";
+import { Uplink } from "./parley/uplink.js";
 
 export { Live, MicrophoneRefused, Player, Refused, Turn };
 
 const RATE = 48000; // of all sound here: nothing is resampled in the browser, and Opus has no other
 const REPORT_MS = 250; // between two playback.update
-const LATEST_VERDICT_MS = 700; // the server tells the end of speech 0.4 s after it: who is not told to have ended by then goes on
 const PAUSE = "pause"; // event_id of what holds the player
 const HELD_BACK = { lead_ms: 2000, burst_ms: 400 };
 
@@ -82,15 +81,13 @@ export class Parley extends EventTarget {
     this.turns = new Map(); // in the order in which they were begun; those that are over stay until `forget`
     /** @type {Map<number, Turn>} */
     this.byNumber = new Map();
-    /** @type {Microphone | null} */
-    this.microphone = null;
-    /** @type {Map<number, {decoder: import("./parley/decode.js").Decoder, last: any}>} */
-    this.decoders = new Map(); // by number of the turn
-    this.formats = [{ from: 0, format: "opus", preSkip: 0 }]; // as the server said
+    /** @type {Uplink | null} */
+    this.uplink = null; // while the microphone is open
     this.reported = { at: 0, turn: "", ms: 0 };
-    /** @type {{turn: string, at: number} | null} */
-    this.doubt = null; // somebody speaks; whether it is meant is open
-    this.judge = new VoiceJudge(200);
+    this.incoming = new Incoming(opus, RATE, (turn, n, samples, position) => {
+      this.tell("samples", { turn, samples, position });
+      player.play(n, samples, position);
+    });
     const format = options.format ?? (opus ? "opus" : "pcm_s16le");
     const settings = { alignment: "word", ...options.settings, pacing: { clock: "ack", ...HELD_BACK }, audio: { output: output(format) } };
     const have = () => this.have();
@@ -183,7 +180,7 @@ export class Parley extends EventTarget {
   async interrupt(reason = "user") {
     const wanted = performance.now();
     const first = this.current;
-    this.doubt = null;
+    this.uplink?.settle();
     const stopped = await this.player.stop();
     const silent = performance.now();
     const sounded = stopped.turn === null ? null : this.byNumber.get(stopped.turn) ?? null;
@@ -213,7 +210,7 @@ export class Parley extends EventTarget {
   /** Go on. */
   resume() {
     const turn = this.current;
-    this.doubt = null;
+    this.uplink?.settle();
     if (turn && this.player.held) this.live.send("turn.resume", { event_id: PAUSE, turn: turn.id });
   }
 
@@ -229,30 +226,30 @@ export class Parley extends EventTarget {
 
   /**
    * Open the microphone: whoever speaks is heard by the server, pauses what is being said, and after `confirmMs` of speech interrupts it.
-   * @param {{confirmMs?: number, minSpeechMs?: number, constraints?: MediaTrackConstraints}} [options]
+   * @param {import("./parley/uplink.js").ListenOptions} [options]
    */
-  async listen({ confirmMs = 200, minSpeechMs = 64, constraints } = {}) {
-    if (this.microphone) return;
-    const microphone = await Microphone.open(this.player.context, constraints);
-    this.microphone = microphone;
-    this.judge = new VoiceJudge(confirmMs);
-    this.hearing = { format: "pcm_s16le", rate: 16000, barge_in: "pause", min_speech_ms: minSpeechMs, resume_after_ms: 1500 };
-    this.uplink = { position: 0, flags: FIRST };
-    this.live.send("audio.input", this.hearing);
-    microphone.addEventListener("hop", (/** @type {any} */ { detail }) => this.onHop(detail));
-    microphone.addEventListener("lost", () => {
+  async listen(options = {}) {
+    if (this.uplink) return;
+    const uplink = (this.uplink = await Uplink.open(this.live, this.player.context, options));
+    uplink.addEventListener("hop", (/** @type {any} */ { detail }) => this.tell("hop", detail));
+    uplink.addEventListener("meant", () => void this.interrupt("barge_in"));
+    uplink.addEventListener("cough", () => this.resume());
+    uplink.addEventListener("lost", () => {
       this.mute();
       this.tell("error", { code: "microphone", message: "The microphone was taken away." });
     });
   }
 
+  /** Whether the microphone is open. */
+  get listening() {
+    return this.uplink !== null;
+  }
+
   /** Close the microphone. */
   mute() {
-    if (!this.microphone) return;
-    this.microphone.close();
-    this.microphone = null;
-    this.live.sendBinary(pack(new Int16Array(0), this.uplink?.position ?? 0, LAST));
-    this.doubt = null;
+    if (!this.uplink) return;
+    this.uplink.close();
+    this.uplink = null;
     this.tell("speech", { speaking: false });
   }
 
@@ -276,7 +273,7 @@ export class Parley extends EventTarget {
   async close() {
     this.mute();
     this.live.close();
-    for (const { decoder } of this.decoders.values()) decoder.close();
+    this.incoming.close();
     await this.player.close();
   }
 
@@ -285,7 +282,6 @@ export class Parley extends EventTarget {
   listenToServer() {
     const { live } = this;
     live.addEventListener("state", (/** @type {any} */ { detail }) => {
-      if (detail.state === "open" && live.session.resumed === false) this.formats = [{ from: 0, format: "", preSkip: 0 }];
       if (detail.state === "open") this.onOpen();
       this.tell("state", detail);
     });
@@ -298,12 +294,8 @@ export class Parley extends EventTarget {
   }
 
   onOpen() {
-    const { config, pre_skip } = this.live.session;
-    this.formats = [{ from: 0, format: config.audio.output.format, preSkip: pre_skip }];
-    if (this.microphone) {
-      this.uplink = { position: 0, flags: FIRST };
-      this.live.write("audio.input", this.hearing ?? {});
-    }
+    this.incoming.begin(this.live.session);
+    this.uplink?.announce();
   }
 
   /** Turns of which something was heard ended with the old session; the others are said in the new one. */
@@ -325,7 +317,7 @@ export class Parley extends EventTarget {
     const turn = this.turns.get(event.turn);
     switch (event.type) {
       case "session.updated":
-        this.formats.push({ from: event.from_turn, format: event.config.audio.output.format, preSkip: event.pre_skip });
+        this.incoming.change(event);
         break;
       case "turn.started":
         if (turn) this.onStarted(turn, event);
@@ -368,42 +360,11 @@ export class Parley extends EventTarget {
   }
 
   /** @param {import("./parley/frame.js").AudioMessage} message */
-  onAudio({ flags, n, position, payload }) {
-    const turn = this.byNumber.get(n);
+  onAudio(message) {
+    const turn = this.byNumber.get(message.n);
     if (!turn || turn.over || turn.done?.status === "cancelled") return;
-    const { format, preSkip } = this.formatOf(n);
-    const count = format === "opus" ? opusSamples(position, preSkip) : payload.byteLength / 2;
-    if (position + count <= turn.received) return; // sent again after a lost socket, and here already
-    turn.received = position + count;
-    turn.trace.firstPacket ??= performance.now();
-    turn.trace.arrivals.push([performance.now(), (turn.received / RATE) * 1000]);
     if (!this.player.unlocked && this.reported.turn !== turn.id) this.report(turn, turn.heardMs, "stalled"); // nobody hears it yet
-    const stream = this.stream(turn, n, format, preSkip);
-    // The last packet is filled up: how much of it belongs to the turn is said by turn.done, which follows it.
-    if (flags & LAST) stream.last = { payload: payload.slice(), position };
-    else stream.decoder.push(payload, position);
-  }
-
-  /** @param {Turn} turn @param {number} n @param {string} format @param {number} preSkip */
-  stream(turn, n, format, preSkip) {
-    let stream = this.decoders.get(n);
-    if (!stream) {
-      const sink = (/** @type {Float32Array} */ samples, /** @type {number} */ position) => {
-        const end = turn.done && format === "opus" ? Math.round((turn.done.audio_ms * RATE) / 1000) : Infinity;
-        const kept = position + samples.length > end ? samples.slice(0, Math.max(0, end - position)) : samples;
-        if (!kept.length || turn.over) return;
-        this.tell("samples", { turn, samples: kept, position });
-        this.player.play(n, kept, position);
-      };
-      stream = { decoder: decoder(format, preSkip, sink, this.opus), last: null };
-      this.decoders.set(n, stream);
-    }
-    return stream;
-  }
-
-  /** @param {number} n */
-  formatOf(n) {
-    return this.formats.findLast((one) => one.from <= n) ?? this.formats[0];
+    this.incoming.push(turn, message);
   }
 
   /** @param {Turn} turn @param {any} event turn.done */
@@ -416,7 +377,7 @@ export class Parley extends EventTarget {
       if (!turn.over) turn.heard = null;
       return;
     }
-    this.release(event.n);
+    this.incoming.release(event.n);
     const sounds = this.player.clock.turn === event.n;
     turn.heard = event.heard;
     turn.heardMs = event.heard.ms;
@@ -429,19 +390,10 @@ export class Parley extends EventTarget {
 
   /** All of a completed turn has come. @param {Turn} turn @param {number} n */
   async playOut(turn, n) {
-    const stream = this.decoders.get(n);
-    if (stream?.last) stream.decoder.push(stream.last.payload, stream.last.position);
-    await stream?.decoder.flush();
-    this.release(n);
+    await this.incoming.finish(n);
     if (turn.over) return;
     if (turn.n === null) this.conclude(turn, "played"); // nothing in it could be spoken
     else this.player.end(n);
-  }
-
-  /** @param {number} n */
-  release(n) {
-    this.decoders.get(n)?.decoder.close();
-    this.decoders.delete(n);
   }
 
   /** What the server says was heard of a turn that is over. @param {Turn} turn @param {any} heard */
@@ -540,46 +492,29 @@ export class Parley extends EventTarget {
       const length = Array.from(turn.text).length;
       turn.heard = { ms: turn.heardMs, text: turn.text, remaining: "", char_end: length, source: "client" };
     }
-    if (turn.n !== null) this.release(turn.n);
+    if (turn.n !== null) this.incoming.release(turn.n);
     turn.finish?.();
     this.tell("turn", { turn });
     this.tell("ended", { turn });
     this.forget();
   }
 
-  // The microphone
-
-  /** @param {{samples: Int16Array, level: number, voiced: boolean}} hop */
-  onHop(hop) {
-    if (!this.uplink) return;
-    this.live.sendBinary(pack(hop.samples, this.uplink.position, this.uplink.flags));
-    if (this.live.open) this.uplink = { position: this.uplink.position + hop.samples.length, flags: 0 };
-    this.judge.hear(hop);
-    this.tell("hop", hop);
-    if (!this.doubt) return;
-    if (this.judge.confirmed || performance.now() - this.doubt.at > LATEST_VERDICT_MS) void this.bargeIn();
-  }
-
-  async bargeIn() {
-    this.doubt = null;
-    await this.interrupt("barge_in");
-  }
+  // What the caller does
 
   /** @param {any} event speech.started */
   onSpeech(event) {
     this.tell("speech", { speaking: true, ...event });
-    if (event.action === "cancelled") void this.player.stop();
-    if (event.action !== "paused" || !this.turns.get(event.turn) || this.turns.get(event.turn)?.over) return;
+    const turn = this.turns.get(event.turn);
+    if (event.action !== "paused" || !turn || turn.over) return;
     this.player.hold(true);
-    this.doubt = { turn: event.turn, at: performance.now() };
-    if (this.judge.confirmed) void this.bargeIn();
+    this.uplink?.doubt();
   }
 
-  /** It was short, so perhaps it was nothing: go on at once. @param {any} event speech.stopped */
+  /** @param {any} event speech.stopped */
   onQuiet(event) {
     this.tell("speech", { speaking: false, ...event });
-    if (this.doubt && event.action !== "resumed") this.resume();
-    this.doubt = null;
+    if (event.action === "resumed") this.uplink?.settle();
+    else this.uplink?.quiet();
   }
 
   // Going on after a page was loaded again

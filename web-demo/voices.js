@@ -2,7 +2,7 @@
  * Voices: which speaker has which, and how to add one from a recording, a file or a take.
  */
 
-import { wavHeader } from "./keeping.js";
+import { toPcm16, wavHeader } from "./keeping.js";
 import { Microphone } from "./parley/microphone.js";
 
 const SPEAKERS = 8;
@@ -79,30 +79,22 @@ export class Recorder {
   /** @param {AudioContext} context */
   static async start(context) {
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: 1 };
-    return new Recorder(await Microphone.open(context, plain), context);
+    return new Recorder(await Microphone.open(context, plain, true), context.sampleRate);
   }
 
-  /** @param {Microphone} microphone @param {AudioContext} context */
-  constructor(microphone, context) {
+  /** @param {Microphone} microphone @param {number} rate */
+  constructor(microphone, rate) {
     this.microphone = microphone;
-    const mime = ["audio/ogg;codecs=opus", "audio/webm;codecs=pcm"].find((one) => MediaRecorder.isTypeSupported(one));
-    this.recorder = new MediaRecorder(microphone.stream, mime ? { mimeType: mime } : {});
-    /** @type {Blob[]} */
+    this.rate = rate;
+    /** @type {Int16Array[]} */
     this.parts = [];
-    this.context = context;
-    this.recorder.ondataavailable = ({ data }) => this.parts.push(data);
-    this.recorder.start();
+    microphone.addEventListener("raw", (/** @type {any} */ { detail }) => this.parts.push(toPcm16(detail.raw)));
   }
 
   /** The recording as a WAV file. */
-  async stop() {
-    const ended = new Promise((resolve) => (this.recorder.onstop = resolve));
-    this.recorder.stop();
-    await ended;
+  stop() {
     this.microphone.close();
-    const sound = await this.context.decodeAudioData(await new Blob(this.parts).arrayBuffer());
-    const samples = sound.getChannelData(0);
-    const pcm = Int16Array.from(samples, (one) => Math.max(-32768, Math.min(32767, Math.round(one * 32768))));
-    return new Blob([wavHeader(2 * pcm.length, sound.sampleRate), pcm], { type: "audio/wav" });
+    const bytes = this.parts.reduce((sum, part) => sum + part.byteLength, 0);
+    return new Blob([wavHeader(bytes, this.rate), .../** @type {BlobPart[]} */ (this.parts)], { type: "audio/wav" });
   }
 }

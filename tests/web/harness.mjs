@@ -12,9 +12,9 @@ export const PYTHON = process.env.PARLEY_PYTHON ?? `${ROOT}.venv/bin/python`;
 const CHROMIUM = process.env.PARLEY_CHROMIUM ?? "/usr/lib/chromium/chromium-headless-shell";
 export const PATIENCE_MS = 60_000; // for what takes a second on a machine that does nothing else
 
-/** The server's address, and how to end it. @param {"tones" | "mini"} kind */
-export async function serving(kind) {
-  const command = kind === "tones" ? ["-m", "tests.web.serve"] : ["-m", "realtime.cli", "serve", "mini", "--port", "0"];
+/** The server's address, and how to end it. @param {"tones" | "mini"} kind @param {object} [settings]  of the tones' server */
+export async function serving(kind, settings = {}) {
+  const command = kind === "tones" ? ["-m", "tests.web.serve", JSON.stringify(settings)] : ["-m", "realtime.cli", "serve", "mini", "--port", "0"];
   const server = spawn(PYTHON, command, { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"], env: { ...process.env, OMP_NUM_THREADS: "1" } });
   for await (const line of createInterface({ input: server.stdout })) {
     const url = /https?:\/\/\S+/u.exec(line)?.[0];
@@ -82,8 +82,10 @@ export function tap(page, keep = false) {
 
 /** Type a text and have it spoken, by a real click. */
 export async function speak(page, text) {
+  const last = await page.evaluate(() => [...globalThis.parley.turns.keys()].at(-1));
   await page.fill("#text", text);
   await page.click("#speak");
+  await page.waitForFunction((last) => [...globalThis.parley.turns.keys()].at(-1) !== last, last, { timeout: PATIENCE_MS });
 }
 
 /** Wait until the page's last turn is over; returns what it knows of it. */
@@ -103,4 +105,18 @@ export function sounds(page, ms = 0) {
     const last = [...globalThis.parley.turns.values()].at(-1);
     return last && last.n !== null && heard.turn === last.n && heard.ms >= ms;
   }, ms, { timeout: PATIENCE_MS });
+}
+
+const TRIES = 3; // a machine that stands still for 100 ms is heard, and is not the page's fault
+
+/** Speak a text until it was heard without a gap; what `lastTurn` says of the last try, with its own underruns. */
+export async function speakGapless(page, text) {
+  for (let i = 1; ; i++) {
+    const before = await page.evaluate(() => globalThis.parley.player.clock.underruns);
+    await speak(page, text);
+    await sounds(page);
+    const turn = await lastTurn(page);
+    const underruns = turn.underruns - before;
+    if (!underruns || i === TRIES) return { ...turn, underruns };
+  }
 }

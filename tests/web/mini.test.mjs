@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
 import { after, before, test } from "node:test";
-import { ROOT, browsing, lastTurn, serving, sounds, speak } from "./harness.mjs";
+import { ROOT, browsing, lastTurn, serving, sounds, speak, speakGapless } from "./harness.mjs";
 
 const PICTURES = `${ROOT}build/web`;
 const STORY =
@@ -25,16 +25,14 @@ for (const [name, view] of [["light", {}], ["dark", { dark: true }], ["phone", {
   test(`the mini is heard without a gap, and a story is cut off where it was interrupted (${name})`, async () => {
     const { page, faults, context } = await chromium.open(server.url, view);
     await page.screenshot({ path: `${PICTURES}/${name}-first.png` });
-    await page.click("#speak");
-    await sounds(page, 600);
-    const whole = await lastTurn(page);
+    const whole = await speakGapless(page, await page.inputValue("#text"));
     assert.deepEqual([whole.state, whole.underruns, whole.done.status], ["played", 0, "completed"]);
     await speak(page, STORY);
     await sounds(page, 2500);
     await page.screenshot({ path: `${PICTURES}/${name}-speaking.png` });
     await page.click("#interrupt");
     const cut = await lastTurn(page);
-    assert.deepEqual([cut.state, cut.underruns, cut.heard.text + cut.heard.remaining], ["cut", 0, STORY]);
+    assert.deepEqual([cut.state, cut.heard.text + cut.heard.remaining], ["cut", STORY]);
     assert.deepEqual([cut.heard, cut.done.heard.source], [cut.done.heard, "client"]);
     assert.ok(cut.heard.char_end > 10 && cut.heard.char_end < STORY.length, cut.heard.text);
     await page.waitForFunction(() => document.querySelector(".said del"));

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
-import { PATIENCE_MS, ROOT, browsing, isConnected, lastTurn, serving, sounds, speak, tap } from "./harness.mjs";
+import { PATIENCE_MS, ROOT, browsing, isConnected, lastTurn, serving, sounds, speak, speakGapless, tap } from "./harness.mjs";
 
 const TEXT = "Good evening, and thank you for waiting. The letters arrived on Thursday.";
 const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -42,11 +42,12 @@ test("PCM is played sample for sample and without a gap", async () => {
   await page.click("[name=format][value=pcm_s16le]");
   await tap(page, true);
   await page.evaluate(() => {
-    globalThis.sent = [];
-    globalThis.parley.live.addEventListener("audio", ({ detail }) => globalThis.sent.push(detail.payload.slice()));
+    globalThis.parley.live.addEventListener("audio", ({ detail }) => {
+      if (detail.flags & 1) [globalThis.sent, globalThis.samples] = [[], []];
+      globalThis.sent.push(detail.payload.slice());
+    });
   });
-  await speak(page, TEXT);
-  const turn = await lastTurn(page);
+  const turn = await speakGapless(page, TEXT);
   assert.equal(turn.state, "played");
   assert.deepEqual([turn.underruns, turn.overflows], [0, 0]);
   const [lost, length] = await page.evaluate(async () => {
@@ -67,11 +68,12 @@ for (const opus of ["webcodecs", "wasm"]) {
     const opened = await chromium.open(`${server.url}/${opus === "wasm" ? "?opus=wasm" : ""}`);
     const { page } = opened;
     await page.evaluate(() => {
-      globalThis.pieces = [];
-      globalThis.parley.addEventListener("samples", ({ detail }) => globalThis.pieces.push([detail.position, detail.samples.length]));
+      globalThis.parley.addEventListener("samples", ({ detail }) => {
+        if (detail.position === 0) globalThis.pieces = [];
+        globalThis.pieces.push([detail.position, detail.samples.length]);
+      });
     });
-    await speak(page, TEXT);
-    const turn = await lastTurn(page);
+    const turn = await speakGapless(page, TEXT);
     const pieces = await page.evaluate(() => globalThis.pieces);
     let next = 0;
     for (const [position, length] of pieces) {
@@ -79,7 +81,7 @@ for (const opus of ["webcodecs", "wasm"]) {
       next += length;
     }
     assert.equal(next, turn.done.audio_ms * 48);
-    assert.deepEqual([turn.state, turn.underruns, await page.evaluate(() => globalThis.parley.opus)], ["played", 0, opus]);
+    assert.deepEqual([turn.state, turn.underruns, await page.evaluate(() => globalThis.parley.incoming.opus)], ["played", 0, opus]);
     await close(opened);
   });
 }
@@ -210,6 +212,32 @@ test("a file becomes a voice, and the next turn speaks with it", async () => {
   await close(opened);
 });
 
+test("the conversation is saved as one WAV file and as a transcript, and a take becomes a voice", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await speak(page, `${TEXT} ${TEXT}`);
+  const whole = await lastTurn(page);
+  await speak(page, TEXT);
+  await sounds(page, 900);
+  await page.keyboard.press("Escape");
+  const cut = await lastTurn(page);
+  await page.click("summary:has-text('Sound')");
+  const saved = async (button) => {
+    const [download] = await Promise.all([page.waitForEvent("download"), page.click(button)]);
+    return readFile(await download.path());
+  };
+  const wav = await saved("#save-wav");
+  const ms = (wav.length - 44) / 96;
+  assert.ok(Math.abs(ms - (whole.heardMs + 350 + cut.heard.ms)) < 2, `${ms} ms`);
+  assert.ok((await saved("#save-text")).toString().includes(`(not heard: ${cut.heard.remaining.trim()})`));
+  assert.equal(await page.locator(".said .meta button").count(), 1, "what lasted too short can be no voice");
+  await page.click(".said .meta button");
+  await page.fill("#voice-name", "take");
+  await page.click("#new-voice button[type=submit]");
+  await page.waitForFunction(() => document.querySelector("#voice-status").textContent.includes("speaks with take"), null, { timeout: PATIENCE_MS });
+  await close(opened);
+});
+
 test("a microphone that is refused is told in words", async () => {
   const opened = await chromium.open(server.url);
   const { page } = opened;
@@ -217,6 +245,42 @@ test("a microphone that is refused is told in words", async () => {
   await page.waitForSelector("#notice:not([hidden])");
   assert.match(await page.textContent("#notice"), /microphone/iu);
   assert.equal(await page.getAttribute("#microphone", "aria-pressed"), "false");
+  await close(opened);
+});
+
+test("a server that is full says so, and lets the page in once there is room", async () => {
+  const small = await serving("tones", { max_sessions: 1, limits: { resume_ttl_s: 0 } });
+  const first = await chromium.open(small.url);
+  const { page, context } = await chromium.open(small.url, { connected: false });
+  await page.waitForFunction(() => document.querySelector("#connection-text").textContent.includes("full"), null, { timeout: PATIENCE_MS });
+  await first.page.evaluate(() => globalThis.parley.close());
+  await isConnected(page);
+  await context.close();
+  await first.context.close();
+  await small.stop();
+});
+
+test("where a key is asked for, the browser's own password is enough", async () => {
+  const guarded = await serving("tones", { keys: ["a-key-for-the-tests"] });
+  const opened = await chromium.open(guarded.url, { httpCredentials: { username: "anybody", password: "a-key-for-the-tests" } });
+  await speak(opened.page, "Hello.");
+  assert.equal((await lastTurn(opened.page)).state, "played");
+  await close(opened);
+  await guarded.stop();
+});
+
+test("a server that has restarted begins another conversation, and the page says so", async () => {
+  const opened = await chromium.open(server.url);
+  const { page } = opened;
+  await speak(page, TEXT);
+  await lastTurn(page);
+  await page.evaluate(() => {
+    globalThis.parley.live.token = "nobody-knows-this";
+    globalThis.parley.live.socket.close(4900);
+  });
+  await page.waitForFunction(() => document.querySelector("#notice").textContent.includes("new conversation"), null, { timeout: PATIENCE_MS });
+  await speak(page, "And on we go.");
+  assert.deepEqual([(await lastTurn(page)).done.n, (await seen(page)).heard], [1, "And on we go."]);
   await close(opened);
 });
 

@@ -52,6 +52,19 @@ test("nothing sounds until enough is gathered, and a gap counts once and is gath
   assert.equal(ring.underruns, 1);
 });
 
+test("after a turn without a gap less is gathered again, and never less than at first", () => {
+  const ring = new Ring(4000, 200, 4);
+  ring.push(1, ramp(200), 0);
+  play(ring, 3);
+  assert.equal(ring.gathered, 400);
+  for (const [turn, gathered] of [[1, 400], [2, 200], [3, 200]]) {
+    ring.push(turn, ramp(100), turn === 1 ? 200 : 0);
+    ring.end(turn);
+    play(ring, 3);
+    assert.equal(ring.gathered, gathered);
+  }
+});
+
 test("the end of a turn is no gap, and the next one follows without a sample between", () => {
   const ring = new Ring(4000, 10, 4);
   ring.push(1, ramp(100), 0);

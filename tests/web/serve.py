@@ -1,6 +1,8 @@
 """The server that most browser tests talk to: the real one, with tones instead of a model, and a folder of probes beside the page.
 
-    python -m tests.web.serve
+    python -m tests.web.serve [SETTINGS]
+
+SETTINGS: JSON, such as {"max_sessions": 1}.
 
 Prints its address as the first line of its standard output and ends when its standard input does.
 """
@@ -8,12 +10,14 @@ Prints its address as the first line of its standard output and ends when its st
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -33,17 +37,17 @@ async def tones() -> AsyncIterator[Engine]:
     yield ScriptedEngine(Script(step_s=0.008, frames_per_char=0.7, follows=True))
 
 
-async def main() -> None:
+async def main(given: dict[str, Any]) -> None:
     made = server.create_app
 
-    def with_probes(settings: Settings, running: Engine) -> Starlette:
-        app = made(settings, running)
+    def with_probes(settings: Settings, engine: Engine) -> Starlette:
+        app = made(settings, engine)
         app.router.routes.insert(0, Mount("/probes", StaticFiles(directory=PROBES)))
         return app
 
     server.create_app = with_probes
     with tempfile.TemporaryDirectory() as voices:
-        settings = Settings(port=0, voices_dir=Path(voices))
+        settings = Settings.model_validate({"port": 0, "voices_dir": Path(voices), **given})
         serving = asyncio.create_task(server.serve(settings, tones, listening=partial(print, flush=True)))
         ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -52,4 +56,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}))

@@ -1,7 +1,8 @@
 /**
  * The audio thread of the microphone: 16 kHz, in pieces of 16 ms, each with its level and whether it has a pitch.
  *
- * Out: {samples: Int16Array (256), level: dB of full scale, voiced: boolean, at: seconds of the context's clock at its end}
+ * Out: {raw: Float32Array}, each quantum as it came, where the option `raw` asks for it; and
+ *      {samples: Int16Array (256), level: dB of full scale, voiced: boolean, at: seconds of the context's clock at its end}
  */
 
 import { Decimator, isVoiced } from "./voice.js";
@@ -10,8 +11,10 @@ const RATE_HZ = 16000; // what the server's detector works at
 const PIECE = 256; // two of them are one hop of the detector's
 
 class MicrophoneProcessor extends AudioWorkletProcessor {
-  constructor() {
+  /** @param {{processorOptions?: {raw?: boolean}}} options */
+  constructor({ processorOptions } = {}) {
     super();
+    this.raw = processorOptions?.raw ?? false;
     this.toRate = new Decimator(Math.max(1, Math.round(sampleRate / RATE_HZ)));
     this.toPitch = new Decimator(2);
     this.piece = new Float32Array(PIECE);
@@ -22,6 +25,7 @@ class MicrophoneProcessor extends AudioWorkletProcessor {
   /** @param {Float32Array[][]} inputs */
   process([input]) {
     if (input.length) {
+      if (this.raw) this.port.postMessage({ raw: input[0].slice() });
       this.toRate.push(input[0], (sample) => {
         this.piece[this.filled++] = sample;
         if (this.filled === PIECE) this.send();

@@ -14,12 +14,13 @@ const REASONS = {
 
 export class Microphone extends EventTarget {
   /**
-   * Ask for it and listen. Events: "hop" (see microphone-worklet.js), "lost" when it was taken away.
+   * Ask for it and listen. Events: "hop" and "raw" (see microphone-worklet.js), "lost" when it was taken away.
    * @param {AudioContext} context
    * @param {MediaTrackConstraints} [constraints]
+   * @param {boolean} [raw]  whether "raw" is wanted
    * @returns {Promise<Microphone>} rejects with MicrophoneRefused
    */
-  static async open(context, constraints = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 }) {
+  static async open(context, constraints = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 }, raw = false) {
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new MicrophoneRefused("Browsers give the microphone only to pages on https or localhost.");
     }
@@ -31,20 +32,21 @@ export class Microphone extends EventTarget {
       throw new MicrophoneRefused(REASONS[name] ?? `The microphone cannot be used: ${message}`);
     }
     await context.audioWorklet.addModule(new URL("microphone-worklet.js", import.meta.url));
-    return new Microphone(context, stream);
+    return new Microphone(context, stream, raw);
   }
 
   /**
    * @param {AudioContext} context
    * @param {MediaStream} stream
+   * @param {boolean} raw
    */
-  constructor(context, stream) {
+  constructor(context, stream, raw) {
     super();
     this.stream = stream;
     this.source = context.createMediaStreamSource(stream);
-    this.node = new AudioWorkletNode(context, "parley-microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+    this.node = new AudioWorkletNode(context, "parley-microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit", processorOptions: { raw } });
     this.source.connect(this.node);
-    this.node.port.onmessage = ({ data }) => this.dispatchEvent(new CustomEvent("hop", { detail: data }));
+    this.node.port.onmessage = ({ data }) => this.dispatchEvent(new CustomEvent(data.raw ? "raw" : "hop", { detail: data }));
     for (const track of stream.getTracks()) track.onended = () => this.dispatchEvent(new Event("lost"));
   }
 

@@ -13,7 +13,7 @@
 import { Ring } from "./ring.js";
 
 const CAPACITY_S = 45; // the server sends 30 s again at most after a lost socket, and some seconds ahead
-const PREBUFFER_S = 0.06; // one frame of the model: less runs dry at the first hiccup
+const PREBUFFER_S = 0.1; // two frames of the model: with one, a hiccup of 60 ms anywhere is heard
 const FADE_S = 0.008; // shorter clicks, longer is heard as a fade
 const REPORT_S = 0.05;
 const LEVEL_S = 0.02;

@@ -19,13 +19,15 @@ const MOST = 6;
 export class Ring {
   /**
    * @param {number} capacity   samples
-   * @param {number} prebuffer  samples that are gathered before anything sounds; twice as many after each gap, up to `MOST` times
+   * @param {number} prebuffer  samples that are gathered before anything sounds; twice as many after each gap, up to `MOST` times,
+   *   and fewer again after each turn without one
    * @param {number} fade       samples to go from full volume to silence and back
    */
   constructor(capacity, prebuffer, fade) {
     this.data = new Float32Array(capacity);
     this.prebuffer = prebuffer;
     this.gathered = prebuffer; // the present number of them
+    this.gapless = true; // the turn that sounds has had no gap
     this.fade = fade;
     this.read = 0; // index of the next sample to be played
     this.buffered = 0;
@@ -116,7 +118,7 @@ export class Ring {
       if (run.count === 0) {
         if (!run.ended && this.runs.length === 1) break;
         this.runs.shift();
-        if (run.ended) happened.push(`ended:${run.turn}`);
+        if (run.ended) this.finish(run.turn, happened);
         continue;
       }
       filled += this.copy(run, output, filled);
@@ -131,12 +133,20 @@ export class Ring {
     return happened;
   }
 
+  /** @param {number} turn @param {string[]} happened */
+  finish(turn, happened) {
+    happened.push(`ended:${turn}`);
+    if (this.gapless) this.gathered = Math.max(this.prebuffer, this.gathered / 2);
+    this.gapless = true;
+  }
+
   /** @param {string[]} happened */
   runDry(happened) {
     const open = this.runs[0];
     this.running = false;
     if (open && !open.ended && !this.stopping) {
       this.underruns += 1;
+      this.gapless = false;
       this.gathered = Math.min(2 * this.gathered, MOST * this.prebuffer);
       happened.push("stalled");
     } else if (!open) {
