@@ -415,6 +415,7 @@ DIALECTS: Final = (
     "deepgram",
     "deepgram-flux",
     "openai-realtime",
+    "twilio",
 )  # as `bench_speakers.SPEAKERS`, which a test compares
 REPORT_NAMES: Final = ("reactions", "hearing")  # as `bench_reports.REPORTS`: of this code, not of a server that runs
 # As `bench_conversation.PROBES`, which a test compares.

@@ -10,6 +10,7 @@ from typing import Final
 
 from realtime.bench_dialects import Fish, OnSocket, OpenAI, OpenAIStream, Speaker, Wire
 from realtime.bench_elevenlabs import ElevenLabs
+from realtime.bench_phone import Telephone
 from realtime.bench_steered import STEERED
 
 MakeSpeaker = Callable[[str, str, str | None], Speaker]  # of the server's address, the session's name and a key
@@ -25,4 +26,5 @@ SPEAKERS: Final[Mapping[str, MakeSpeaker]] = {
     "openai-stream": _on(OpenAIStream),
     "elevenlabs": ElevenLabs,
     **STEERED,
+    "twilio": Telephone,
 }

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from protocol.commands import Command, Scope, TextAppend, TurnCancel
 from protocol.dialects.interface import Host
-from protocol.events import Event, Status, TurnDone, TurnPlayed
+from protocol.errors import ErrorCode
+from protocol.events import ErrorEvent, Event, Status, TurnDone, TurnPlayed
 from protocol.surrogates import join
 
 
@@ -61,8 +62,8 @@ class Turns:
                 # Unpaced audio is heard as soon as it is sent, as far as anybody knows.
                 if event.status is not Status.COMPLETED or not self._host.paced or not event.sent_ms:
                     del self._turns[event.turn]
-            case TurnPlayed():
-                self._turns.pop(event.turn, None)
+            case TurnPlayed() | ErrorEvent(code=ErrorCode.UNKNOWN_TURN, turn=str()):  # the latter was never opened
+                self._turns.pop(event.turn or "", None)
 
     def live(self, turn: str | None) -> bool:
         """Whether its turn.done has not come."""
