@@ -22,6 +22,8 @@ from protocol.dialects.wording import Wording
 from protocol.events import Alignment, ErrorEvent, Event, Status, TurnDone
 from protocol.surrogates import join
 
+OPEN_TURNS: Final = 4  # of a socket in the session, which takes nine, and perhaps from two sockets
+HELD_CHARS: Final = 200_000  # of text that waits for its turn to be opened, over all contexts
 POLICY: Final = 1008  # the code of their errors, which is the one that their sockets close with
 
 
@@ -60,6 +62,8 @@ class Context:
         self.settings = settings
         self.turn: str | None = None  # that takes text
         self.waiting: list[str] = []  # turns without a turn.done
+        self.backlog: list[Callable[[], list[Output]]] = []  # what is to be done once there is room for its turn
+        self.held_chars = 0  # of text in it
         self.markup = Markup()
         self.wording = Wording()
         self.half = ""  # of a character that was cut
@@ -86,33 +90,27 @@ class Contexts:
         self._over = over
         self.turns = Turns(host)
         self._of: dict[str, Context] = {}  # by turn
+        self._held: list[Context] = []  # that wait for a turn, oldest first
 
     @property
     def speaking(self) -> Sequence[Context]:
         """Those that still have something to send, oldest first."""
-        return list(dict.fromkeys(context for context in self._of.values() if not context.over))
+        return [*dict.fromkeys(self._of.values()), *(held for held in self._held if held not in self._of.values())]
 
     def say(self, context: Context, text: str) -> list[Output]:
         """More text for it."""
         text, context.half = join(context.half, text)
-        return self._speak(context, context.markup.text(text))
+        text = context.markup.text(text)
+        return self._do(context, lambda: self._speak(context, text), len(text))
 
     def flush(self, context: Context) -> list[Output]:
         """Speak what is there. Nothing happens if nothing is, or in the middle of a tag that a framework has split."""
-        if context.turn is None or not context.unflushed or context.wording.in_bracket:
-            return []
-        context.wording.flush()
-        context.unflushed = False
-        return [TextFlush(turn=context.turn)]
+        return self._do(context, lambda: self._flush(context))
 
     def finish(self, context: Context) -> list[Output]:
         """No more text comes: speak the rest, and then it is over."""
-        outputs = self._speak(context, context.markup.rest())
-        if context.turn is not None:
-            outputs.append(TurnEnd(turn=context.turn))
-        context.turn = None
         context.closed = True
-        return [*outputs, *self._finished(context)]
+        return self._do(context, lambda: self._finish(context))
 
     def cancel(self, context: Context) -> list[Output]:
         """It was interrupted: it is over now."""
@@ -130,15 +128,7 @@ class Contexts:
     def event(self, event: Event) -> list[Output]:
         """Call it with every event."""
         self.turns.event(event)
-        match event:
-            case Alignment() if (context := self._of.get(event.turn)) is not None:
-                if context.waiting[:1] == [event.turn]:
-                    context.spelling.event(event)
-            case TurnDone() if (context := self._of.get(event.turn)) is not None:
-                return self._done(context, event)
-            case ErrorEvent():
-                return self._refused(event)
-        return []
+        return [*self._told(event), *self._let_in()]
 
     def audio(self, turn: str, payload: bytes) -> list[Output]:
         """Of any of its turns."""
@@ -150,7 +140,45 @@ class Contexts:
         context.pushed_ms += _ms(context.encoder, payload)
         return outputs
 
+    def _told(self, event: Event) -> list[Output]:
+        match event:
+            case Alignment() if (context := self._of.get(event.turn)) is not None:
+                if context.waiting[:1] == [event.turn]:
+                    context.spelling.event(event)
+            case TurnDone() if (context := self._of.get(event.turn)) is not None:
+                return self._done(context, event)
+            case ErrorEvent():
+                return self._refused(event)
+        return []
+
+    def _do(self, context: Context, act: Callable[[], list[Output]], chars: int = 0) -> list[Output]:
+        """Now, or behind what waits already."""
+        if context not in self._held:
+            return act()
+        context.backlog.append(act)
+        context.held_chars += chars
+        if sum(held.held_chars for held in self._held) > HELD_CHARS:
+            return self.fail(context, "text_overflow", f"more than {HELD_CHARS} characters wait to be spoken")
+        return []
+
+    def _let_in(self) -> list[Output]:
+        """Those for whom there is room now."""
+        outputs: list[Output] = []
+        while self._held and not self._full:
+            context = self._held.pop(0)
+            backlog, context.backlog, context.held_chars = context.backlog, [], 0
+            for act in backlog:
+                outputs += self._do(context, act)
+        return outputs
+
+    @property
+    def _full(self) -> bool:
+        return sum(len(context.waiting) for context in set(self._of.values())) >= OPEN_TURNS
+
     def _speak(self, context: Context, text: str) -> list[Output]:
+        if context.turn is None and text.strip() and self._full:
+            self._held.append(context)
+            return self._do(context, lambda: self._speak(context, text), len(text))
         text = context.wording.message(text)
         if not text or (context.turn is None and not text.strip()):
             return []
@@ -167,6 +195,22 @@ class Contexts:
         context.unflushed = context.unflushed or not text.isspace()
         self._note_text(context, context.turn, text)
         return [*outputs, *self.turns.say(context.turn, text)]
+
+    def _flush(self, context: Context) -> list[Output]:
+        if context.turn is None or not context.unflushed or context.wording.in_bracket:
+            return []
+        context.wording.flush()
+        context.unflushed = False
+        return [TextFlush(turn=context.turn)]
+
+    def _finish(self, context: Context) -> list[Output]:
+        outputs = self._speak(context, context.markup.rest())
+        if context in self._held:
+            return [*outputs, *self._do(context, lambda: self._finish(context))]
+        if context.turn is not None:
+            outputs.append(TurnEnd(turn=context.turn))
+        context.turn = None
+        return [*outputs, *self._finished(context)]
 
     def _note_text(self, context: Context, turn: str, text: str) -> None:
         """Only the oldest turn's words have times yet; the others' text is kept for when it is their turn."""
@@ -192,7 +236,7 @@ class Contexts:
         return self._finished(context) or self._sound(context, b"")
 
     def _finished(self, context: Context) -> list[Output]:
-        if not context.closed or context.waiting or context.over:
+        if not context.closed or context.waiting or context.over or context in self._held:
             return []
         rest = context.encoder.finish(context.audio_ms) if context.sounded else b""
         return self._end(context, self._sound(context, rest))
@@ -201,14 +245,15 @@ class Contexts:
         if context.over:
             return []
         context.over = True
+        context.backlog = []
+        self._held = [held for held in self._held if held is not context]
         self._of = {turn: known for turn, known in self._of.items() if known is not context}
         return [*outputs, *self._over(context)]
 
     def _refused(self, event: ErrorEvent) -> list[Output]:
-        """A turn is told of by its turn.done; anything else means that what was asked for cannot be done."""
-        context = self._of.get(event.turn) if event.turn is not None and self.turns.live(event.turn) else None
-        if context is None:
-            context = self.speaking[-1] if self.speaking else None
+        """Of a turn that is over, or was never opened, its context knows. Anything else that is refused was asked for by the newest."""
+        newest = self.speaking[-1] if self.speaking else None
+        context = newest if event.turn is None else self._of.get(event.turn)
         return self.fail(context, str(event.code), event.message) if context is not None else []
 
     def _live(self, context: Context) -> list[str]:

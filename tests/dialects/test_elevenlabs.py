@@ -279,13 +279,51 @@ def test_a_client_that_is_gone_has_interrupted() -> None:
     assert talking().leaves() == [cancel()]
 
 
-def test_twenty_contexts_live_at_a_time() -> None:
+def test_twenty_contexts_live_at_a_time_and_the_session_gets_a_few_turns_of_them() -> None:
     one = desk()
+    outputs: list[object] = []
     for n in range(20):
+        outputs += one.says(say(text="Hello.", context_id=f"c{n}"), say(text=" More.", context_id=f"c{n}"))
+        outputs += one.says(say(context_id=f"c{n}", flush=True), say(context_id=f"c{n}", close_context=True))
+    whole = [UPDATE, append("Hello."), flush(), append(" More."), flush(), end()]
+    assert outputs[:6] == whole and [each for each in outputs if isinstance(each, dict)][-1] == end("t4")
+    for n in range(20):
+        one.started(f"t{n + 1}")
+        one.sound(f"t{n + 1}")
+        _, *rest = spoken(one.ends(f"t{n + 1}"))  # the times of its words, its end, and the next one that is let in
+        assert rest[0] == final(f"c{n}")
+        assert len(rest[1:]) == (6 if n < 16 else 0)
+
+
+def test_a_context_that_waits_can_be_interrupted_and_nobody_hears_of_it() -> None:
+    one = desk()
+    for n in range(5):
         one.says(say(text="Hello.", context_id=f"c{n}"))
-    assert [one.says(say(context_id=f"c{n}", text="", flush=True, close_context=True)) for n in range(20)] == [
-        [end(f"t{n + 1}")] for n in range(20)
-    ]
+    assert spoken(one.says(say(context_id="c4", close_context=True))) == [final("c4")]
+    one.says(say(context_id="c0", flush=True, close_context=True))
+    assert UPDATE not in one.ends("t1"), "it is not let in"
+
+
+def test_a_context_that_waits_is_let_in_when_another_was_interrupted() -> None:
+    one = desk()
+    for n in range(5):
+        one.says(say(text="Hello.", context_id=f"c{n}"))
+    assert spoken(one.says(say(context_id="c0", close_context=True))) == [cancel(), final("c0")]
+    assert one.ends("t1", Status.CANCELLED) == [UPDATE, append("Hello.", "t5"), flush("t5")]
+
+
+def test_too_much_text_that_waits_is_refused() -> None:
+    one = desk()
+    for n in range(5):
+        one.says(say(text="Hello.", context_id=f"c{n}"))
+    error, last = spoken(one.says(say(text="word " * 50_000, context_id="c4")))
+    assert error["error"] == "text_overflow" and error["contextId"] == "c4" and last == final("c4")
+    assert one.says(say(text="More.", context_id="c0")) == [append(" More."), flush()]
+
+
+def test_an_error_about_a_turn_that_is_over_concerns_no_other_context() -> None:
+    one = talking()
+    assert one.hears(ErrorEvent(code=ErrorCode.UNKNOWN_TURN, message="no turn", turn="t0")) == []
 
 
 def test_a_context_too_many_is_refused_and_the_socket_lives() -> None:

@@ -78,6 +78,17 @@ def test_contexts_share_a_socket_and_are_spoken_in_their_order(server: str) -> N
         assert sum(spans) <= len(sound(messages)) / 48 + 1, "who adds them up stays within the sound"
 
 
+def test_more_contexts_than_a_session_has_turns_are_spoken_one_after_the_other(server: str) -> None:
+    with eleven(server, SPEECH + "/multi-stream-input") as socket:
+        for n in range(20):
+            say(socket, text="One.", context_id=str(n))
+            say(socket, context_id=str(n), flush=True)
+            say(socket, context_id=str(n), close_context=True)
+        for n in range(20):
+            messages = rest(socket)
+            assert sound(messages) and {message["contextId"] for message in messages} == {str(n)}
+
+
 def test_a_client_may_show_its_key_in_its_first_message(server: str) -> None:
     with eleven(server, SPEECH + "/stream-input", key=None) as socket:
         say(socket, text=" ", xi_api_key=KEY)
