@@ -96,6 +96,7 @@ class IvrServer:
                     ws="none",
                     lifespan="off",
                     log_config=None,
+                    log_level="warning",
                     access_log=False,
                     server_header=False,
                     timeout_graceful_shutdown=SHUTDOWN_S,

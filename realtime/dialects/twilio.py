@@ -75,6 +75,9 @@ async def call(ws: WebSocket) -> None:
         await _close(ws, POLICY, error.code)
     except WebSocketDisconnect:
         return
+    except Exception:  # supervisor: a bug ends this call alone
+        log.exception("call failed")
+        await _close(ws, CloseCode.INTERNAL, "internal")
 
 
 def _shown(service: Service, ws: WebSocket) -> str | None:
