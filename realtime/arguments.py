@@ -34,6 +34,7 @@ from realtime.arguments_voices import VOICES_DIR, add_voices
 from realtime.settings import KEYS_VARIABLE, PREFIX
 
 LLM_KEY_VARIABLES: Final = ("PARLEY_LLM_KEY", "OPENAI_API_KEY")  # the first that is set
+_NO_OPTION: Final = ("max_unauthenticated", "admission_timeout_s", "drain_s", "tls_dir", "twilio_auth_token", "limits")
 TEXT_RATE: Final = 200.0  # a hosted language model writes some 50 tokens of 4 characters a second
 
 
@@ -70,7 +71,7 @@ def _add_serve(commands: Commands) -> None:
         "Load a model and serve it: WebSocket /v1/live, HTTP /health/live, /health/ready and /v1/models, and a page at /. "
         "The first SIGINT or SIGTERM lets running turns end; the second ends at once.",
         f"Settings that have no option are read from the environment: "
-        f"{', '.join(PREFIX + name.upper() for name in ('max_unauthenticated', 'admission_timeout_s', 'drain_s', 'tls_dir', 'limits'))} "
+        f"{', '.join(PREFIX + name.upper() for name in _NO_OPTION)} "
         "(the last one is JSON); the options below have a variable each, too, such as PARLEY_PORT. "
         "HF_HOME and HF_TOKEN are huggingface_hub's.",
     )

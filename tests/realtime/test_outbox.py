@@ -208,3 +208,39 @@ def test_audio_of_an_interrupted_turn_is_not_written_again_and_that_of_another_i
     assert box.written_after(None) == [b"\1", "done 2", "done 1"]
     box.withdraw(1)
     assert box.written_after(None) == ["done 2", "done 1"]
+
+
+# With a leg
+
+
+def test_a_leg_gets_the_audio_of_the_turns_that_are_opened_meanwhile_and_every_event() -> None:
+    box, _ = outbox()
+    leg, _ = outbox()
+    before = box.open_turn(1)
+    box.leg = leg
+    during = box.open_turn(2)
+    assert (before, during) == (box, leg)
+    before.audio(1, b"1", lambda now: None, span(1, 0))
+    during.audio(2, b"2", lambda now: None, span(2, 0))
+    box.event("told")
+    assert (drained(box), drained(leg)) == ([b"1", "told"], [b"2", "told"])
+    box.leg = None
+    box.event("alone")
+    assert (drained(box), drained(leg)) == (["alone"], [])
+
+
+def test_what_waits_of_a_turn_at_a_leg_is_dropped_at_its_end() -> None:
+    box, _ = outbox()
+    leg, _ = outbox()
+    box.leg = leg
+    box.open_turn(1).audio(1, b"1", lambda now: None, span(1, 0))
+    box.close_turn(1, "done 1", withdrawn=True)
+    leg.audio(1, b"late", lambda now: None, span(1, 1))
+    assert (drained(box), drained(leg)) == (["done 1"], ["done 1"]) and leg.audio_bytes == 0
+
+
+def test_the_end_of_a_session_is_the_end_of_its_leg() -> None:
+    box, _ = outbox()
+    box.leg, _ = outbox()
+    box.close(1000, "closed")
+    assert box.leg.take(0.0) == box.take(0.0) == Close(1000, "closed")

@@ -188,3 +188,29 @@ def test_a_turn_that_was_heard_is_let_go() -> None:
         clocks.append(PlayClock(REALTIME, 10.0, clocks[-1]))
         clocks[-1].sent(100.0, 20.0 + index)
     assert all(known._after is None for known in clocks[1:])
+
+
+def test_a_listener_has_not_come_to_a_place_of_which_it_would_have_told() -> None:
+    playing = clock((1000.0, 10.0))
+    playing.limit_ms = 200.0
+    assert playing.played_ms(10.1) == pytest.approx(100.0)
+    assert playing.played_ms(10.5) == playing.heard_ms(10.5) == 200.0
+    playing.report(200.0, playing=True, now=10.5)
+    playing.limit_ms = 400.0
+    assert playing.played_ms(10.6) == pytest.approx(300.0)
+    assert playing.played_ms(11.0) == 400.0
+
+
+def test_a_word_that_never_comes_is_not_waited_for() -> None:
+    playing = clock((1000.0, 10.0))
+    playing.limit_ms = 200.0
+    assert playing.played_ms(11.0) == 1000.0
+
+
+def test_who_is_held_before_such_a_place_goes_on_from_there() -> None:
+    playing = clock((1000.0, 10.0))
+    playing.limit_ms = 200.0
+    playing.hold(10.5)
+    playing.go_on(12.0)
+    playing.limit_ms = math.inf
+    assert playing.played_ms(12.1) == pytest.approx(300.0)
