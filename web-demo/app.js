@@ -3,18 +3,22 @@
  */
 
 import { Composer } from "./composer.js";
+import { offerDictation } from "./dictation.js";
 import { Tape, forgetAll, recall, remember, save, transcript } from "./keeping.js";
 import { EXAMPLES, ModelFailed, answer, atPace } from "./llm.js";
-import { Parley, Refused } from "./parley.js";
+import { Parley } from "./parley.js";
+import { connectionWords, loadedModel, secret, untilReady } from "./server.js";
 import { Levels, drawTimeline } from "./timeline.js";
 import { Said, youSaid } from "./transcript.js";
-import { Casting, Recorder, spokenText, upload } from "./voices.js";
+import { VoicePanel } from "./voice-panel.js";
+import { spokenText } from "./voices.js";
 
 const AT_ONCE = 61; // the pace slider's last stop
 const PROMPT =
   "What you write is spoken aloud at once. Answer as in a conversation: short, plain sentences, no lists, no code. " +
   "You may use tags such as [laugh], [sigh], [whisper], [excited], [sad], [slow] and [normal] where they fit.";
 const ADDRESS = "http://127.0.0.1:11434/v1"; // of a model, such as Ollama's
+const DRAW_MS = 60; // between two drawings of levels and timeline: words light up with every frame
 const SHOWN = 60; // utterances on the page; the saved transcript has all
 const NOTICE_MS = 9000;
 
@@ -37,8 +41,9 @@ class Page {
     this.turn = null; // the one that is measured
     this.cancelMs = null;
     this.writing = new AbortController(); // of text that still comes
-    this.dirty = true;
-    this.casting = new Casting($("voices"), (settings) => parley.configure(settings));
+    this.dirty = true; // something changed since it was drawn
+    this.drawn = 0;
+    this.voices = new VoicePanel(parley, () => this.showModel());
     this.composer = new Composer($("text"), $("tag-list"), $("palette"));
     this.listenToParley();
     this.listenToPerson();
@@ -87,8 +92,16 @@ class Page {
     }
     if (state === "open") {
       this.showFormat();
-      void showModel(this.casting);
+      void this.showModel();
     }
+  }
+
+  async showModel() {
+    const model = await loadedModel();
+    if (!model) return;
+    $("model").textContent = `${model.id} on ${model.device}`;
+    $("attribution").textContent = model.attribution ?? "";
+    this.voices.offer(model.voices);
   }
 
   showFormat() {
@@ -169,13 +182,7 @@ class Page {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = "Keep as a voice";
-    button.onclick = () => {
-      this.take = this.tape.wav(turn.id);
-      $("voice-text").value = spokenText(turn.heard?.text ?? turn.text);
-      $("recorded").textContent = `take of ${this.tape.seconds(turn.id).toFixed(1)} s`;
-      $("new-voice").closest("details").open = true;
-      $("voice-name").focus();
-    };
+    button.onclick = () => this.voices.propose(this.tape.wav(turn.id), this.tape.seconds(turn.id), spokenText(turn.heard?.text ?? turn.text));
     return button;
   }
 
@@ -216,18 +223,14 @@ class Page {
 
   frame() {
     const heard = this.parley.player.heard();
-    const sounding = heard.turn === null ? null : this.parley.byNumber.get(heard.turn);
+    const sounding = heard.turn === null ? null : this.parley.turns.byNumber.get(heard.turn);
     if (sounding && !sounding.over) this.said.get(sounding.id)?.light(sounding.charsAt(heard.ms));
-    if (this.dirty || (this.turn && !this.turn.over)) {
+    if (this.dirty && performance.now() - this.drawn >= DRAW_MS) {
       this.dirty = false;
+      this.drawn = performance.now();
       this.levels.draw();
-      if (!this.drawn || performance.now() - this.drawn > 90) {
-        this.drawn = performance.now();
-        drawTimeline($("timeline"), this.turn);
-        this.figures(heard);
-      } else {
-        this.dirty = true;
-      }
+      drawTimeline($("timeline"), this.turn);
+      this.figures(heard);
     }
     requestAnimationFrame(() => this.frame());
   }
@@ -284,7 +287,6 @@ class Page {
       });
     }
     $("llm-url").placeholder = ADDRESS;
-    $("more-voices").onclick = () => this.toggleSpeakers();
     $("save-wav").onclick = () => save(this.tape.wav(), "parley.wav");
     $("save-text").onclick = () => save(new Blob([transcript(this.entries)], { type: "text/plain" }), "parley.txt");
     $("anew").onclick = () => {
@@ -297,8 +299,7 @@ class Page {
     document.addEventListener("securitypolicyviolation", (event) => {
       if (event.violatedDirective.startsWith("connect-src")) this.notice("This server does not let its page connect to that address.");
     });
-    this.listenToVoices();
-    this.offerDictation();
+    offerDictation($("dictate"), $("text"), () => void this.speak(), (message) => this.notice(message));
   }
 
   /** @param {string} index */
@@ -400,102 +401,6 @@ class Page {
     button.setAttribute("aria-pressed", String(this.parley.listening));
   }
 
-  toggleSpeakers() {
-    const on = $("more-voices").getAttribute("aria-expanded") !== "true";
-    $("more-voices").setAttribute("aria-expanded", String(on));
-    this.casting.showAll(on);
-  }
-
-  listenToVoices() {
-    $("record").onclick = () => void this.record();
-    $("voice-file").onchange = () => this.chose($("voice-file").files[0]);
-    const drop = $("drop");
-    drop.ondragover = (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      drop.classList.add("over");
-    };
-    drop.ondragleave = () => drop.classList.remove("over");
-    drop.ondrop = (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      drop.classList.remove("over");
-      this.chose(event.dataTransfer?.files[0]);
-    };
-    $("new-voice").addEventListener("submit", (/** @type {Event} */ event) => {
-      event.preventDefault();
-      void this.addVoice();
-    });
-  }
-
-  /** @param {File | undefined} file */
-  chose(file) {
-    if (!file) return;
-    this.take = file;
-    $("recorded").textContent = file.name;
-    if (!$("voice-name").value) $("voice-name").value = file.name.replace(/\.\w+$/u, "").replace(/[^A-Za-z0-9_-]+/gu, "-").slice(0, 64);
-  }
-
-  async record() {
-    try {
-      if (this.recorder) {
-        this.take = this.recorder.stop();
-        this.recorder = null;
-        $("recorded").textContent = `recorded ${((this.take.size - 44) / 96000).toFixed(1)} s`;
-      } else {
-        await this.parley.unlock();
-        this.recorder = await Recorder.start(this.parley.player.context);
-        $("recorded").textContent = "recording …";
-      }
-    } catch (error) {
-      $("recorded").textContent = /** @type {Error} */ (error).message;
-    }
-    $("record").setAttribute("aria-pressed", String(Boolean(this.recorder)));
-    $("record").textContent = this.recorder ? "Stop recording" : "Record";
-  }
-
-  async addVoice() {
-    const [name, text] = [$("voice-name").value.trim(), $("voice-text").value.trim()];
-    const status = $("voice-status");
-    if (!this.take) return (status.textContent = "Choose, drop or record something first.");
-    if (!name || !text) return (status.textContent = "A voice needs a name, and every word that is said in its recording.");
-    status.textContent = "The server listens to it …";
-    try {
-      await upload(name, this.take, text);
-      await showModel(this.casting);
-      this.casting.selects[0].value = name;
-      this.parley.configure(this.casting.settings());
-      status.textContent = `The next turn speaks with ${name}.`;
-    } catch (error) {
-      status.textContent = /** @type {Error} */ (error).message;
-    }
-  }
-
-  /** Speaking instead of typing, where the browser can: some browsers send the sound to their maker for it. */
-  offerDictation() {
-    const Recognition = /** @type {any} */ (window).SpeechRecognition ?? /** @type {any} */ (window).webkitSpeechRecognition;
-    if (!Recognition) return;
-    const button = $("dictate");
-    button.hidden = false;
-    button.title = "Uses your browser's speech recognition, which may send what you say to the browser's maker";
-    let recognition = /** @type {any} */ (null);
-    button.onclick = () => {
-      if (recognition) return recognition.stop();
-      recognition = new Recognition();
-      recognition.lang = navigator.language;
-      recognition.interimResults = true;
-      recognition.onresult = (/** @type {any} */ { results }) => {
-        $("text").value = [...results].map((one) => one[0].transcript).join(" ");
-        if ([...results].every((one) => one.isFinal)) void this.speak();
-      };
-      recognition.onerror = (/** @type {any} */ { error }) => this.notice(`Speech recognition failed: ${error}.`);
-      recognition.onend = () => {
-        recognition = null;
-        button.setAttribute("aria-pressed", "false");
-      };
-      recognition.start();
-      button.setAttribute("aria-pressed", "true");
-    };
-  }
-
   // Over a reload
 
   keep() {
@@ -529,54 +434,6 @@ function pastTurn({ text, heard, remaining }) {
   return { id: crypto.randomUUID(), text, over: true, state, heardMs: 0, heard: { text: heard ?? text, remaining: remaining ?? "", char_end: charEnd } };
 }
 
-/** @param {string} state @param {string} code @param {string} message */
-function connectionWords(state, code, message) {
-  if (state === "open") return "Connected";
-  if (state === "connecting") return "Connecting …";
-  if (code === "too_many_sessions") return "The server is full. This page tries again by itself.";
-  if (code === "warming_up") return "The model is loading …";
-  if (code === "taken_over") return "This conversation goes on in another tab.";
-  if (code === "unauthorized") return "This server wants a key.";
-  if (state === "lost") return `${message || "The connection was lost."} Trying again …`;
-  return message || "Disconnected.";
-}
-
-/** What the server has loaded. @param {Casting} casting */
-async function showModel(casting) {
-  const response = await fetch("v1/models");
-  if (!response.ok) return;
-  const [model] = (await response.json()).data;
-  $("model").textContent = `${model.id} on ${model.device}`;
-  $("attribution").textContent = model.attribution ?? "";
-  casting.offer(model.voices);
-}
-
-/** A secret for one session: with it the page needs no key, and the server can say why it has none to give. */
-async function secret() {
-  let response;
-  try {
-    const key = $("key").value;
-    response = await fetch("v1/sessions", { method: "POST", headers: key ? { Authorization: `Bearer ${key}` } : {} });
-  } catch {
-    throw new Refused("unreachable", "The server does not answer.");
-  }
-  if (response.ok) return (await response.json()).client_secret;
-  const body = await response.json().catch(() => null);
-  const retryMs = 1000 * Number(response.headers.get("Retry-After") ?? 3);
-  throw new Refused(body?.error?.code ?? String(response.status), body?.error?.message ?? "The server refuses a session.", retryMs);
-}
-
-/** Whether a turn would be spoken now; says so where not. */
-async function untilReady() {
-  for (;;) {
-    const response = await fetch("health/ready").catch(() => null);
-    const body = await response?.json().catch(() => null);
-    if (body?.status !== "warming_up") return;
-    $("connection-text").textContent = "The model is loading …";
-    await new Promise((resolve) => setTimeout(resolve, 1000));
-  }
-}
-
 async function begin() {
   const stored = recall();
   const url = new URL("v1/live", document.baseURI);
@@ -584,14 +441,14 @@ async function begin() {
   const wanted = new URLSearchParams(location.search).get("opus"); // ?opus=wasm tries the other decoder
   const opus = wanted === "wasm" ? "wasm" : undefined;
   try {
-    const parley = await Parley.create({ url, secret, opus, snapshot: stored?.parley });
+    const parley = await Parley.create({ url, secret: () => secret($("key").value), opus, snapshot: stored?.parley });
     const page = new Page(parley, stored);
     Object.assign(window, { parley, page }); // for the console and for tests
     $("key-form").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       void parley.live.connect();
     });
-    await untilReady();
+    await untilReady(() => ($("connection-text").textContent = "The model is loading …"));
     await parley.open();
   } catch (error) {
     $("connection").dataset.state = "closed";

@@ -32,11 +32,13 @@ import { Live, Refused } from "./parley/live.js";
 import { MicrophoneRefused } from "./parley/microphone.js";
 import { Player } from "./parley/player.js";
 import { Turn } from "./parley/turn.js";
+import { Turns } from "./parley/turns.js";
 import { Uplink } from "./parley/uplink.js";
 
 export { Live, MicrophoneRefused, Player, Refused, Turn };
 
 const RATE = 48000; // of all sound here: nothing is resampled in the browser, and Opus has no other
+const KEPT = 8; // turns that are over; a page may still be told how far they were heard
 const REPORT_MS = 250; // between two playback.update
 const PAUSE = "pause"; // event_id of what holds the player
 const HELD_BACK = { lead_ms: 2000, burst_ms: 400 };
@@ -77,10 +79,7 @@ export class Parley extends EventTarget {
     super();
     this.player = player;
     this.opus = opus;
-    /** @type {Map<string, Turn>} */
-    this.turns = new Map(); // in the order in which they were begun; those that are over stay until `forget`
-    /** @type {Map<number, Turn>} */
-    this.byNumber = new Map();
+    this.turns = new Turns(); // by id; of those that are over the last ones
     /** @type {Uplink | null} */
     this.uplink = null; // while the microphone is open
     this.reported = { at: 0, turn: "", ms: 0 };
@@ -90,9 +89,9 @@ export class Parley extends EventTarget {
     });
     const format = options.format ?? (opus ? "opus" : "pcm_s16le");
     const settings = { alignment: "word", ...options.settings, pacing: { clock: "ack", ...HELD_BACK }, audio: { output: output(format) } };
-    const have = () => this.have();
+    const have = () => this.turns.have();
     this.live = new Live({ ...options, settings, have, resumeToken: options.snapshot?.token });
-    if (options.snapshot) this.restore(options.snapshot);
+    if (options.snapshot) this.turns.restore(options.snapshot.turns, this.live.journal);
     this.listenToServer();
     this.listenToPlayer();
   }
@@ -113,8 +112,7 @@ export class Parley extends EventTarget {
 
   /** The turn that sounds, or would next; null: none. */
   get current() {
-    for (const turn of this.turns.values()) if (!turn.over) return turn;
-    return null;
+    return this.turns.current;
   }
 
   /** Let sound be heard; call it in a click or key handler. Resolves whether it is. */
@@ -183,7 +181,7 @@ export class Parley extends EventTarget {
     this.uplink?.settle();
     const stopped = await this.player.stop();
     const silent = performance.now();
-    const sounded = stopped.turn === null ? null : this.byNumber.get(stopped.turn) ?? null;
+    const sounded = stopped.turn === null ? null : this.turns.byNumber.get(stopped.turn) ?? null;
     const turn = sounded && !sounded.over ? sounded : first;
     if (!turn || turn.over) return null;
     const played_ms = turn === sounded ? stopped.ms : 0;
@@ -201,7 +199,7 @@ export class Parley extends EventTarget {
   /** Be silent for now and lose nothing. The server lets it wait for `pause_ttl_ms`. */
   pause() {
     const { turn, ms } = this.player.heard();
-    const sounding = turn === null ? null : this.byNumber.get(turn);
+    const sounding = turn === null ? null : this.turns.byNumber.get(turn);
     if (!sounding || this.player.held) return;
     this.player.hold(true);
     this.live.send("turn.pause", { event_id: PAUSE, turn: sounding.id, played_ms: ms });
@@ -256,17 +254,7 @@ export class Parley extends EventTarget {
   /** What a page stores that wants to go on after it was loaded again: in its own tab only, it holds a secret. */
   snapshot() {
     for (const turn of this.turns.values()) this.note(turn);
-    const turns = [...this.turns.values()].slice(-8).map((turn) => turn.toJSON());
-    return { token: this.live.token, have: this.heardUpTo(), turns };
-  }
-
-  /** Let go of turns that are over, but the last ones. @param {number} [kept] */
-  forget(kept = 8) {
-    for (const turn of [...this.turns.values()].slice(0, -kept)) {
-      if (!turn.over) continue;
-      this.turns.delete(turn.id);
-      if (turn.n !== null) this.byNumber.delete(turn.n);
-    }
+    return { token: this.live.token, turns: [...this.turns.values()] };
   }
 
   /** Leave for good. */
@@ -300,7 +288,7 @@ export class Parley extends EventTarget {
 
   /** Turns of which something was heard ended with the old session; the others are said in the new one. */
   onRenewed() {
-    this.byNumber.clear();
+    this.turns.byNumber.clear();
     for (const turn of this.turns.values()) {
       if (turn.over) continue;
       if (turn.n !== null) {
@@ -354,14 +342,13 @@ export class Parley extends EventTarget {
 
   /** @param {Turn} turn @param {any} event */
   onStarted(turn, event) {
-    turn.n = event.n;
-    this.byNumber.set(event.n, turn);
+    this.turns.number(turn, event.n);
     if (turn.state === "open") turn.state = "speaking";
   }
 
   /** @param {import("./parley/frame.js").AudioMessage} message */
   onAudio(message) {
-    const turn = this.byNumber.get(message.n);
+    const turn = this.turns.byNumber.get(message.n);
     if (!turn || turn.over || turn.done?.status === "cancelled") return;
     if (!this.player.unlocked && this.reported.turn !== turn.id) this.report(turn, turn.heardMs, "stalled"); // nobody hears it yet
     this.incoming.push(turn, message);
@@ -427,21 +414,21 @@ export class Parley extends EventTarget {
     const { player } = this;
     player.addEventListener("clock", (/** @type {any} */ { detail }) => this.onClock(detail));
     player.addEventListener("started", (/** @type {any} */ { detail }) => {
-      const turn = this.byNumber.get(detail.turn);
+      const turn = this.turns.byNumber.get(detail.turn);
       if (!turn) return;
       turn.trace.firstSound ??= performance.now() + player.latency * 1000;
       this.report(turn, 0, "playing");
       this.tell("started", { turn });
     });
     player.addEventListener("stalled", (/** @type {any} */ { detail }) => {
-      const turn = this.byNumber.get(detail.turn);
+      const turn = this.turns.byNumber.get(detail.turn);
       if (!turn || turn.over) return;
       turn.trace.underruns.push(performance.now());
       this.report(turn, player.heard().ms, "stalled");
       this.tell("stalled", { turn });
     });
     player.addEventListener("ended", (/** @type {any} */ { detail }) => {
-      const turn = this.byNumber.get(detail.turn);
+      const turn = this.turns.byNumber.get(detail.turn);
       if (!turn || turn.over) return;
       turn.heardMs = turn.done?.audio_ms ?? turn.heardMs;
       this.report(turn, turn.heardMs, "ended");
@@ -451,7 +438,7 @@ export class Parley extends EventTarget {
 
   /** @param {import("./parley/player.js").Clock} clock */
   onClock(clock) {
-    const turn = clock.turn === null ? null : this.byNumber.get(clock.turn);
+    const turn = clock.turn === null ? null : this.turns.byNumber.get(clock.turn);
     if (turn && !turn.over) {
       this.note(turn);
       turn.trace.lead(performance.now(), (clock.buffered / RATE) * 1000);
@@ -496,7 +483,7 @@ export class Parley extends EventTarget {
     turn.finish?.();
     this.tell("turn", { turn });
     this.tell("ended", { turn });
-    this.forget();
+    this.turns.forget(KEPT);
   }
 
   // What the caller does
@@ -515,38 +502,6 @@ export class Parley extends EventTarget {
     this.tell("speech", { speaking: false, ...event });
     if (event.action === "resumed") this.uplink?.settle();
     else this.uplink?.quiet();
-  }
-
-  // Going on after a page was loaded again
-
-  /** Up to where this page has all samples. */
-  have() {
-    let last = null;
-    for (const turn of this.byNumber.values()) if (turn.n !== null && turn.received) last = { n: turn.n, position: turn.received };
-    return last;
-  }
-
-  /** Up to where they were heard: what only waited to be played is lost with the page. */
-  heardUpTo() {
-    let last = null;
-    for (const turn of this.byNumber.values()) {
-      if (turn.n === null) continue;
-      last = { n: turn.n, position: Math.floor((turn.heardMs * RATE) / 1000) };
-      if (!turn.over) break;
-    }
-    return last;
-  }
-
-  /** @param {any} snapshot */
-  restore(snapshot) {
-    for (const stored of snapshot.turns) {
-      const turn = Turn.fromJSON(stored);
-      this.turns.set(turn.id, turn);
-      if (turn.n !== null) this.byNumber.set(turn.n, turn);
-      // Where all text had been sent; one that waited for more gets no more.
-      if (!turn.over && !turn.done) this.live.journal.entries.set(turn.id, { fields: {}, text: turn.text, ended: true });
-      if (!turn.over && turn.done) turn.done = null; // it is told again, with the sound that was not heard
-    }
   }
 
   /** @param {string} type @param {unknown} detail */

@@ -22,7 +22,15 @@ export function drawTimeline(canvas, turn) {
   new Drawing(pen, width, height, colors()).draw(turn);
 }
 
+/** @type {{quiet: string, line: string, accent: string, wash: string, you: string, cut: string, ink: string} | null} */
+let known = null; // to ask for them takes longer than to draw
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (known = null));
+
 function colors() {
+  return (known ??= readColors());
+}
+
+function readColors() {
   const style = getComputedStyle(document.documentElement);
   const of = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim();
   return { quiet: of("quiet"), line: of("line"), accent: of("accent"), wash: of("wash"), you: of("you"), cut: of("cut"), ink: of("ink") };

@@ -77,7 +77,11 @@ function webCodecs(preSkip, sink) {
       made.decode(new EncodedAudioChunk({ type: "key", timestamp, duration: 20000, data }));
     },
     flush: async () => {
-      if (made.state === "configured") await made.flush();
+      try {
+        if (made.state === "configured") await made.flush();
+      } catch (error) {
+        if (made.state !== "closed") throw error; // whoever closed it meanwhile wants nothing more of it
+      }
     },
     close: () => {
       if (made.state !== "closed") made.close();

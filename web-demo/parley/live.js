@@ -61,7 +61,7 @@ export class Live extends EventTarget {
   }
 
   get open() {
-    return this.state === "open";
+    return this.state === "open" && this.socket?.readyState === WebSocket.OPEN; // a socket is lost before it says so
   }
 
   /** Begin, or begin again after an end. */
