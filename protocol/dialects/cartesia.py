@@ -82,6 +82,9 @@ class CartesiaSocket:
 
     def event(self, event: Event, now: float) -> Sequence[Output]:
         """See `Dialect`."""
+        return [*self._happened(event, now), *self._speeches.let_in()]
+
+    def _happened(self, event: Event, now: float) -> Sequence[Output]:
         context = self._speeches.event(event)
         if isinstance(event, MarkEvent):
             context = self._speeches.of(event.turn)

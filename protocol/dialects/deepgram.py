@@ -59,6 +59,9 @@ class SpeakSocket:
 
     def event(self, event: Event, now: float) -> Sequence[Output]:
         """See `Dialect`."""
+        return [*self._happened(event, now), *self._speeches.let_in()]
+
+    def _happened(self, event: Event, now: float) -> Sequence[Output]:
         turn = self._speeches.event(event)
         if turn is None:
             return ()

@@ -91,6 +91,9 @@ class FluxSocket:
 
     def event(self, event: Event, now: float) -> Sequence[Output]:
         """See `Dialect`."""
+        return [*self._happened(event, now), *self._speeches.let_in()]
+
+    def _happened(self, event: Event, now: float) -> Sequence[Output]:
         turn = self._speeches.event(event)
         outputs: list[Output] = []
         match event:

@@ -6,15 +6,18 @@ Knows turns and text that comes in pieces. Does not know any foreign message. A 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar
 
 from protocol.commands import Command, SessionUpdate, TextFlush, TurnEnd
-from protocol.dialects.interface import Host, Output, StreamEncoder
+from protocol.dialects.interface import Host, Output, Refused, StreamEncoder
 from protocol.dialects.turns import Turns
 from protocol.dialects.wording import Wording
 from protocol.events import Alignment, AlignmentItem, ErrorEvent, Event, TurnDone, TurnStarted
 from protocol.surrogates import join
+
+OPEN_TURNS: Final = 4  # of one connection in the session, which takes nine, and perhaps from two connections
+HELD_CHARS: Final = 200_000  # of text that waits for its turn to be opened
 
 
 class Words:
@@ -51,6 +54,7 @@ class Speech:
         self.audio_ms = 0  # of its turns that are done
         self.half = ""  # of a character that was cut
         self.unflushed = False  # words came since the last flush
+        self.backlog: list[Callable[[], list[Output]]] = []  # what is to be done once the session takes its turn
         self.ended = False  # no more text comes
         self.over = False  # its last message was sent: nothing more is said of it
         self._words = Words()
@@ -58,7 +62,7 @@ class Speech:
     @property
     def finished(self) -> bool:
         """Whether all that it will ever say was sent."""
-        return self.ended and not self.waiting
+        return self.ended and not self.waiting and not self.backlog
 
     def words(self, alignment: Alignment) -> list[AlignmentItem]:
         """Those not told before, by the clock of the whole utterance."""
@@ -75,6 +79,8 @@ class Speeches(Generic[Kind]):
         self.turns = Turns(host)
         self._host = host
         self._of: dict[str, Kind] = {}  # by turn
+        self._held: list[Kind] = []  # that wait for a place in the session, oldest first
+        self._held_chars = 0
 
     def of(self, turn: str | None) -> Kind | None:
         """The one that a turn speaks for, unless it is over."""
@@ -87,7 +93,12 @@ class Speeches(Generic[Kind]):
         return list(dict.fromkeys(speech for speech in self._of.values() if not speech.over))
 
     def say(self, speech: Kind, text: str) -> list[Output]:
-        """More text for it; a turn is opened for it where there are words."""
+        """More text for it; a turn is opened for it where there are words, and room in the session. Raises Refused."""
+        if speech.backlog or (speech.turn is None and text.strip() and (self._held or self._full(len(text)))):
+            return self._hold(speech, lambda: self._say(speech, text), len(text))
+        return self._say(speech, text)
+
+    def _say(self, speech: Kind, text: str) -> list[Output]:
         text, speech.half = join(speech.half, text)
         text = speech.wording.message(text)
         if not text or (speech.turn is None and not text.strip()):
@@ -118,6 +129,11 @@ class Speeches(Generic[Kind]):
 
         by_client: who flushes has come to the end of a word; who only was slow has not.
         """
+        if speech.backlog:
+            return self._hold(speech, lambda: self._flush(speech, by_client), 0)
+        return self._flush(speech, by_client)
+
+    def _flush(self, speech: Kind, by_client: bool) -> list[Output]:
         if speech.turn is None or not speech.unflushed or speech.wording.in_bracket:
             return []
         if by_client:
@@ -128,6 +144,35 @@ class Speeches(Generic[Kind]):
     def end(self, speech: Kind) -> list[Output]:
         """No more text comes for it."""
         speech.ended = True
+        return self._hold(speech, lambda: self._end(speech), 0) if speech.backlog else self._end(speech)
+
+    def let_in(self) -> list[Output]:
+        """What waited and has room now. Call it behind every event."""
+        outputs: list[Output] = []
+        while self._held and not self._full(0):
+            speech = self._held.pop(0)
+            backlog, speech.backlog = speech.backlog, []
+            for act in backlog:
+                outputs += act()
+        if not self._held:
+            self._held_chars = 0
+        return outputs
+
+    def _full(self, chars: int) -> bool:
+        turns = [turn for turn, speech in self._of.items() if turn in speech.waiting]
+        known = sum(map(self.turns.chars, turns))
+        return len(turns) >= OPEN_TURNS or (bool(turns) and known + chars > self._host.limits.turn_chars)
+
+    def _hold(self, speech: Kind, act: Callable[[], list[Output]], chars: int) -> list[Output]:
+        if self._held_chars + chars > HELD_CHARS:
+            raise Refused(429, f"more than {HELD_CHARS} characters wait to be spoken", "too_much_text")
+        if not speech.backlog:
+            self._held.append(speech)
+        speech.backlog.append(act)
+        self._held_chars += chars
+        return []
+
+    def _end(self, speech: Kind) -> list[Output]:
         speech.unflushed = False
         turn, speech.turn = speech.turn, None
         return [TurnEnd(turn=turn)] if turn is not None else []
@@ -148,6 +193,8 @@ class Speeches(Generic[Kind]):
         """Nothing more is said of these, and what somebody may be hearing of them ends."""
         for speech in speeches:
             speech.over = speech.ended = True
+            speech.backlog = []
+        self._held = [speech for speech in self._held if not speech.over]
         turns = [turn for turn in self.turns.heard if self._of.get(turn) in speeches]
         return self.turns.cancel(turns, reason)
 

@@ -353,3 +353,31 @@ def test_there_is_an_end_to_contexts(desk: Desk) -> None:
     assert isinstance(told, dict) and (told["type"], told["status_code"]) == ("error", 429)
     desk.says(request("", goes_on=False, context="c7"))
     assert append("t1", "Hi.") in desk.says(request("Hi.", context="one-more"))
+
+
+def test_more_contexts_than_the_session_takes_wait_for_their_turn(desk: Desk) -> None:
+    outputs = desk.says(*(sentence(f"Number {number}.", False, context=f"c{number}") for number in range(12)))
+    assert [output["turn"] for output in outputs if isinstance(output, dict) and output["type"] == "turn.end"] == [
+        "t1",
+        "t2",
+        "t3",
+        "t4",
+    ]
+    first, *begun = read(desk.ends("t1"))
+    assert first == finished("c0")
+    assert begun == ["session.update", append("t5", "Number 4."), end("t5")]
+    for number in range(1, 12):
+        assert read(desk.ends(f"t{number + 1}"))[0] == finished(f"c{number}")
+    assert desk.dialect.deadline == math.inf
+
+
+def test_a_context_that_waits_can_be_cancelled(desk: Desk) -> None:
+    desk.says(*(sentence(f"Number {number}.", False, context=f"c{number}") for number in range(6)))
+    assert desk.says(cancelled("c4")) == []
+    assert read(desk.ends("t1"))[1:] == ["session.update", append("t5", "Number 5."), end("t5")]
+
+
+def test_text_that_waits_for_its_turn_has_an_end(desk: Desk) -> None:
+    told = desk.says(*(sentence("x" * 15_000, False, context=f"c{number}") for number in range(16)))
+    errors = [output for output in read(told) if isinstance(output, dict) and output["type"] == "error"]
+    assert [error["status_code"] for error in errors] == [429, 429]

@@ -230,3 +230,10 @@ def test_a_request_that_makes_no_sense_is_refused(opening: Opening) -> None:
 def test_a_pronunciation_is_spoken_as_its_word(desk: Desk, pieces: list[str], spoken: str) -> None:
     said = desk.says(*map(speak, pieces), FLUSH)
     assert "".join(str(output["text"]) for output in said if isinstance(output, dict) and "text" in output) == spoken
+
+
+def test_more_turns_than_the_session_takes_wait(desk: Desk) -> None:
+    for number in range(12):
+        desk.says(speak(f"Number {number}."), FLUSH)
+    for number in range(12):
+        assert read(desk.ends(f"t{number + 1}"))[0] == answer("Flushed", number)
