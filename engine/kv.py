@@ -38,11 +38,12 @@ class PagePool:
     def __init__(
         self, layers: int, kv_heads: int, head_dim: int, pages: int, device: torch.device, dtype: torch.dtype
     ) -> None:
-        """pages: pages of PAGE positions. Memory: 2 * layers * pages * PAGE * kv_heads * head_dim elements, taken now."""
-        shape = (layers, pages, PAGE, kv_heads, head_dim)
+        """pages: pages of PAGE positions. Memory: 2 * layers * (pages + 1) * PAGE * kv_heads * head_dim elements, taken now."""
+        shape = (layers, pages + 1, PAGE, kv_heads, head_dim)
+        self.spare = pages  # a page that nobody gets: rows that only fill up a step's shape write there
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        # Of each layer: keys and values by slot, [pages * PAGE, Hkv, hd]. Views, as it takes as long to make one as to write a row.
+        # Of each layer: keys and values by slot, [(pages + 1) * PAGE, Hkv, hd]. Views, as it takes as long to make one as to write a row.
         self.slots = list(zip(self.keys.flatten(1, 2), self.values.flatten(1, 2), strict=True))
         self._references = [0] * pages
 

@@ -20,6 +20,7 @@ from engine.config import read_json
 from engine.core import EngineCore
 from engine.declared import declared_numbers_in_words, declared_scripts
 from engine.decoding import FrameDecoder
+from engine.fused import compiled
 from engine.heads import ChosenHeads
 from engine.model import DualAR
 from engine.prompt import PromptBuilder
@@ -28,6 +29,7 @@ from engine.runner import Runner
 from engine.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GRAPHS_ON_A_GPU = False  # and compiled blocks; until their tests were run on one
 DEFAULT_HISTORY_S = 40.0  # what S2-Pro keeps well: 860 frames, near where long turns are known to drift (s2pro.md 3.3)
 WARM_UP_FRAMES = 4  # the first allocates, the second is the first decode step, two more for good measure
 
@@ -105,8 +107,10 @@ def _device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_model(folder: Path, name: str, device: str, dtype: str, attribution: str | None) -> Loaded:
-    """The part of `load_core` that reads files."""
+def load_model(
+    folder: Path, name: str, device: str, dtype: str, attribution: str | None, *, fused: bool | None = None
+) -> Loaded:
+    """The part of `load_core` that reads files. fused: a step's blocks are compiled (`engine.fused`); None: on a GPU."""
     device = _device(device)
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
@@ -116,7 +120,8 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
     codec = load_codec(folder, device)
     # Weights that came from 8 bits lose nothing by staying there, and a CPU's step is bound by reading them.
     packed = model.device.type == "cpu" and dtype == "float32" and model.stored_8_bit
-    model.prepare_serving(residual_entries=codec.config.codebook_size, packed=packed)
+    fuse = compiled if fused or (fused is None and GRAPHS_ON_A_GPU and model.device.type == "cuda") else None
+    model.prepare_serving(residual_entries=codec.config.codebook_size, packed=packed, fuse=fuse)
     info = ModelInfo(
         name=name,
         sample_rate=codec.config.sample_rate,
@@ -135,12 +140,18 @@ def load_model(folder: Path, name: str, device: str, dtype: str, attribution: st
 
 
 def core_of(
-    loaded: Loaded, limits: EngineLimits, *, guarded: bool = True, decoder: FrameDecoder | None = None
+    loaded: Loaded,
+    limits: EngineLimits,
+    *,
+    guarded: bool = True,
+    decoder: FrameDecoder | None = None,
+    graphs: bool | None = None,
 ) -> EngineCore:
-    """A core with caches and rows of its own, not warm. decoder: instead of one inside it."""
+    """A core with caches and rows of its own, not warm. decoder: instead of one inside it. graphs: see Runner; None: on a GPU."""
     heads = loaded.heads.heads if loaded.heads is not None else ()
+    graphs = GRAPHS_ON_A_GPU and loaded.model.device.type == "cuda" if graphs is None else graphs
     ends = ForcedEnds(loaded.random.seed, loaded.info.frame_s) if loaded.random is not None else None
-    runner = Runner(loaded.model, loaded.codec, limits, decoder, heads, ends)
+    runner = Runner(loaded.model, loaded.codec, limits, decoder, heads, ends, graphs)
     # Noise is no speech, so nobody watches for it where nothing else can come.
     return EngineCore(runner, loaded.prompts, loaded.info, limits, guarded=guarded and ends is None)
 

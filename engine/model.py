@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from engine.attention import Attend, FrameKV, causal
 from engine.config import ModelConfig, StackConfig
+from engine.fused import Compile, FusedSteps
 from engine.packed import Packed
 from engine.step import StepBlock, turns
 
@@ -156,6 +157,7 @@ class FeedForward(nn.Module):
         self.w3 = nn.Linear(stack.dim, stack.ffn_dim, bias=False)
         self.w2 = Projection(stack.ffn_dim, stack.dim, bias=False)
         self.both: Callable[[Tensor], Tensor] | None = None  # w1 and w3 as one map, set by DualAR.prepare_serving
+        self.matrix: Tensor | None = None  # of that map
 
     def forward(self, x: Tensor) -> Tensor:
         if self.both is None:
@@ -169,6 +171,7 @@ class FeedForward(nn.Module):
         matrix = torch.cat((self.w1.weight.detach(), self.w3.weight.detach()))
         w1, w3 = matrix.chunk(2)
         self.w1.weight, self.w3.weight = (nn.Parameter(part, requires_grad=False) for part in (w1, w3))
+        self.matrix = matrix
         self.both = Packed(matrix) if packed else partial(F.linear, weight=matrix)
         if packed:
             self.w2.packed = Packed(self.w2.weight)
@@ -227,8 +230,9 @@ class DualAR(nn.Module):
         )
         self.head_rows: Rows | None = None  # of [n_semantic + 1, D], set by prepare_serving
         self.residual_rows: Rows | None = None  # of [<= codebook_size, Df], set by prepare_serving
-        self.slow_steps: Steps | None = None  # what a step runs instead of the blocks, set by prepare_serving
-        self.fast_steps: Steps | None = None
+        # What a step runs instead of the blocks, set by prepare_serving.
+        self.slow_steps: Steps | FusedSteps | None = None
+        self.fast_steps: Steps | FusedSteps | None = None
 
     @property
     def device(self) -> torch.device:
@@ -240,13 +244,17 @@ class DualAR(nn.Module):
         """The weights' dtype, which is also that of K and V."""
         return self.embeddings.weight.dtype
 
-    def prepare_serving(self, residual_entries: int | None = None, packed: bool = False) -> None:
+    def prepare_serving(
+        self, residual_entries: int | None = None, packed: bool = False, fuse: Compile | None = None
+    ) -> None:
         """Fuse and slice what every step would otherwise gather anew. Call once, after load and `to`; training must not.
 
         residual_entries: logits of a residual codebook are cut to that many entries (the codec's tables are shorter than the
         head); None keeps the reference's behaviour. packed: blocks multiply by 8-bit matrices (`engine.packed`); CPU only.
+        fuse: compiles what a step's blocks do around the attention (`engine.fused`); None: it runs operation by operation.
         """
         assert not packed or self.device.type == "cpu", "packed matrices are for CPUs"
+        assert not (packed and fuse), "what is packed is fused by hand"
         for block in (*self.layers, *self.fast_layers):
             assert isinstance(block, Block)
             block.prepare_serving(packed)
@@ -256,6 +264,9 @@ class DualAR(nn.Module):
             self.fast_project_in.packed = Packed(self.fast_project_in.weight)
         if packed:
             self.slow_steps, self.fast_steps = Steps(self.layers, self.rope), Steps(self.fast_layers, self.fast_rope)
+        if fuse is not None:
+            self.slow_steps = FusedSteps(list(self.layers), self.rope, fuse)  # type: ignore[arg-type]
+            self.fast_steps = FusedSteps(list(self.fast_layers), self.fast_rope, fuse)  # type: ignore[arg-type]
         self.head_rows = Rows(self._allowed_rows(), packed)
         self.residual_rows = Rows(self.fast_output.weight[:residual_entries], packed)
 

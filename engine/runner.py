@@ -19,6 +19,7 @@ from engine.api import EngineLimits, SamplingParams
 from engine.attention import FrameKV
 from engine.codec import Codec
 from engine.decoding import FrameDecoder, InlineDecoder
+from engine.frame_graphs import FrameGraphs, GraphedDecoder, buckets
 from engine.gaze import Gaze, HeadGroups, TextSpan
 from engine.heads import Head
 from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool
@@ -57,11 +58,13 @@ class Runner:
         decoder: FrameDecoder | None = None,
         heads: Sequence[Head] = (),
         ends: ForcedEnds | None = None,
+        graphs: bool = False,
     ) -> None:
         """model: prepared for serving. decoder: of `codec` and as many rows as `limits` has streams; None: one on the model's device.
 
         heads: that follow the text; without any, nobody can tell where in it a row is. ends: of segments, where the model
-        itself never ends one and what it draws as an end is none. Memory for every row and page is taken now.
+        itself never ends one and what it draws as an end is none. graphs: steps run as `FrameGraphs`.
+        Memory for every row and page is taken now.
         """
         config, rows = model.config, limits.max_streams
         slow, fast = config.slow, config.fast
@@ -73,11 +76,18 @@ class Runner:
         self._ends = ends
         self._left: dict[int, int] = {}  # frames until a row's segment is ended, where ends are forced
         self._heads = HeadGroups(heads, slow, model.device) if heads else None
-        self._sampler = Sampler(rows, config.num_codebooks, model.device)
+        self._sampler = Sampler(rows + 1, config.num_codebooks, model.device)
         self._frame_kv = FrameKV(fast, rows, config.num_codebooks, model.device, model.dtype)
         # For jobs, which never take a row from speech: one row more than streams, or one here if speech is decoded elsewhere.
         self.spare_row = rows if decoder is None else 0
-        self.streaming = StreamingCodec(codec, self.spare_row + 1)
+        nobodys = 1 if graphs and decoder is None else 0
+        self.streaming = StreamingCodec(codec, self.spare_row + 1 + nobodys)
+        self._graphs: FrameGraphs | None = None
+        if graphs:
+            with torch.inference_mode():
+                self._graphs = FrameGraphs(model, self.pool, self._frame, rows, spare_row=rows)
+                if decoder is None:
+                    decoder = GraphedDecoder(self.streaming, buckets(rows), self.spare_row + 1, model.device)
         self.decoder = InlineDecoder(self.streaming, model.device) if decoder is None else decoder
 
     def open_row(self, row: int, params: SamplingParams, turn: int) -> None:
@@ -111,6 +121,8 @@ class Runner:
     @torch.inference_mode()
     def decode(self, sequences: Sequence[CachedSequence], gaze: Gaze | None = None) -> Hidden:
         """Compute the last position of every sequence in one pass. Returns [B, D]."""
+        if self._graphs is not None and gaze is None:
+            return self._graphs.decode(sequences)
         attend = PagedAttention(self.pool, sequences, [1] * len(sequences), gaze)
         return self._slow(np.stack([sequence.columns[:, -1:] for sequence in sequences]), attend, gaze)
 
@@ -127,9 +139,19 @@ class Runner:
 
         hidden: parts whose rows, one after the other, belong to `rows`.
         """
+        if self._graphs is not None and self._sampler.usual:
+            host = self._graphs.draw(hidden, rows)
+        else:
+            parts = Hidden(torch.cat([part.head for part in hidden]), torch.cat([part.fast for part in hidden]))
+            # The one copy to the host before the codec: which rows ended or broke decides who has a frame.
+            host = self._frame(parts, torch.tensor(rows, device=self._model.device)).cpu().numpy()
+        if self._ends is not None:
+            return [self._drawn_until(row, out) for row, out in zip(rows, host, strict=True)]
+        return [self._drawn(row) for row in host]
+
+    def _frame(self, parts: Hidden, index: Tensor) -> Tensor:
+        """Draw one frame. parts: [B, D]. index: int64 [B]. Returns int64 [B, K + 2]: whether it is sound, its token, its codes."""
         model = self._model
-        parts = Hidden(torch.cat([part.head for part in hidden]), torch.cat([part.fast for part in hidden]))
-        index = torch.tensor(rows, device=model.device)
         draws = self._sampler.frame(index)
         logits = model.head(parts.head)
         # Of all logits of the frame: finite only if each of them is. In float32, which a sum of half-precision ones does not exceed.
@@ -142,12 +164,8 @@ class Runner:
         column = draws.semantic(logits)
         codes = model.fast_frame(parts.fast, model.code_of(column), draw, self._frame_kv)
         draws.commit(column)
-        # The one copy to the host before the codec: which rows ended or broke decides who has a frame.
         sound = mass.isfinite()[:, None].long()
-        host = torch.cat((sound, model.token_of(column)[:, None], codes), 1).cpu().numpy()
-        if self._ends is not None:
-            return [self._drawn_until(row, out) for row, out in zip(rows, host, strict=True)]
-        return [self._drawn(row) for row in host]
+        return torch.cat((sound, model.token_of(column)[:, None], codes), 1)
 
     def _drawn_until(self, row: int, out: npt.NDArray[np.int64]) -> Drawn:
         """As `_drawn`, with the end where it is forced and nowhere else."""

@@ -219,6 +219,11 @@ class Sampler:
             noise = CounterNoise(key, frame, self.draws)
         return FrameDraws(self, rows, noise)
 
+    @property
+    def usual(self) -> bool:
+        """Few candidates and no penalty: what graphs are captured for."""
+        return self.width == WIDTHS[0] and not self.penalising
+
     def _settle(self) -> None:
         self.width = width_for(max((row.top_k for row in self._params.values()), default=1))
         self.penalising = any(row.repetition_penalty != 1.0 for row in self._params.values())

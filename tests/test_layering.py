@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "protocol/client/": "protocol pydantic pydantic_core anyio websockets",
     "engine/": "engine numpy torch safetensors tokenizers huggingface_hub httpx2 soundfile soxr",
     "engine/api.py": "numpy",
+    "engine/paged_triton.py": "torch triton",  # which comes with torch where there is a GPU, and is imported only there
     "engine/evaluate/external.py": "engine numpy torch safetensors transformers",
     "engine/evaluate/samples.py": "engine numpy torch soundfile matplotlib",
     "engine/train/": "engine numpy torch safetensors tokenizers soundfile soxr matplotlib tqdm wordfreq num2words",
@@ -56,6 +57,7 @@ CLOCKS = (
 )
 # The shells; everything else is handed `now`.
 CLOCK_READERS = (
+    "engine/bench.py",
     "engine/core.py",
     "engine/process.py",
     "engine/transfer.py",

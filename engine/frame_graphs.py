@@ -1,0 +1,221 @@
+"""A frame in three pieces of fixed shape: slow step, draws with the fast loop, codec. On a GPU each is a CUDA graph; elsewhere a call.
+
+Knows buckets of rows, the buffers that a graph reads and writes, and how a step's few numbers get there in two copies. The arithmetic is
+the plain path's (`engine.model`, `engine.sampling`, `engine.streaming`); only the attention over pages is another, and tests hold both to
+the same frames. Does not know streams. A launch from Python takes some 5 us and a frame of S2 Pro has thousands (SPEED.md, "GPU plan").
+
+A step of n rows runs in the smallest bucket that holds it. Rows too many compute on a page, a row of the sampler and a row of the codec
+that are nobody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from engine.api import Samples
+from engine.attention import grouped_attention
+from engine.kv import PAGE, CachedSequence, PagePool
+from engine.model import DualAR, Hidden
+from engine.streaming import StreamingCodec
+
+T = TypeVar("T")
+Memory = Any  # of torch: a pool handle, or None where there are no graphs
+Frame = Callable[[Hidden, Tensor], Tensor]  # (hidden [B, D], rows int64 [B]) -> int64 [B, K + 2], see Runner
+
+_WARM_UPS = 3  # before a capture: libraries make their handles, and compilers compile
+_PROGRAMS = 4 * 132  # of the attention, about: four for each multiprocessor of a Hopper GPU
+_MOST_SPLITS = 32
+
+
+def buckets(rows: int) -> list[int]:
+    """Powers of two up to `rows`, and `rows`: a step computes for less than twice its rows."""
+    return [size for size in (1 << i for i in range(rows.bit_length())) if size < rows] + [rows]
+
+
+class Captured(Generic[T]):
+    """A function that reads and writes the same tensors in every call."""
+
+    def __init__(self, function: Callable[[], T], device: torch.device, memory: Memory) -> None:
+        """memory: shared by graphs of which only the last one's results are wanted."""
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if device.type == "cuda":
+            side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UPS):
+                    function()
+            torch.cuda.current_stream(device).wait_stream(side)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, pool=memory):
+                self._out = function()
+
+    def __call__(self) -> T:
+        """What the function gives; valid until the next call of anything with the same memory."""
+        if self._graph is None:
+            return self._function()
+        self._graph.replay()
+        return self._out
+
+
+def _memory(device: torch.device) -> Memory:
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
+class SlowGraph:
+    """The slow stack's step for up to `rows` sequences."""
+
+    def __init__(self, model: DualAR, pool: PagePool, rows: int, most_pages: int, memory: Memory) -> None:
+        """most_pages: of one sequence."""
+        self._model, self._pool, self.rows = model, pool, rows
+        self._width = model.config.num_codebooks + 1
+        device, pinned = model.device, model.device.type == "cuda"
+        # Of each row its column, position and slot.
+        self._numbers = torch.zeros(rows, self._width + 2, dtype=torch.int64, device=device)
+        self._host = torch.zeros(rows, self._width + 2, dtype=torch.int64, pin_memory=pinned)
+        # First how many entries a row has, then the rows' pages, one row after the other.
+        self._table = torch.zeros(1 + rows * most_pages, dtype=torch.int32, device=device)
+        self._host_table = torch.zeros(1 + rows * most_pages, dtype=torch.int32, pin_memory=pinned)
+        self._stride = 1
+        self._fill([])
+        self._step = Captured(self._compute, device, memory)
+
+    def run(self, sequences: Sequence[CachedSequence]) -> Hidden:
+        """As `Runner.decode`, with no gaze. Valid until the next call."""
+        self._fill(sequences)
+        hidden = self._step()
+        return Hidden(hidden.head[: len(sequences)], hidden.fast[: len(sequences)])
+
+    def _fill(self, sequences: Sequence[CachedSequence]) -> None:
+        spare, pages = self._pool.spare, max((len(row.pages) for row in sequences), default=1)
+        numbers = self._host.numpy()
+        numbers[len(sequences) :] = 0
+        numbers[len(sequences) :, -1] = spare * PAGE
+        table = self._host_table.numpy()[1 : 1 + self.rows * pages].reshape(self.rows, pages)
+        table[len(sequences) :] = spare
+        for b, row in enumerate(sequences):
+            position = row.length - 1
+            numbers[b, : self._width] = row.columns[:, -1]
+            numbers[b, -2:] = position, row.pages[position // PAGE] * PAGE + position % PAGE
+            table[b, : len(row.pages)] = row.pages
+        self._host_table[0] = self._stride = pages
+        self._numbers.copy_(self._host, non_blocking=True)
+        used = 1 + self.rows * pages
+        self._table[:used].copy_(self._host_table[:used], non_blocking=True)
+
+    @torch.inference_mode()
+    def _compute(self) -> Hidden:
+        columns, positions = self._numbers[:, : self._width, None], self._numbers[:, self._width, None]
+        x = self._model.embed(columns)
+        return self._model.slow(x, positions, self._attend).at(-1)
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        into_keys, into_values = self._pool.slots[layer]
+        slots = self._numbers[:, -1]
+        into_keys.index_copy_(0, slots, k[:, 0])
+        into_values.index_copy_(0, slots, v[:, 0])
+        keys, values = self._pool.keys[layer], self._pool.values[layer]
+        lengths = (self._numbers[:, -2] + 1).int()
+        if q.device.type == "cuda":
+            from engine.paged_triton import attend
+
+            splits = max(1, min(_MOST_SPLITS, _PROGRAMS // (self.rows * k.shape[2])))
+            return attend(q[:, 0], keys, values, self._table[1:], self._table[:1], lengths, splits)[:, None]
+        table = self._table[1 : 1 + self.rows * self._stride].view(self.rows, -1).long()
+        mask = torch.arange(self._stride * PAGE) < lengths[:, None]
+        return grouped_attention(q, keys[table].flatten(1, 2), values[table].flatten(1, 2), mask[:, None, None])
+
+
+class DrawGraph:
+    """Draws and fast loop for up to `rows` rows."""
+
+    def __init__(self, frame: Frame, model: DualAR, rows: int, spare_row: int, memory: Memory) -> None:
+        """spare_row: of the sampler."""
+        self.rows = rows
+        self._spare = spare_row
+        width = model.config.slow.dim
+        head = torch.zeros(rows, width, device=model.device, dtype=model.dtype)
+        fast = head if model.config.norm_fastlayer_input else torch.zeros_like(head)
+        self._hidden = Hidden(head, fast)
+        self._index = torch.full((rows,), spare_row, device=model.device)
+        self._step = Captured(lambda: frame(self._hidden, self._index), model.device, memory)
+
+    def run(self, parts: Sequence[Hidden], rows: Sequence[int]) -> npt.NDArray[np.int64]:
+        """[B, K + 2] on the host, as `Frame` says. Waits for the device."""
+        at = 0
+        for part in parts:
+            end = at + len(part.head)
+            self._hidden.head[at:end] = part.head
+            if self._hidden.fast is not self._hidden.head:
+                self._hidden.fast[at:end] = part.fast
+            at = end
+        padded = [*rows, *[self._spare] * (self.rows - len(rows))]
+        self._index.copy_(torch.tensor(padded), non_blocking=True)
+        out: npt.NDArray[np.int64] = self._step().cpu().numpy()[: len(rows)]
+        return out
+
+
+class GraphedDecoder:
+    """A `FrameDecoder` that runs a graph for each number of rows."""
+
+    beside = False
+
+    def __init__(self, codec: StreamingCodec, sizes: Sequence[int], spare_row: int, device: torch.device) -> None:
+        """spare_row: of the codec."""
+        self._codec, self._spare = codec, spare_row
+        memory = _memory(device)
+        self._index = {size: torch.full((size,), spare_row, device=device) for size in sizes}
+        self._codes = {size: torch.zeros(size, codec.codebooks, 1, dtype=torch.int64, device=device) for size in sizes}
+        self._steps = {size: Captured(self._of(size), device, memory) for size in sizes}
+        self._wave, self._wanted = torch.zeros(0), 0
+
+    def _of(self, size: int) -> Callable[[], Tensor]:
+        return lambda: self._codec.step(self._codes[size], self._index[size])
+
+    @torch.inference_mode()
+    def start(self, codes: npt.NDArray[np.int16], rows: Sequence[int]) -> None:
+        """See FrameDecoder."""
+        size = next(size for size in self._steps if size >= len(rows))
+        padded = np.zeros((size, codes.shape[1], 1), np.int64)
+        padded[: len(rows), :, 0] = codes
+        self._codes[size].copy_(torch.from_numpy(padded))
+        self._index[size].copy_(torch.tensor([*rows, *[self._spare] * (size - len(rows))]))
+        self._wave, self._wanted = self._steps[size](), len(rows)
+
+    def finish(self) -> Samples:
+        """See FrameDecoder."""
+        samples: Samples = self._wave[: self._wanted].cpu().numpy()
+        return samples
+
+    def reset(self, row: int) -> None:
+        """See FrameDecoder."""
+        self._codec.reset(row)
+
+    def close(self) -> None:
+        """See FrameDecoder."""
+
+
+class FrameGraphs:
+    """All graphs of a runner."""
+
+    def __init__(self, model: DualAR, pool: PagePool, frame: Frame, rows: int, spare_row: int) -> None:
+        """rows: most of a step. Captures everything now, which takes seconds."""
+        most_pages = min(pool.pages, -(-model.config.max_positions // PAGE))
+        sizes, slow, draw = buckets(rows), _memory(model.device), _memory(model.device)
+        # The largest first: smaller ones then find room in its memory.
+        self._slow = [SlowGraph(model, pool, size, most_pages, slow) for size in reversed(sizes)][::-1]
+        self._draw = [DrawGraph(frame, model, size, spare_row, draw) for size in reversed(sizes)][::-1]
+
+    def decode(self, sequences: Sequence[CachedSequence]) -> Hidden:
+        """As `Runner.decode`."""
+        return next(graph for graph in self._slow if graph.rows >= len(sequences)).run(sequences)
+
+    def draw(self, parts: Sequence[Hidden], rows: Sequence[int]) -> npt.NDArray[np.int64]:
+        """One frame of each row; parts: as `Runner.draw`."""
+        return next(graph for graph in self._draw if graph.rows >= len(rows)).run(parts, rows)
