@@ -101,3 +101,29 @@ def test_with_a_key_the_server_may_have_any_name() -> None:
 
 def test_all_origins_can_be_allowed() -> None:
     assert Gate([], ["*"]).trusts("https://anybody.example", "localhost:8300")
+
+
+def test_keys_of_other_vendors_clients_are_known_by_every_header() -> None:
+    gate = Gate(KEYS, [])
+    for headers in (
+        {"authorization": f"Bearer {KEYS[0]}"},
+        {"authorization": f"Token {KEYS[0]}"},
+        {"xi-api-key": KEYS[0]},
+        {"x-api-key": f" {KEYS[0]} "},
+        {"x-api-key": KEYS[0], "authorization": f"Bearer {KEYS[0]}"},
+    ):
+        assert gate.of_headers(headers) == (Credential.RIGHT, "key-0")
+
+
+def test_every_key_that_is_shown_must_be_right_and_the_same() -> None:
+    gate = Gate(KEYS, [])
+    assert gate.of_headers({}) == (Credential.NONE, None)
+    for headers in (
+        {"x-api-key": "wrong"},
+        {"x-api-key": ""},
+        {"x-api-key": KEYS[0], "authorization": "Bearer wrong"},
+        {"x-api-key": KEYS[0], "xi-api-key": KEYS[1]},
+        {"authorization": KEYS[0]},
+    ):
+        assert gate.of_headers(headers) == (Credential.WRONG, None)
+    assert Gate([], []).of_headers({"x-api-key": "anything"})[0] is Credential.RIGHT

@@ -75,3 +75,17 @@ def test_an_open_server_does_not_listen_beyond_this_machine_by_accident(host: st
         check_binding(Settings(host=host))
     check_binding(Settings(host=host, insecure=True))
     check_binding(read_settings({"PARLEY_API_KEY": KEY}, {"host": host}))
+
+
+def test_names_of_other_vendors_voices_come_from_the_environment() -> None:
+    settings = read_settings({"PARLEY_VOICE_ALIASES": '{"alloy": "anna"}'}, {})
+    assert settings.voice_aliases == {"alloy": "anna"} and read_settings({}, {}).voice_aliases == {}
+    with pytest.raises(SettingsError, match="PARLEY_VOICE_ALIASES is not JSON"):
+        read_settings({"PARLEY_VOICE_ALIASES": "alloy=anna"}, {})
+
+
+def test_recordings_elsewhere_are_used_only_where_somebody_said_so() -> None:
+    settings = read_settings({}, {})
+    assert settings.reference_paths is None and not settings.reference_urls
+    allowed = read_settings({"PARLEY_REFERENCE_PATHS": "/srv/voices", "PARLEY_REFERENCE_URLS": "true"}, {})
+    assert str(allowed.reference_paths) == "/srv/voices" and allowed.reference_urls

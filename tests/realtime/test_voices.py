@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.api import Reference
+from engine.api import Reference, Voice
 from realtime.voice_folder import NewSource
-from realtime.voices import VoiceNotEncoded, VoiceNotFound, VoiceStore, VoiceUnusable
+from realtime.voices import KEPT_HELD, VoiceNotEncoded, VoiceNotFound, VoiceStore, VoiceUnusable
 
 
 def reference(text: str = "Hello.", value: int = 3, frames: int = 4) -> Reference:
@@ -132,3 +132,29 @@ def test_a_voice_that_was_removed_is_gone_for_a_server_that_runs(tmp_path: Path)
 
 def test_the_default_voice_lacks_nothing(tmp_path: Path) -> None:
     assert VoiceStore(tmp_path, 8).missing("default") == ()
+
+
+def test_a_voice_that_came_with_a_request_can_be_asked_for_and_is_in_no_list() -> None:
+    store = VoiceStore(None, 8)
+    name = store.hold(Voice("inline-1", (reference(),)))
+    assert store.get(name).references[0].text == "Hello." and store.missing(name) == ()
+    assert store.names() == ["default"] and store.meant(name, {}) == name
+
+
+def test_of_voices_that_came_with_requests_the_longest_unused_go() -> None:
+    store = VoiceStore(None, 8)
+    store.hold(Voice("used"))
+    for number in range(KEPT_HELD):
+        store.get("used")
+        store.hold(Voice(f"inline-{number}"))
+    assert store.get("used").id == "used"
+    with pytest.raises(VoiceNotFound):
+        store.get("inline-0")
+
+
+def test_a_name_of_another_vendor_means_a_voice_an_alias_or_the_default(tmp_path: Path) -> None:
+    store = VoiceStore(tmp_path, 8)
+    store.add("anna", [reference()], [b"a"])
+    aliases = {"alloy": "anna", "anna": "elsewhere", "echo": "nobody"}
+    names = ("anna", "alloy", "echo", "933563129e564b19a115bedd57b7406a", "../anna", "", "default", None)
+    assert [store.meant(name, aliases) for name in names] == ["anna", "anna", None, None, None, None, None, None]
