@@ -169,6 +169,7 @@ class Attachment:
         self._socket = cast(LiveSocket, ws.scope["extensions"][EXTENSION])
         self._to_write = asyncio.Event()  # there is something to write
         self._scope = anyio.CancelScope()  # left when the session is not ours any more
+        self._left = False
         self._why_left: ProtocolError | None = None
         self._slow = False  # the peer took no data for too long
 
@@ -207,7 +208,7 @@ class Attachment:
 
     def leave(self, error: ProtocolError | None) -> None:
         """See `Attached`."""
-        self._why_left = error
+        self._left, self._why_left = True, error
         self._scope.cancel()
 
     async def _farewell(self) -> None:
@@ -221,7 +222,7 @@ class Attachment:
     async def _receive(self) -> None:
         while True:
             message = await self._ws.receive()
-            if message["type"] == "websocket.disconnect":
+            if message["type"] == "websocket.disconnect" or self._left:
                 return
             try:
                 command = _read(self._connection, message.get("text"), message.get("bytes"), self._service.clock())
@@ -258,6 +259,10 @@ class Attachment:
             while True:
                 self._to_write.clear()
                 if not await self._drains():
+                    return
+                if (
+                    self._left
+                ):  # the scope ends a writer that waits, not one that was just woken: what it took would be lost
                     return
                 written, last = await self._write_some(outbox)
                 if last is not None:
