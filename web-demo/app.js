@@ -9,7 +9,7 @@ import { EXAMPLES, ModelFailed, answer, atPace } from "./llm.js";
 import { Parley } from "./parley.js";
 import { connectionWords, loadedModel, secret, untilReady } from "./server.js";
 import { Levels, drawTimeline } from "./timeline.js";
-import { Said, youSaid } from "./transcript.js";
+import { Said, show, youSaid } from "./transcript.js";
 import { VoicePanel } from "./voice-panel.js";
 import { spokenText } from "./voices.js";
 
@@ -126,12 +126,12 @@ class Page {
       this.entries.push(entry);
       if (!this.turn || this.turn.over) this.measure(turn);
       this.prune();
+      show($("talk"), said.element);
     }
     if (turn.over) this.settle(turn, said);
     else said.grow();
     this.dirty = true;
     this.buttons();
-    said.element.scrollIntoView({ block: "nearest" });
   }
 
   /** Let go of what was said long ago. */
@@ -155,7 +155,10 @@ class Page {
   onEnded(turn) {
     this.tape.close(turn.id, turn.heardMs);
     const said = this.said.get(turn.id);
-    if (said) this.settle(turn, said);
+    if (said) {
+      this.settle(turn, said);
+      show($("talk"), said.meta);
+    }
     const heard = spokenText(turn.heard?.text ?? "");
     const rest = spokenText(turn.heard?.remaining ?? "");
     this.announce(rest ? `Parley, cut off after: ${heard || "nothing"}. Not heard: ${rest}` : `Parley: ${heard}`);
@@ -224,7 +227,8 @@ class Page {
   frame() {
     const heard = this.parley.player.heard();
     const sounding = heard.turn === null ? null : this.parley.turns.byNumber.get(heard.turn);
-    if (sounding && !sounding.over) this.said.get(sounding.id)?.light(sounding.charsAt(heard.ms));
+    const word = sounding && !sounding.over ? this.said.get(sounding.id)?.light(sounding.charsAt(heard.ms)) : null;
+    if (word) show($("talk"), word);
     if (this.dirty && performance.now() - this.drawn >= DRAW_MS) {
       this.dirty = false;
       this.drawn = performance.now();
@@ -357,8 +361,10 @@ class Page {
       return;
     }
     this.entries.push({ who: "you", text, at: Date.now() });
-    $("talk").append(youSaid(text));
+    const mine = youSaid(text);
+    $("talk").append(mine);
     $("empty").hidden = true;
+    show($("talk"), mine);
     this.parley.live.send("context.append", { text: text.slice(0, 4096) });
     const turn = this.parley.say(null);
     void this.follow(turn, answer(endpoint, this.messages(), this.writing.signal));

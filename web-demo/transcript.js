@@ -4,6 +4,8 @@
 
 const TOKEN = /\[[^\][<>|\n]{1,80}\]|<\|speaker:\d{1,4}\|>|\s+|[^\s[<]+|[[<]/gu;
 
+const BELOW_PX = 12;
+
 /**
  * @typedef {object} Piece
  * @property {string} text
@@ -76,18 +78,21 @@ export class Said {
   /**
    * So many code points have begun to sound.
    * @param {number} chars
+   * @returns {HTMLElement | null} the word that sounds now, where it is another one than before
    */
   light(chars) {
     this.chars = chars;
     const before = this.lit;
     while (this.lit < this.spans.length && this.spans[this.lit].start < chars) this.lit += 1;
-    if (this.lit === before && chars) return;
+    if (this.lit === before) return null;
     for (const { node } of this.spans.slice(Math.max(0, before - 2), this.lit)) {
       node.classList.add("heard");
       node.classList.remove("now");
     }
     const last = this.spans.slice(0, this.lit).findLast(({ node }) => /[\p{L}\p{N}]/u.test(node.textContent ?? ""));
-    if (last && !this.turn.over) last.node.classList.add("now");
+    if (!last || this.turn.over) return null;
+    last.node.classList.add("now");
+    return last.node;
   }
 
   /** It is over: what was heard stands, the rest is struck through. */
@@ -107,6 +112,17 @@ export class Said {
     rest[0].before(cut);
     cut.append(hint, ...rest);
   }
+}
+
+/**
+ * Scroll a list, and nothing around it, so that something in it is seen.
+ * @param {HTMLElement} list
+ * @param {HTMLElement} inside
+ */
+export function show(list, inside) {
+  const [box, wanted] = [list.getBoundingClientRect(), inside.getBoundingClientRect()];
+  if (wanted.bottom > box.bottom - BELOW_PX) list.scrollTop += wanted.bottom - box.bottom + BELOW_PX;
+  else if (wanted.top < box.top) list.scrollTop += wanted.top - box.top;
 }
 
 /** What somebody typed or said. @param {string} text */
