@@ -76,7 +76,7 @@ class Runner:
         self._ends = ends
         self._left: dict[int, int] = {}  # frames until a row's segment is ended, where ends are forced
         self._heads = HeadGroups(heads, slow, model.device) if heads else None
-        self._sampler = Sampler(rows + 1, config.num_codebooks, model.device)
+        self.sampler = Sampler(rows + 1, config.num_codebooks, model.device)
         self._frame_kv = FrameKV(fast, rows, config.num_codebooks, model.device, model.dtype)
         # For jobs, which never take a row from speech: one row more than streams, or one here if speech is decoded elsewhere.
         self.spare_row = rows if decoder is None else 0
@@ -92,21 +92,21 @@ class Runner:
 
     def open_row(self, row: int, params: SamplingParams, turn: int) -> None:
         """Start a turn in a row: fresh codec state, noise that follows from seed and turn alone."""
-        self._sampler.open(row, params, turn)
+        self.sampler.open(row, params, turn)
         self.decoder.reset(row)
 
     def begin_segment(self, row: int, text: str) -> None:
         """Nothing drawn before counts as repeated. The noise goes on, so a second attempt at a segment draws anew."""
-        self._sampler.begin(row)
+        self.sampler.begin(row)
         if self._ends is not None:
             self._left[row] = self._ends.frames(text)
 
     def take_back(self, row: int) -> None:
         """The row's last draw was in vain: the next one has its noise. Only between segments: what counts as repeated stays as it is."""
-        self._sampler.take_back(row)
+        self.sampler.take_back(row)
 
     def close_row(self, row: int) -> None:
-        self._sampler.close(row)
+        self.sampler.close(row)
 
     def gaze(self, texts: Sequence[TextSpan]) -> Gaze | None:
         """To see with, in one pass over as many rows, what each looks at in its text. None: nobody has chosen heads of this model."""
@@ -139,7 +139,7 @@ class Runner:
 
         hidden: parts whose rows, one after the other, belong to `rows`.
         """
-        if self._graphs is not None and self._sampler.usual:
+        if self._graphs is not None and self.sampler.usual:
             host = self._graphs.draw(hidden, rows)
         else:
             parts = Hidden(torch.cat([part.head for part in hidden]), torch.cat([part.fast for part in hidden]))
@@ -152,7 +152,7 @@ class Runner:
     def _frame(self, parts: Hidden, index: Tensor) -> Tensor:
         """Draw one frame. parts: [B, D]. index: int64 [B]. Returns int64 [B, K + 2]: whether it is sound, its token, its codes."""
         model = self._model
-        draws = self._sampler.frame(index)
+        draws = self.sampler.frame(index)
         logits = model.head(parts.head)
         # Of all logits of the frame: finite only if each of them is. In float32, which a sum of half-precision ones does not exceed.
         mass = logits.sum(-1, dtype=torch.float32)

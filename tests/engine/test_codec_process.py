@@ -132,7 +132,7 @@ def test_a_first_frame_is_not_kept_back_for_the_second(beside: EngineCore) -> No
     heard = driver.open(Conversation("a"), "Hello.", frames=10)
     while not heard.frames:
         driver.step()
-    assert beside._runner._sampler._frame[0] == 1, "nothing was drawn meanwhile"
+    assert beside._runner.sampler._frame[0] == 1, "nothing was drawn meanwhile"
     driver.cancel(heard)
 
 
@@ -141,7 +141,7 @@ def test_a_frame_is_drawn_while_the_one_before_is_decoded(beside: EngineCore) ->
     heard = driver.open(Conversation("a"), "Hello.", frames=10)
     while len(heard.frames) < 4:
         driver.step()
-    assert beside._runner._sampler._frame[0] == 5
+    assert beside._runner.sampler._frame[0] == 5
     driver.run()
     assert len(heard.frames) == 10
     driver.cancel(heard)
