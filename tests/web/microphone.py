@@ -18,9 +18,9 @@ import soxr
 VOICES = Path(__file__).parents[1] / "fixtures" / "hearing"
 # Words that begin with a voice or a breath. One that begins with a hiss is speech to the detector only from its vowel on: `stop` takes it
 # 148 to 176 ms of itself to be noticed, these 56 to 132.
-WORDS = ("wait", "halt", "moment", "yes", "halt", "wait", "yes", "moment", "halt", "yes")
+WORDS = ("wait", "halt", "moment", "yes", "halt", "wait", "yes", "moment")
 RATE_HZ = 48_000
-FIRST_S, EVERY_S = 3.5, 2.4  # before the first the server learns how the room sounds
+FIRST_S, EVERY_S = 3.0, 2.2  # before the first the server learns how the room sounds
 LONGEST_S = 0.7  # of a word; what is longer is cut off
 SHORT_S = 0.14
 AUDIBLE = 0.02  # of full scale

@@ -1,7 +1,8 @@
 /**
- * A long conversation with the mini in the browser: counts underruns and looks whether memory stays flat.
+ * A long conversation in the browser: counts underruns and looks whether memory stays flat. On a machine that does nothing else: where
+ * the mini speaks slower than one listens (`rtf`), there are gaps whatever the page does; tones cost next to nothing.
  *
- *     PARLEY_PYTHON=.venv/bin/python node tests/web/soak.mjs [minutes]
+ *     PARLEY_PYTHON=.venv/bin/python node tests/web/soak.mjs [minutes] [mini|tones]
  *
  * Prints a line a minute and one line of JSON at the end; exits with 1 where samples were missing or memory grew.
  */
@@ -12,7 +13,7 @@ import { browsing, serving, sounds } from "./harness.mjs";
 const minutes = Number(process.argv[2] ?? 10);
 const GROWTH = 1.25; // of the heap, from the second minute on
 
-const server = await serving("mini");
+const server = await serving(process.argv[3] === "tones" ? "tones" : "mini");
 const { browser, open } = await browsing();
 const { page, faults, context } = await open(server.url);
 const tools = await context.newCDPSession(page);
@@ -30,7 +31,11 @@ await page.evaluate(() => {
   globalThis.stalls = [];
   globalThis.firsts = [];
   globalThis.over = 0;
-  globalThis.parley.addEventListener("ended", () => (globalThis.over += 1));
+  globalThis.rtfs = [];
+  globalThis.parley.addEventListener("ended", ({ detail }) => {
+    globalThis.over += 1;
+    if (detail.turn.done) globalThis.rtfs.push(detail.turn.done.metrics.rtf);
+  });
   globalThis.parley.addEventListener("stalled", ({ detail }) => globalThis.stalls.push(detail.turn.n));
   globalThis.parley.addEventListener("started", ({ detail }) => globalThis.firsts.push(Math.round(detail.turn.trace.firstSound - detail.turn.trace.began)));
 });
@@ -60,9 +65,10 @@ while (performance.now() - began < minutes * 60_000) {
   }
 }
 looks.push({ minute: minutes, ...(await memory()), underruns: await page.evaluate(() => globalThis.parley.player.clock.underruns) });
+const rtfs = (await page.evaluate(() => globalThis.rtfs)).sort((a, b) => a - b);
 const firsts = (await page.evaluate(() => globalThis.firsts)).sort((a, b) => a - b);
 const [early, late] = [looks[Math.min(2, looks.length - 1)], looks.at(-1)];
-const result = { minutes, turns, underruns: late.underruns, heap_mb: [early.heap_mb, late.heap_mb], nodes: [early.nodes, late.nodes], first_audio_p50_ms: firsts[firsts.length >> 1], first_audio_max_ms: firsts.at(-1), faults };
+const result = { minutes, turns, underruns: late.underruns, heap_mb: [early.heap_mb, late.heap_mb], nodes: [early.nodes, late.nodes], first_audio_p50_ms: firsts[firsts.length >> 1], first_audio_max_ms: firsts.at(-1), rtf_p50: rtfs[rtfs.length >> 1], rtf_max: rtfs.at(-1), faults };
 console.log(JSON.stringify(result));
 await browser.close();
 await server.stop();
