@@ -17,7 +17,7 @@
  *   turn       {turn}                  a turn changed: text, words, state, `heard`
  *   started    {turn}                  its first sample sounds
  *   ended      {turn}                  it is over: played, cut or failed
- *   stalled    {turn}                  samples were missing
+ *   stalled    {turn}                  samples were missing, see turn.trace.underruns and .waits
  *   paused, resumed {turn}             it is silent for now, or goes on
  *   speech     {speaking, ...}         somebody speaks into the microphone, or has stopped
  *   interrupted {turn, reason, silentMs}  silence, so many ms after it was wanted
@@ -423,7 +423,7 @@ export class Parley extends EventTarget {
     player.addEventListener("stalled", (/** @type {any} */ { detail }) => {
       const turn = this.turns.byNumber.get(detail.turn);
       if (!turn || turn.over) return;
-      turn.trace.underruns.push(performance.now());
+      (turn.hasText ? turn.trace.underruns : turn.trace.waits).push(performance.now());
       this.report(turn, player.heard().ms, "stalled");
       this.tell("stalled", { turn });
     });

@@ -75,6 +75,7 @@ class Drawing {
     for (const [at] of trace.arrivals) this.tick(at, 1, this.color.accent);
     this.heard(turn);
     this.lead(trace.leads);
+    trace.waits.forEach((at, i) => this.mark(at, this.color.you, i ? "" : "awaits text"));
     trace.underruns.forEach((at, i) => this.mark(at, this.color.cut, i ? "" : "underrun"));
     if (trace.firstSound) this.mark(trace.firstSound, this.color.accent, `${Math.round(trace.firstSound - this.began)} ms`);
     if (trace.cancelled) this.mark(trace.cancelled, this.color.cut, "stop");

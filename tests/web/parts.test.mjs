@@ -81,6 +81,19 @@ test("a turn knows how much of its text has begun to sound", () => {
   assert.deepEqual([turn.charsAt(0), turn.charsAt(399), turn.charsAt(400)], [5, 5, 12]);
 });
 
+test("a gap is nobody's fault while the sentence that comes next is still being written", () => {
+  const turn = new Turn("a");
+  turn.text = "Good evening. I speak, while";
+  turn.align([["Good", 0, 200, 0, 4, null], ["evening.", 200, 500, 5, 13, null]]);
+  assert.equal(turn.hasText, false);
+  turn.text += " it comes. And";
+  assert.equal(turn.hasText, true);
+  turn.align([["comes.", 500, 900, 32, 38, null]]);
+  assert.equal(turn.hasText, false);
+  turn.ended = true;
+  assert.equal(turn.hasText, true);
+});
+
 test("a turn survives being stored", () => {
   const turn = new Turn("a");
   Object.assign(turn, { n: 3, text: "Hello there.", heardMs: 250, state: "speaking" });

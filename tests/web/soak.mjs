@@ -28,7 +28,6 @@ async function memory() {
 
 await tools.send("Performance.enable");
 await page.evaluate(() => {
-  globalThis.stalls = [];
   globalThis.firsts = [];
   globalThis.over = 0;
   globalThis.rtfs = [];
@@ -36,7 +35,8 @@ await page.evaluate(() => {
     globalThis.over += 1;
     if (detail.turn.done) globalThis.rtfs.push(detail.turn.done.metrics.rtf);
   });
-  globalThis.parley.addEventListener("stalled", ({ detail }) => globalThis.stalls.push(detail.turn.n));
+  globalThis.underruns = globalThis.waits = 0;
+  globalThis.parley.addEventListener("stalled", ({ detail }) => (detail.turn.hasText ? (globalThis.underruns += 1) : (globalThis.waits += 1)));
   globalThis.parley.addEventListener("started", ({ detail }) => globalThis.firsts.push(Math.round(detail.turn.trace.firstSound - detail.turn.trace.began)));
 });
 const began = performance.now();
@@ -60,15 +60,15 @@ while (performance.now() - began < minutes * 60_000) {
   await page.waitForFunction((turns) => globalThis.over >= turns, turns, { timeout: 120_000 });
   const minute = Math.floor((performance.now() - began) / 60_000);
   if (minute >= looks.length) {
-    looks.push({ minute, ...(await memory()), underruns: await page.evaluate(() => globalThis.parley.player.clock.underruns) });
+    looks.push({ minute, ...(await memory()), ...(await page.evaluate(() => ({ underruns: globalThis.underruns, waits: globalThis.waits }))) });
     console.error(JSON.stringify({ ...looks.at(-1), turns }));
   }
 }
-looks.push({ minute: minutes, ...(await memory()), underruns: await page.evaluate(() => globalThis.parley.player.clock.underruns) });
+looks.push({ minute: minutes, ...(await memory()), ...(await page.evaluate(() => ({ underruns: globalThis.underruns, waits: globalThis.waits }))) });
 const rtfs = (await page.evaluate(() => globalThis.rtfs)).sort((a, b) => a - b);
 const firsts = (await page.evaluate(() => globalThis.firsts)).sort((a, b) => a - b);
 const [early, late] = [looks[Math.min(2, looks.length - 1)], looks.at(-1)];
-const result = { minutes, turns, underruns: late.underruns, heap_mb: [early.heap_mb, late.heap_mb], nodes: [early.nodes, late.nodes], first_audio_p50_ms: firsts[firsts.length >> 1], first_audio_max_ms: firsts.at(-1), rtf_p50: rtfs[rtfs.length >> 1], rtf_max: rtfs.at(-1), faults };
+const result = { minutes, turns, underruns: late.underruns, waits_for_text: late.waits, heap_mb: [early.heap_mb, late.heap_mb], nodes: [early.nodes, late.nodes], first_audio_p50_ms: firsts[firsts.length >> 1], first_audio_max_ms: firsts.at(-1), rtf_p50: rtfs[rtfs.length >> 1], rtf_max: rtfs.at(-1), faults };
 console.log(JSON.stringify(result));
 await browser.close();
 await server.stop();

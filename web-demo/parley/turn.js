@@ -16,7 +16,9 @@ export class Trace {
     /** @type {[number, number][]} */
     this.leads = []; // when, ms that were here and not played
     /** @type {number[]} */
-    this.underruns = [];
+    this.underruns = []; // sound was missing although there was text
+    /** @type {number[]} */
+    this.waits = []; // what had come of the text was said, and the rest was awaited
     /** @type {[number, number | null][]} */
     this.pauses = [];
     /** @type {number | null} */
@@ -82,6 +84,13 @@ export class Turn extends EventTarget {
     let chars = 0;
     for (const word of this.words.values()) if (word.startMs <= ms && word.end > chars) chars = word.end;
     return chars;
+  }
+
+  /** Whether more could have been spoken by now: all text is there, or a sentence beyond what has sounded. */
+  get hasText() {
+    let spoken = 0;
+    for (const { end } of this.words.values()) spoken = Math.max(spoken, end);
+    return this.ended || /[.!?\u2026]\s/u.test(Array.from(this.text).slice(spoken).join("").trimStart());
   }
 
   /** For a page that is loaded again. */
