@@ -25,7 +25,6 @@ import torch
 
 from engine.api import EngineLimits
 from engine.bench_parts import Serving, Setting, Steps, codec_in_tf32, copy_bandwidth, frame_bytes, prefills
-from engine.hub import resolve
 from engine.load import Loaded, core_of, load_model, warm_up
 from engine.random_weights import SHAPES, write_folder
 
@@ -95,8 +94,11 @@ def _parser() -> argparse.ArgumentParser:
 def _load(args: argparse.Namespace, scratch: Path) -> Loaded:
     name = args.random_weights or args.model
     if args.random_weights is not None:
-        write_folder(name, scratch, args.seed)
-    folder = scratch if args.random_weights is not None else resolve(name).folder
+        write_folder(name, folder := scratch, args.seed)
+    else:
+        from engine.hub import resolve  # only here: a machine without registries may lack what the hub needs
+
+        folder = resolve(name).folder
     return load_model(folder, name, args.device, args.dtype, None, fused=args.fused)
 
 

@@ -362,6 +362,11 @@ def _add_bench(commands: Commands) -> None:
     running.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
     own = bench.add_argument_group("a server of its own")
     add_model(own)
+    own.add_argument(
+        "--random-weights",
+        choices=RANDOM_SHAPES,
+        help="instead of a model: this shape with random weights, which speak noise for as long as speech would take",
+    )
     add_limits(own)
     # What was not given is left to `parley serve`; and beside --url none of it may be given.
     bench.set_defaults(**dict.fromkeys(OWN_SERVER))
@@ -418,6 +423,7 @@ DIALECTS: Final = (
     "openai-realtime",
     "twilio",
 )  # as `bench_speakers.SPEAKERS`, which a test compares
+RANDOM_SHAPES: Final = ("s2-pro", "tiny")  # as `engine.random_weights.SHAPES`, which a test compares
 REPORT_NAMES: Final = ("reactions", "hearing")  # as `bench_reports.REPORTS`: of this code, not of a server that runs
 # As `bench_conversation.PROBES`, which a test compares.
 PROBE_NAMES: Final = (

@@ -9,11 +9,12 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
@@ -272,6 +273,8 @@ def _bench(args: argparse.Namespace) -> int:
                 )
     given = {name: getattr(args, name) for name in OWN_SERVER if getattr(args, name) is not None}
     if args.url is not None:
+        if getattr(args, "random_weights", None) is not None:
+            given["random_weights"] = args.random_weights
         if given:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise CommandFailed(f"{options} would change nothing about the server at {args.url}", MISUSED)
@@ -281,8 +284,28 @@ def _bench(args: argparse.Namespace) -> int:
     if args.key is not None:
         raise CommandFailed("--key is for a server named with --url", MISUSED)
     streams = 1 if args.bench_command == "conversation" else args.streams
-    with server_of_its_own(_serve_command(given, streams), LISTENING, sys.stderr) as url:
+    with (
+        _random_weights(args) as random,
+        server_of_its_own(_serve_command(given | random, streams), LISTENING, sys.stderr) as url,
+    ):
         return run(url)
+
+
+@contextmanager
+def _random_weights(args: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """The model folder that `--random-weights` asks for, as one of the options of a server of its own; it goes with the block."""
+    shape = getattr(args, "random_weights", None)
+    if shape is None:
+        yield {}
+        return
+    if args.model is not None:
+        raise CommandFailed("--random-weights stands for a model; leave --model out", MISUSED)
+    from engine.random_weights import write_folder
+
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch, f"{shape}-random")
+        write_folder(shape, folder)
+        yield {"model": folder}
 
 
 def _serve_command(given: Mapping[str, object], streams: int) -> list[str]:
