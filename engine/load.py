@@ -147,9 +147,12 @@ def core_of(
     decoder: FrameDecoder | None = None,
     graphs: bool | None = None,
 ) -> EngineCore:
-    """A core with caches and rows of its own, not warm. decoder: instead of one inside it. graphs: see Runner; None: on a GPU."""
+    """A core with caches and rows of its own, not warm. decoder: instead of one inside it. graphs: see Runner; None: on a GPU, where
+    they can be had."""
     heads = loaded.heads.heads if loaded.heads is not None else ()
-    graphs = GRAPHS_ON_A_GPU and loaded.model.device.type == "cuda" if graphs is None else graphs
+    if graphs is None:
+        width = loaded.model.config.slow.head_dim  # of which the attention's kernel takes powers of two
+        graphs = GRAPHS_ON_A_GPU and loaded.model.device.type == "cuda" and width >= 16 and width.bit_count() == 1
     ends = ForcedEnds(loaded.random.seed, loaded.info.frame_s) if loaded.random is not None else None
     runner = Runner(loaded.model, loaded.codec, limits, decoder, heads, ends, graphs)
     # Noise is no speech, so nobody watches for it where nothing else can come.

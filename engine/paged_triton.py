@@ -21,7 +21,7 @@ def _parts_kernel(  # type: ignore[no-untyped-def]
     page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, splits: tl.constexpr,
     keys_at_once: tl.constexpr, queries: tl.constexpr,
 ):  # fmt: skip
-    """Softmax and sum over one part of one row's keys, for the heads that share a key head."""
+    """Softmax and sum over one part of one row's keys, for the heads that share a key head. Float32 stays float32."""
     row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group: tl.constexpr = heads // kv_heads
     length = tl.load(length_ptr + row)
@@ -43,11 +43,11 @@ def _parts_kernel(  # type: ignore[no-untyped-def]
         slot = tl.load(table + key // page, mask=seen, other=0).to(tl.int64) * page + key % page
         at = (slot[:, None] * kv_heads + kv_head) * dim + width[None, :]
         k = tl.load(k_ptr + at, mask=seen[:, None], other=0.0)
-        score = tl.where(seen[None, :], tl.dot(q, tl.trans(k)) * scale, -1e30)
+        score = tl.where(seen[None, :], tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1e30)
         higher = tl.maximum(top, tl.max(score, 1))
         fade, weight = tl.exp(top - higher), tl.where(seen[None, :], tl.exp(score - higher[:, None]), 0.0)
         v = tl.load(v_ptr + at, mask=seen[:, None], other=0.0)
-        out = out * fade[:, None] + tl.dot(weight.to(v.dtype), v)
+        out = out * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         total = total * fade + tl.sum(weight, 1)
         top = higher
     place = head * splits + split

@@ -103,7 +103,7 @@ def test_attention_over_pages_is_attention_over_the_keys_in_them() -> None:
 
     torch.manual_seed(0)
     rows, heads, kv_heads, dim, page, pages = 5, 32, 8, 128, 32, 200
-    for dtype, most in ((torch.bfloat16, 2e-2), (torch.float32, 5e-3)):  # TF32 in the second
+    for dtype, most in ((torch.bfloat16, 2e-2), (torch.float32, 1e-5)):
         keys, values = (torch.randn(pages, page, kv_heads, dim, device="cuda", dtype=dtype) for _ in range(2))
         keys[-1] = values[-1] = torch.nan  # nobody's page
         lengths = [1, 32, 33, 500, 1000]
@@ -123,12 +123,13 @@ def test_attention_over_pages_is_attention_over_the_keys_in_them() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=str)
-def test_captured_steps_give_the_same_frames(s2pro: Path, params: SamplingParams) -> None:
-    loaded = load_model(s2pro, "tiny", "cuda", "float32", None, fused=False)
-    torch.set_float32_matmul_precision("highest")
+def test_captured_steps_give_the_same_frames(tiny: Path, params: SamplingParams) -> None:
+    loaded = replace(
+        load_model(tiny, "tiny", "cuda", "float32", None, fused=False), random=None
+    )  # ends come by themselves
     for plain, captured in zip(spoken(loaded, False, params), spoken(loaded, True, params), strict=True):
-        same = [(one.codes == other.codes).all() for one, other in zip(plain.frames, captured.frames, strict=False)]
-        assert same[:4] and all(same[:4])  # the matrix units' rounding in attention may flip a later draw
+        assert len(plain.frames) == len(captured.frames) > 0
+        assert all((one.codes == other.codes).all() for one, other in zip(plain.frames, captured.frames, strict=True))
 
 
 @pytest.mark.gpu
