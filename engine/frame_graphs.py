@@ -172,7 +172,8 @@ class GraphedDecoder:
         memory = _memory(device)
         self._index = {size: torch.full((size,), spare_row, device=device) for size in sizes}
         self._codes = {size: torch.zeros(size, codec.codebooks, 1, dtype=torch.int64, device=device) for size in sizes}
-        self._steps = {size: Captured(self._of(size), device, memory) for size in sizes}
+        steps = {size: Captured(self._of(size), device, memory) for size in reversed(sizes)}  # as in FrameGraphs
+        self._steps = {size: steps[size] for size in sizes}
         self._wave, self._wanted = torch.zeros(0), 0
 
     def _of(self, size: int) -> Callable[[], Tensor]:

@@ -1,4 +1,4 @@
-"""The blocks of a stack again, for the steps of a GPU: two functions around the attention, for a compiler to fuse.
+"""The blocks of a stack again, for serving on a GPU: two functions around the attention, for a compiler to fuse.
 
 Knows one block's arithmetic on rows and that all blocks of a stack share one compiled piece of code, because their weights are arguments.
 Does not know graphs (`engine.frame_graphs`). `engine.model` holds the plain blocks, and tests hold the two to each other. Compiled kernels
@@ -29,7 +29,7 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class FusedSteps:
-    """What a step runs instead of the blocks. Shares their weights."""
+    """What serving runs instead of the blocks, steps and prefill. Shares their weights."""
 
     def __init__(self, blocks: list[Block], rope: Tensor, fuse: Compile = compiled) -> None:
         """blocks: prepared for serving, unpacked. rope: the stack's table."""

@@ -288,7 +288,7 @@ class DualAR(nn.Module):
 
     def slow(self, x: Tensor, positions: Tensor, attend: Attend) -> Hidden:
         """Run the slow stack. x: [B, T, D]. positions: int64 [B, T], absolute within the conversation's prompt."""
-        if self.slow_steps is not None and x.shape[1] == 1:
+        if self.slow_steps is not None and (x.shape[1] == 1 or isinstance(self.slow_steps, FusedSteps)):
             x = self.slow_steps.run(x, self.slow_steps.turns[positions], attend)
         else:
             rope = rope_rows(self.rope[positions])

@@ -84,6 +84,9 @@ def test_fused_blocks_compute_what_the_blocks_compute(tiny: Path, fuse) -> None:
         x = torch.randn(rows, 1, plain.config.slow.dim)
         positions = torch.arange(rows)[:, None]
         assert torch.allclose(plain.slow(x, positions, causal).head, fused.slow(x, positions, causal).head, atol=1e-5)
+        x, positions = torch.randn(2, rows + 3, plain.config.slow.dim), torch.arange(rows + 3).expand(2, -1)
+        assert torch.allclose(plain.slow(x, positions, causal).head, fused.slow(x, positions, causal).head, atol=1e-5)
+        x = torch.randn(rows, 1, plain.config.slow.dim)
         frames = []
         for model in (plain, fused):
             kv = _frame_kv(model, rows)
