@@ -380,7 +380,7 @@ class EngineCore:
 
     def _take_frame(self, item: _Decoding, samples: Samples, now: float) -> None:
         stream, segment = item.stream, item.stream.current
-        fault = segment.guard.frame(samples) if self._guarded else None
+        fault = segment.guard.frame(samples, item.text_at) if self._guarded else None
         if fault is Fault.NAN:
             self._decoder.reset(stream.row)  # it is the codec's: what the frame was drawn from was finite
         if fault is not None:

@@ -20,6 +20,7 @@ from engine.api import Samples
 # A tag or a speaker token is not spoken; one that names a pause makes silence legitimate.
 _MARKUP = re.compile(r"<\|speaker:\d+\|>|\[[^\[\]\n]{1,80}\]")
 _PAUSE = re.compile(r"\[[^\]]*(paus|silen|break|wait|breath|sigh|inhal|exhal)[^\]]*\]", re.IGNORECASE)
+_TAG = re.compile(r"\[[^\[\]\n]{1,80}\]")
 _HESITATION = re.compile(r"\.\.\.|…|\n\s*\n")
 _WORD = re.compile(r"[^\W\d_]+")
 _VOWEL = re.compile(r"[aeiouyà-öø-ÿ]", re.IGNORECASE)
@@ -31,6 +32,8 @@ SLOWEST_S_PER_LETTER = 0.22
 FASTEST_S_PER_LETTER = 0.012  # four times faster than an auctioneer: an end before that is not a reading of the text
 SLACK_S = 3.0  # of any segment, and again for each of its tags: laughs, sighs and pauses are bounded, but free
 DEAD_AIR_S = 1.5  # longer than any rhetorical pause that was not asked for
+STUCK_S = 2.0  # at one place of the text, where the model tells it; the mini, slow, whispering or in German, stays 0.65 at most
+LINGER_S = 0.6  # of that, what may have been the rest of the word
 HESITATION_S = 3.0  # the same where dots or an empty line suggest a pause
 
 # What a character takes to read, in Latin letters: at least, at most.
@@ -49,7 +52,7 @@ class Fault(Enum):
 
     EMPTY = "empty"  # the end token came first
     SHORT = "short"  # the end token came before the text can have been read
-    RUNAWAY = "runaway"  # longer than the slowest reading of the text
+    RUNAWAY = "runaway"  # longer than the slowest reading of the text, or of the place that it is at
     NAN = "nan"
     SILENCE = "silence"
 
@@ -98,8 +101,11 @@ class SegmentGuard:
     most_frames: int  # more are not either
     wanted: bool  # there are words in the text; without ("[laugh]") silence, or nothing at all, is no failure
     patience_s: float  # silence that may pass for a pause; infinite where one was asked for
+    stuck_s: float  # without getting on in the text; the same
     frames: int = 0  # seen so far
     _sounded: int = 0  # of these, up to the last one that was not silent
+    _place: int = -1  # in the text, code point
+    _placed: int = 0  # frames when it came there
 
     @classmethod
     def of(cls, text: str, frame_s: float) -> SegmentGuard:
@@ -110,7 +116,8 @@ class SegmentGuard:
             patience_s = math.inf
         elif _HESITATION.search(text):
             patience_s = HESITATION_S
-        return cls(frame_s, int(fastest / frame_s), int(slowest / frame_s), fastest > 0, patience_s)
+        stuck_s = math.inf if math.isinf(patience_s) else STUCK_S + SLACK_S * len(_TAG.findall(text))
+        return cls(frame_s, int(fastest / frame_s), int(slowest / frame_s), fastest > 0, patience_s, stuck_s)
 
     @property
     def sane_frames(self) -> int:
@@ -118,11 +125,17 @@ class SegmentGuard:
         asked_for = math.isinf(self.patience_s) and (self._sounded > 0 or not self.wanted)
         return self.frames if asked_for else self._sounded
 
-    def frame(self, samples: Samples) -> Fault | None:
-        """Take one generated frame. A fault means: the segment ends before this frame; `sane_frames` says where."""
+    def frame(self, samples: Samples, text_at: int | None = None) -> Fault | None:
+        """Take one generated frame. A fault means: the segment ends before this frame; `sane_frames` says where.
+
+        text_at: the code point that it speaks, where the model tells; it never falls.
+        """
         if not np.isfinite(samples).all():
             return Fault.NAN
         if self.frames >= self.most_frames:
+            return Fault.RUNAWAY
+        if text_at is not None and self._is_stuck(text_at):
+            self._sounded = min(self._sounded, self._placed + round(LINGER_S / self.frame_s))
             return Fault.RUNAWAY
         self.frames += 1
         if float(np.abs(samples).max()) > SILENT_PEAK:
@@ -130,6 +143,11 @@ class SegmentGuard:
         elif (self.frames - self._sounded) * self.frame_s > self.patience_s:
             return Fault.SILENCE
         return None
+
+    def _is_stuck(self, text_at: int) -> bool:
+        if text_at > self._place:
+            self._place, self._placed = text_at, self.frames
+        return (self.frames - self._placed) * self.frame_s > self.stuck_s
 
     def end(self) -> Fault | None:
         """The model ended the segment. Trailing silence below the bound is part of it."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.guard import DEAD_AIR_S, Fault, SegmentGuard, reading_s
+from engine.guard import DEAD_AIR_S, LINGER_S, STUCK_S, Fault, SegmentGuard, reading_s
 
 FRAME_S = 0.0464
 LOUD = np.full(1024, 0.3, np.float32)
@@ -182,3 +182,31 @@ def test_more_text_never_takes_less_time(first: str, second: str) -> None:
     assert 0 <= fastest < slowest
     if "[" not in first + second:  # a tag may reach across the seam
         assert fastest >= max(reading_s(first)[0], reading_s(second)[0]) - 1e-9
+
+
+def walk(watch: SegmentGuard, places: list[int]) -> Fault | None:
+    """One frame of speech for each place in the text."""
+    for place in places:
+        fault = watch.frame(LOUD, place)
+        if fault is not None:
+            return fault
+    return None
+
+
+def test_speech_that_stays_at_one_word_for_seconds_is_cut_behind_it() -> None:
+    watch = guard(SENTENCE)
+    there = 20
+    stays = int(STUCK_S / FRAME_S)
+    assert walk(watch, [*range(there), *[there] * (stays + 1)]) is None
+    assert watch.frame(LOUD, there) is Fault.RUNAWAY
+    assert watch.sane_frames == there + round(LINGER_S / FRAME_S)
+
+
+def test_speech_that_gets_on_is_not_stuck_however_slow() -> None:
+    assert walk(guard(SENTENCE), [place for place in range(8) for _ in range(40)]) is None
+
+
+def test_a_tag_may_take_longer_and_a_pause_as_long_as_it_likes() -> None:
+    stays = int(STUCK_S / FRAME_S) + 3
+    assert walk(guard("[laugh] " + SENTENCE), [0] * stays) is None
+    assert walk(guard("Well. [pause] " + SENTENCE), [5] * 2 * stays) is None

@@ -173,7 +173,7 @@ def test_a_word_that_never_ends_costs_no_more_than_a_text() -> None:
         ("Hello there, my friend, how are you?", "Hello there, "),
         ("Hello, my friend, how are you?", "Hello, my friend, "),
         ("Yes. I can do that.", "Yes. I can do that."),
-        ("one two three four five six seven eight nine ten eleven", "one two three four five six seven eight "),
+        ("one two three four five six seven eight nine ten eleven", "one two three four five six "),
         ("The total is 1,000,000 dollars: a lot", "The total is 1,000,000 dollars: "),
         ("Dr. Smith is here; come in.", "Dr. Smith is here; "),
         ("你好，我是你的助手，请问", "你好，我是你的助手，"),
@@ -203,7 +203,7 @@ def test_a_text_without_marks_is_cut_by_its_length() -> None:
 
 
 def test_segments_grow() -> None:
-    text = "This is a sentence of some length, I would say. " * 40
+    text = "This is a sentence, and it has some length, I would say. " * 40
     lengths = [len(segment) for segment in raws(text)]
     assert lengths[0] <= 60
     assert lengths[1] <= 120 and lengths[2] <= 160
