@@ -62,11 +62,13 @@ def add_model(parser: Group) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Where the model runs, and how much of it at once."""
     add_device(parser)
     add_limits(parser)
 
 
 def add_device(parser: Group) -> None:
+    """Where the model runs, and in which numbers."""
     parser.add_argument(
         "--device",
         type=device,
@@ -82,6 +84,7 @@ def add_device(parser: Group) -> None:
 
 
 def add_limits(parser: Group) -> None:
+    """How much the engine takes on at once: turns, positions, threads."""
     limits = EngineLimits()
     parser.add_argument(
         "--max-streams",

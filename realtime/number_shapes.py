@@ -77,6 +77,7 @@ def day_first(match: re.Match[str], tongue: Tongue) -> list[Edit] | None:
 
 
 def clock(match: re.Match[str], tongue: Tongue) -> list[Edit] | None:
+    """A time of day, "10:30" or "9 a.m."; None: it is none."""
     groups = match.groupdict()
     minute = int(groups["minute"] or 0)
     second = groups.get("second")
@@ -123,6 +124,7 @@ def _scaled(match: re.Match[str], tongue: Tongue) -> tuple[str, str]:
 
 
 def money_sign_first(match: re.Match[str], tongue: Tongue) -> list[Edit] | None:
+    """An amount behind its sign, "$3.99" or "$2 million"; None: the sign is the end of a word."""
     currency = tongue.currencies[match["sign"]]
     if match["sign"].isalpha() and re.search(r"\w\Z", match.string[: match.start("sign")]):
         return None
@@ -148,6 +150,7 @@ def money_sign_first(match: re.Match[str], tongue: Tongue) -> list[Edit] | None:
 
 
 def money_sign_last(match: re.Match[str], tongue: Tongue) -> list[Edit]:
+    """An amount before its sign, "3,99 €" or "2 Millionen €"."""
     currency = tongue.currencies[match["sign"]]
     start = match.start("minus") if match["minus"] else match.start("whole")
     end = match.end("part") if match["part"] else match.end("whole")

@@ -62,9 +62,10 @@ async def test_an_interruption_before_a_response_was_asked_for_stops_the_text() 
         await anyio.sleep_forever()
 
     with running_server() as (url, _):
-        speaker = STEERED["openai-realtime"](url, "bench-early", None)
+        speaker, ear = STEERED["openai-realtime"](url, "bench-early", None), Ear()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(speaker.speak, slow(), Ear())
+            tasks.start_soon(speaker.speak, slow(), ear)
             await anyio.wait_all_tasks_blocked()
             await speaker.interrupt()
         await speaker.close()
+    assert ear.seconds == 0

@@ -295,7 +295,7 @@ def test_a_session_that_nobody_uses_makes_room() -> None:
     with serving(ScriptedEngine(), Settings(port=0, max_sessions=1)) as url:
         for name in ("one", "two"):
             with fish(url, f"/s/{name}{LIVE}") as socket:
-                speak(socket, "Hi.", speed=4)
+                assert speak(socket, "Hi.", speed=4)
 
 
 def test_a_message_may_be_as_large_as_the_dialect_says(open_server: tuple[str, Noticed]) -> None:

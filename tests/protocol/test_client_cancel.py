@@ -272,9 +272,12 @@ async def test_what_was_read_makes_room() -> None:
         await peer.stays()
 
     async with connected(script, unread_bytes=1000) as client:
+        read = 0
         async for item in client.speak():
             if isinstance(item, AudioChunk):
+                read += len(item.payload)
                 await client.ping()
+        assert read == 30 * 500, "more than may lie unread at once"
 
 
 async def test_a_dropped_connection_ends_a_turn_after_what_had_come() -> None:

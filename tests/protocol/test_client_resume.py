@@ -285,8 +285,9 @@ async def test_a_call_without_an_answer_is_made_again_and_one_with_an_answer_is_
         await peer.stays()
 
     async with client_of(first, second) as (client, _):
-        await client.clear_context()
-        await client.clear_context()
+        one = await client.clear_context()
+        two = await client.clear_context()
+        assert (one.turns, two.turns) == (0, 0)
 
 
 async def test_events_that_came_before_are_not_told_again() -> None:
@@ -331,7 +332,8 @@ async def test_a_session_that_the_server_forgot_is_lost() -> None:
 
     async with serving(play, only_once) as url, connect(url, renew_s=0) as client:
         with pytest.raises(ConnectionLost, match="does not know the session any more"):
-            await client.speak().finish()
+            done = await client.speak().finish()
+        assert done.turn == "t1"
         with pytest.raises(ConnectionLost):
             await client.ping()
 

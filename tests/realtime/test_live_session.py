@@ -316,8 +316,9 @@ def test_a_client_that_says_farewell_is_not_waited_for(code: int | None) -> None
 def test_a_client_that_closes_for_another_reason_may_return(url: str, code: int) -> None:
     ws, created = opened(url)
     ws.close(code)
-    ws, _ = resumed(url, created)
+    ws, again = resumed(url, created)
     ws.close()
+    assert again["resumed"] and again["session"] == created["session"]
 
 
 def test_a_session_that_was_closed_cannot_be_resumed(url: str) -> None:

@@ -54,8 +54,10 @@ def test_a_certificate_is_kept_as_long_as_it_does(tmp_path: Path) -> None:
 def test_half_of_a_certificate_is_made_anew(tmp_path: Path) -> None:
     found = own(tmp_path)
     other = own(tmp_path / "other")
+    half = found.cert.read_bytes()
     shutil.copy(other.key, found.key)
     own(tmp_path)
+    assert found.cert.read_bytes() != half
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(found.cert, found.key)
 
 
