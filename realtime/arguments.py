@@ -306,6 +306,25 @@ def _add_bench(commands: Commands) -> None:
         "and whether the sound ever runs short. Starts a server of its own unless --url is given. Prints a table; the last line is JSON.",
         BENCH_MEASURES,
     )
+    _add_load(bench)
+    running = bench.add_argument_group("a server that runs")
+    running.add_argument("--url", help="measure this one, instead of starting one")
+    running.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
+    own = bench.add_argument_group("a server of its own")
+    add_model(own)
+    own.add_argument(
+        "--random-weights",
+        choices=RANDOM_SHAPES,
+        help="instead of a model: this shape with random weights, which speak noise for as long as speech would take",
+    )
+    add_limits(own)
+    # What was not given is left to `parley serve`; and beside --url none of it may be given.
+    bench.set_defaults(**dict.fromkeys(OWN_SERVER))
+    _add_bench_conversation(bench)
+
+
+def _add_load(bench: argparse.ArgumentParser) -> None:
+    """What is measured: how many talk, how, and in which protocol."""
     bench.add_argument(
         "--streams", type=at_least_one, default=1, metavar="N", help="conversations at once (default: %(default)s)"
     )
@@ -357,20 +376,6 @@ def _add_bench(commands: Commands) -> None:
     bench.add_argument(
         "--seed", type=seed, default=0, help="of the texts, the pauses and the sampling (default: %(default)s)"
     )
-    running = bench.add_argument_group("a server that runs")
-    running.add_argument("--url", help="measure this one, instead of starting one")
-    running.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
-    own = bench.add_argument_group("a server of its own")
-    add_model(own)
-    own.add_argument(
-        "--random-weights",
-        choices=RANDOM_SHAPES,
-        help="instead of a model: this shape with random weights, which speak noise for as long as speech would take",
-    )
-    add_limits(own)
-    # What was not given is left to `parley serve`; and beside --url none of it may be given.
-    bench.set_defaults(**dict.fromkeys(OWN_SERVER))
-    _add_bench_conversation(bench)
 
 
 def _add_bench_conversation(bench: argparse.ArgumentParser) -> None:

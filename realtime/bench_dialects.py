@@ -31,6 +31,14 @@ class DialectFailed(Exception):
     """A turn did not come to a proper end."""
 
 
+async def dialled(url: str, headers: dict[str, str]) -> ClientConnection:
+    """A socket to a dialect's path. Raises DialectFailed where it is refused."""
+    try:
+        return await connect(url, additional_headers=headers, compression=None, proxy=None, open_timeout=CONNECT_S)
+    except InvalidHandshake as error:
+        raise DialectFailed(f"no handshake: {error}") from error
+
+
 class Speaker(Protocol):
     """One conversation in one dialect. Close it at the end."""
 
@@ -157,12 +165,7 @@ class OnSocket:
 
     async def _connected(self) -> ClientConnection:
         if self._socket is None:
-            try:
-                self._socket = await connect(
-                    self._url, additional_headers=self._headers, compression=None, proxy=None, open_timeout=CONNECT_S
-                )
-            except InvalidHandshake as error:
-                raise DialectFailed(f"no handshake: {error}") from error
+            self._socket = await dialled(self._url, self._headers)
         return self._socket
 
     async def _write(self, socket: ClientConnection, deltas: AsyncIterator[str]) -> None:

@@ -13,10 +13,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
-from realtime.bench_dialects import CONNECT_S, RATE_HZ, DialectFailed, Hear
+from realtime.bench_dialects import RATE_HZ, DialectFailed, Hear, dialled
 from realtime.failure import leaf
 
 PATH: Final = "/v1/text-to-speech/default/multi-stream-input"
@@ -75,12 +75,7 @@ class ElevenLabs:
 
     async def _connected(self) -> ClientConnection:
         if self._socket is None:
-            try:
-                self._socket = await connect(
-                    self._url, additional_headers=self._headers, compression=None, proxy=None, open_timeout=CONNECT_S
-                )
-            except InvalidHandshake as error:
-                raise DialectFailed(f"no handshake: {error}") from error
+            self._socket = await dialled(self._url, self._headers)
         return self._socket
 
     async def _heard(self, socket: ClientConnection, hear: Hear) -> bool:
