@@ -332,8 +332,7 @@ async def test_a_session_that_the_server_forgot_is_lost() -> None:
 
     async with serving(play, only_once) as url, connect(url, renew_s=0) as client:
         with pytest.raises(ConnectionLost, match="does not know the session any more"):
-            done = await client.speak().finish()
-        assert done.turn == "t1"
+            await client.speak().finish()
         with pytest.raises(ConnectionLost):
             await client.ping()
 
