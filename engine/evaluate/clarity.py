@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 
 from engine.api import Samples
@@ -51,6 +53,7 @@ def rows(trial: Trial) -> dict[str, list[Row]]:
     return {
         "Intelligibility": [*clear, *_speakers_clear(trial), *_german(trial)],
         "Endings": _endings(takes, taught, heard, taught_heard, readings),
+        **_cut_in_two(trial),
         "Unknown tags": [_unknown(trial)],
     }
 
@@ -107,6 +110,45 @@ def _endings(
         share("last_word_recognised", "last word recognised", last, 0.97, taught_last),
         share("ended_by_itself", "ended by the model, not by the engine", [t.spoken.cut is None for t in takes], None),
     ]
+
+
+def _cut_in_two(trial: Trial) -> dict[str, list[Row]]:
+    """A server speaks the first words before it knows the rest: a segment that stops in mid-sentence, of three to twelve words."""
+    cuts = openings(trial.english, trial.sizes.cut)
+    if not cuts:
+        return {}
+    takes = trial.turns([trial.request((text[:at], text[at:])) for text, at in cuts], "sentences cut in two")
+    taught = [trial.teacher.say(text[:at]) for text, at in cuts]
+    readings = [trial.teacher.read(text) for text, _ in cuts]
+    whole = [trial.teacher.say(text) for text, _ in cuts]
+    rate, own = (_error_rate(trial.hear(clips), readings) for clips in ([take.samples for take in takes], whole))
+    ratios = [len(take.part(0)) / len(clip) for take, clip in zip(takes, taught, strict=True)]
+    kept = [0.6 < ratio < 1.6 and take.spoken.cut is None for ratio, take in zip(ratios, takes, strict=True)]
+    title = "phoneme error rate, cut in two"
+    return {
+        "Sentences cut in two": [
+            share("opening_duration_in_range", "opening 0.6 to 1.6 of the teacher's", kept, 0.97),
+            Row("cut_phoneme_error_rate", title, rate, own + WORSE_THAN_TEACHER, True, own, len(cuts)),
+        ]
+    }
+
+
+def openings(texts: Sequence[str], count: int) -> list[tuple[str, int]]:
+    """(text, code point of the cut, before a space): openings of 3 to 12 words in turn, without signs between them.
+
+    At most `count`; fewer where the texts begin otherwise.
+    """
+    found: list[tuple[str, int]] = []
+    left = list(texts)
+    for words in itertools.cycle(range(3, 13)):
+        if len(found) == count or not left:
+            break
+        pattern = re.compile(rf"(?:[\w'-]+ ){{{words - 1}}}[\w'-]+(?= [\w'-]+)")
+        match, text = next(((m, text) for text in left if (m := pattern.match(text))), (None, left[0]))
+        left.remove(text)
+        if match:
+            found.append((text, match.end()))
+    return found
 
 
 def _unknown(trial: Trial) -> Row:

@@ -33,6 +33,7 @@ class Sizes:
 
     plain: int
     german: int
+    cut: int
     tags: int  # of each tag
     neighbours: int  # of each wording
     middle: int  # of each style
@@ -44,8 +45,8 @@ class Sizes:
     carried: int  # of each style
 
 
-FULL = Sizes(200, 60, 50, 10, 10, 60, 160, 30, 60, 24, 16)
-QUICK = Sizes(24, 6, 6, 1, 2, 8, 16, 4, 8, 3, 1)
+FULL = Sizes(200, 60, 100, 50, 10, 10, 60, 160, 30, 60, 24, 16)
+QUICK = Sizes(24, 6, 10, 6, 1, 2, 8, 16, 4, 8, 3, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

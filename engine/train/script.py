@@ -183,10 +183,17 @@ class ScriptWriter:
         first = sentences[0].split(" ")
         if len(first) > 3 and rng.random() < 0.45:
             commas = [i for i, word in enumerate(first[:-1], 1) if word[-1:] in (",", ";", ":") and i >= 2]
-            at = commas[0] if commas and rng.random() < 0.6 else rng.randint(2, min(6, len(first) - 1))
+            # Mostly as short as the server likes a first clause, but a model that has only met those never ends a longer one.
+            longest = min(rng.choice((6, 12)), len(first) - 1)
+            at = commas[0] if commas and rng.random() < 0.6 else rng.randint(2, longest)
             parts, sentences[0] = [" ".join(first[:at])], " ".join(first[at:])
         joined = rng.random() < 0.35
         parts += [" ".join(sentences)] if joined else sentences
+        if rng.random() < 0.12:  # text that came late or had no stop in it: a border in mid-sentence
+            words = parts[-1].split(" ")
+            if len(words) > 6:
+                at = rng.randint(4, len(words) - 2)
+                parts[-1:] = [" ".join(words[:at]), " ".join(words[at:])]
         space = rng.choice(("before", "after", "none"))
         last = len(parts) - 1
         return [

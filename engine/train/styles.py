@@ -213,7 +213,8 @@ _SPELLINGS: dict[Style, str] = {
     Style.LOW: "low pitch|low|low voice|lower pitch|in a low voice|low-pitched|deep|deep voice|pitch down|very low pitch|"
     "speaking in a deep voice|low tone|deep gravelly voice",
     Style.LOUD: "loud|loudly|shout|speaking loudly|louder|in a loud voice|yelling|yell|very loud|shouts|volume up|calling out|"
-    "raised voice|screaming|speak up|shouted|shouting voice|shouting out loud|yelling out|yelled|bellowing|roaring",
+    "raised voice|screaming|speak up|shouted|shouting voice|shouting out loud|yelling out|yelled|bellowing|roaring|"
+    "shouting out|shouting at them",
     Style.SOFT: "soft|softly|quiet|quietly|soft voice|softer|in a soft voice|speaking softly|gentle|gently|very soft|volume down|"
     "speaking quietly|quieter|low volume|in a quiet voice",
     Style.EXCITED: "excited|excitedly|with excitement|very excited|enthusiastic|thrilled|in an excited tone|excited voice|delighted|"

@@ -28,7 +28,7 @@ from engine.evaluate.weights import weights_sha256
 from engine.train.speaker_net import SpeakerNet
 from tests.engine.evaluating import MINI, ROOT, TEXTS, teacher, untrained
 
-TINY = Sizes(2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
+TINY = Sizes(2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def test_a_table_is_printed_and_the_last_line_is_one_json_object(
         "teacher_phoneme_error_rate",
         "retrieval_top1",
         "last_word_recognised",
+        "opening_duration_in_range",
     } <= figures.keys()
     assert all(0 <= value <= 1 for name, value in figures.items() if isinstance(value, float) and "error" not in name)
     assert figures["conditions"]["sentences"] == 2
@@ -76,6 +77,16 @@ def test_a_table_is_printed_and_the_last_line_is_one_json_object(
     assert any(line.startswith("phoneme error rate") and "<=" in line for line in lines)
     assert "everything that needs no history" in printed.err
     assert json.loads((tmp_path / "out.json").read_text()) == figures
+
+
+def test_sentences_are_cut_behind_openings_of_three_to_twelve_words_without_a_sign() -> None:
+    long = " ".join("word" for _ in range(20))
+    texts = [f"{long}."] * 11 + ["Yes, of course I would like that.", "Two words."]
+    found = clarity.openings(texts, 12)
+    assert [len(text[:at].split()) for text, at in found] == [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 3]
+    assert all(text[at] == " " for text, at in found)
+    assert clarity.openings(["Yes, of course.", "No."], 5) == []
+    assert len(clarity.openings(texts, 2)) == 2
 
 
 def test_the_sentences_given_are_the_ones_spoken(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
