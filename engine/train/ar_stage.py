@@ -235,8 +235,9 @@ def _loop(
     device, trained = model.device, list(model.parameters())
     cast = _cast(device)
     optimizer = Optimizer(model, plan.rate)
-    order, step, validated, checked = torch.zeros(0, dtype=torch.int64, device=device), 0, 0.0, 0.0
-    while (seconds := replicas.agreed(progress.seconds, device)) < plan.seconds:
+    order, step, seconds, validated, checked = torch.zeros(0, dtype=torch.int64, device=device), 0, 0.0, 0.0, 0.0
+    # Once at least, however slowly it was set up.
+    while not step or (seconds := replicas.agreed(progress.seconds, device)) < plan.seconds:
         if len(order) < plan.batch_rows:
             store.grow()
             order = torch.cat([order, torch.randperm(len(store.matrix), device=device)])

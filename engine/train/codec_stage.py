@@ -233,8 +233,9 @@ def _loop(trainer: _Trainer, crops: Crops, progress: Progress) -> None:
     optimizer = torch.optim.AdamW(made_by, lr=plan.rate, betas=(0.8, 0.99), weight_decay=1e-3, fused=fused)
     judging = torch.optim.AdamW(judges, lr=plan.rate / 2, betas=(0.8, 0.99), fused=fused)
     discrete = torch.zeros((), device=device)
-    step, saved, figures = 0, 0.0, dict[str, Tensor]()
-    while (share := replicas.agreed(progress.seconds / plan.seconds, device)) < 1:
+    step, share, saved, figures = 0, 0.0, 0.0, dict[str, Tensor]()
+    # Once at least, however slowly it was set up.
+    while not step or (share := replicas.agreed(progress.seconds / plan.seconds, device)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * min(1, (step + 1) / 100) * min(1.0, 0.02 + 2.5 * (1 - share))
         samples, classes = crops.draw(plan.batch, generator)

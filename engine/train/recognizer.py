@@ -120,8 +120,8 @@ def train_recognizer(plan: RecognizerPlan, device: torch.device) -> Path:
     heard = torch.compile(model.heard) if plan.compile else model.heard
     optimizer = torch.optim.AdamW(model.parameters(), plan.rate, betas=(0.9, 0.98), fused=device.type == "cuda")
     generator = torch.Generator(device).manual_seed(1)
-    progress, step = Progress(plan.out / "recognizer.jsonl"), 0
-    while (share := progress.seconds / plan.seconds) < 1:
+    progress, step, share = Progress(plan.out / "recognizer.jsonl"), 0, 0.0
+    while not step or (share := progress.seconds / plan.seconds) < 1:  # once at least, however slowly it was set up
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * min(1, (step + 1) / 200) * min(1.0, 0.02 + 1.6 * (1 - share))
         samples, classes = crops.draw(plan.batch, generator)

@@ -161,10 +161,10 @@ class Trainer:
 
     def train(self, progress: Progress) -> SpeakerNet:
         """Until the plan's seconds are over."""
-        plan, step = self.plan, 0
+        plan, step, share = self.plan, 0, 0.0
         parameters = [*self.model.parameters(), self.scale]
         optimizer = torch.optim.AdamW(parameters, plan.rate, betas=(0.9, 0.98), weight_decay=0.02)
-        while (share := progress.seconds / plan.seconds) < 1:
+        while not step or (share := progress.seconds / plan.seconds) < 1:  # once at least, however slowly it was set up
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate * min(1.0, (step + 1) / 200) * min(1.0, 0.01 + 1.5 * (1 - share))
             together, named = self.losses()
