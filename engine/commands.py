@@ -134,6 +134,14 @@ class Ended:
     error: EngineError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the device can take on, as its steps have shown."""
+
+    carries: int  # streams in real time, at least one
+    retry_s: float  # when one of those that are open will probably be over
+
+
 @dataclass(slots=True)
 class Report:
     """Everything that one step has to say."""
@@ -141,6 +149,7 @@ class Report:
     events: list[tuple[int, StreamEvent | Ended]] = field(default_factory=list)  # (stream, event) in order
     pieces: list[tuple[int, Codes | Samples]] = field(default_factory=list)  # (job, part of its result)
     done: dict[int, EngineError | None] = field(default_factory=dict)  # jobs that are over, and why without success
+    load: Load | None = None  # None: not known yet; by itself no reason to send a report
 
     def __bool__(self) -> bool:
         return bool(self.events or self.pieces or self.done)

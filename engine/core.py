@@ -43,13 +43,13 @@ from engine.guard import Fault, SegmentGuard
 from engine.jobs import Jobs
 from engine.kv import Columns, OutOfPages
 from engine.model import Hidden
+from engine.pace import Pace
 from engine.prefetch import Prefetches
 from engine.prompt import PromptBuilder
 from engine.runner import Drawn, FrameDrawn, Outcome, Runner
 from engine.scheduler import Plan, plan
 from engine.stream import OpenStream, Segment
 
-MEASURED_POSITIONS = 32  # a shorter prefill is mostly overhead and says nothing about a position
 MAX_ATTEMPTS = 2  # a segment that came out degenerate before any of it was sent is tried once more
 JOB_PATIENCE = 8  # steps that a job waits for a relaxed one before it gets a slice all the same
 
@@ -91,7 +91,7 @@ class EngineCore:
         self._prefetches = Prefetches(self.cache, runner)
         self._streams: dict[int, OpenStream] = {}
         self._free_rows = list(reversed(range(limits.max_streams)))
-        self._position_s = 0.0  # what a position of prefill has taken lately
+        self._pace = Pace(info.frame_s)
         self._report = c.Report()
 
     # -- commands ---------------------------------------------------------------------------------------------------------------------
@@ -125,14 +125,11 @@ class EngineCore:
 
     def has_work(self) -> bool:
         """A step would do something. It then also gets something done, so stepping while there is work ends."""
+        return bool(self._report or self._decoding or self._jobs or self._prefetches or self._streams_work())
+
+    def _streams_work(self) -> bool:
         now = self._clock()
-        return bool(
-            self._report
-            or self._decoding
-            or self._jobs
-            or self._prefetches
-            or any(stream.view(now, self.info.frame_s) for stream in self._streams.values())
-        )
+        return any(stream.view(now, self.info.frame_s) for stream in self._streams.values())
 
     def close(self) -> None:
         """End what works beside this process. No other call follows."""
@@ -157,6 +154,7 @@ class EngineCore:
             past=past,
             prefix=prefix,
             most=round(most_s / self.info.frame_s),
+            opened_s=self._clock(),
         )
         self._streams[stream.key] = stream
         self.cache.acquire(conversation.id)
@@ -226,6 +224,7 @@ class EngineCore:
 
     def _close(self, stream: OpenStream) -> None:
         del self._streams[stream.key]
+        self._pace.close(self._clock() - stream.opened_s)
         self._free_rows.append(stream.row)
         self._runner.close_row(stream.row)
         self.cache.release(stream.conversation)
@@ -247,11 +246,13 @@ class EngineCore:
         """Prefill what is planned, generate one frame for every stream that is planned, and say what happened."""
         now = self._clock()
         views = [view for stream in self._streams.values() if (view := stream.view(now, self.info.frame_s))]
-        planned = plan(views, self._position_s)
+        planned = plan(views, self._pace.position_s)
+        self._pace.find(any(not view.missing and (view.lead_s or 0.0) < 0 for view in views))
         if self._decoding and (not planned.decode or self._impatient(planned)):
             self._deliver()  # and whatever is planned in the next step
         elif planned:
-            self._execute(planned)
+            rows = self._execute(planned)
+            self._pace.step(rows, sum(positions for _, positions in planned.prefill), now, self._clock())
         elif self._prefetches:
             self._prefetches.step()
         self._jobs_waited += 1
@@ -259,9 +260,12 @@ class EngineCore:
             self._jobs_waited = 0
             self._jobs.step(self._report)
         report, self._report = self._report, c.Report()
+        held = [stream.held for stream in self._streams.values()]
+        report.load = self._pace.load(held, self.limits.kv_positions, self._streams_work())
         return report
 
-    def _execute(self, planned: Plan) -> None:
+    def _execute(self, planned: Plan) -> int:
+        """Returns how many rows it drew."""
         speaking: list[OpenStream] = []
         hidden: list[Hidden] = []
         gazes: list[Gaze] = []  # of those who speak, in their order; none at all where nobody has chosen heads
@@ -283,6 +287,7 @@ class EngineCore:
         self._settle(speaking, segments, drawn, [look for gaze in gazes for look in gaze.looks()])
         if not self._decoder.beside:
             self._deliver()
+        return len(speaking)
 
     def _impatient(self, planned: Plan) -> bool:
         """Frames that are being decoded should not wait for this step: it takes long, or one of them is the first of its turn."""
@@ -303,12 +308,10 @@ class EngineCore:
         columns = target[:, sequence.length :][:, :positions]
         if not self._extend(stream, columns):
             return None
-        begun, complete = self._clock(), sequence.length == target.shape[1]
+        complete = sequence.length == target.shape[1]
         gaze = self._gaze([stream]) if complete and stream.segment is not None else []
         gazes += gaze
         last = self._runner.prefill(sequence, columns.shape[1], *gaze)
-        if columns.shape[1] >= MEASURED_POSITIONS:
-            self._position_s += 0.3 * ((self._clock() - begun) / columns.shape[1] - self._position_s)
         self.cache.counters.prefilled += columns.shape[1]
         if sequence.length >= stream.prefix:
             self.cache.share_voice(stream.voice, sequence, stream.prefix)

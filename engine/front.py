@@ -141,6 +141,7 @@ class EngineFront:
         self._writable = writable
         self._keys = count(1)
         self._streams: dict[int, StreamHandle] = {}
+        self._load: c.Load | None = None  # as the core told it last; None: it has not
         self._jobs: dict[int, _Job] = {}
 
     @property
@@ -156,13 +157,17 @@ class EngineFront:
     def open(self, conversation: Conversation, voice: Voice, params: SamplingParams, turn: int) -> StreamHandle:
         open_now = self._streams.values()
         assert all(s.conversation != conversation.id for s in open_now), "a conversation has one stream at a time"
-        if len(self._streams) >= self._max_streams:
-            raise Busy()
+        if len(self._streams) >= self._max_streams or self._is_loaded():
+            raise Busy(self._load.retry_s) if self._load is not None else Busy()
         key = next(self._keys)
         stream = StreamHandle(key, conversation.id, self._send, self._forget_stream)
         self._streams[key] = stream
         self._send(c.Open(key, conversation, voice, params, turn))
         return stream
+
+    def _is_loaded(self) -> bool:
+        """Another stream would be one too many for all of them to be heard without gaps."""
+        return self._load is not None and len(self._streams) >= self._load.carries
 
     def _forget_stream(self, key: int) -> None:
         self._streams.pop(key, None)
@@ -211,6 +216,7 @@ class EngineFront:
 
     def deliver(self, report: c.Report) -> None:
         """Hand a step's events and results to whoever waits for them; what nobody waits for any more is dropped."""
+        self._load = report.load or self._load
         for key, event in report.events:
             if (stream := self._streams.get(key)) is not None:
                 stream.deliver(event)
@@ -223,6 +229,7 @@ class EngineFront:
 
     def fail(self, error: EngineDied) -> None:
         """The core is gone: every open stream and job ends with `error`."""
+        self._load = None
         for stream in list(self._streams.values()):
             stream.deliver(c.Ended(error))
         for job in self._jobs.values():

@@ -17,6 +17,7 @@ from engine.following import Follower
 from engine.gaze import Look, TextSpan
 from engine.guard import SegmentGuard
 from engine.kv import CachedSequence, Columns
+from engine.pace import Held
 from engine.scheduler import View
 
 KEPT = 0.6  # of the speech worth remembering, once there is more: what remains is prefilled anew, so forgetting must be rare
@@ -59,6 +60,7 @@ class OpenStream:
     ]  # prompt pieces before the current segment: system, then user and spoken of each segment of history and turn
     prefix: int  # positions of the system message
     most: int  # positions of speech worth remembering
+    opened_s: float = 0.0
     texts: deque[str] = field(default_factory=deque)  # segments not begun
     begun: int = 0  # segments begun
     finished: bool = False  # no text follows
@@ -77,6 +79,11 @@ class OpenStream:
     def missing(self) -> int:
         """Prompt positions still to be computed."""
         return 0 if self.target is None else int(self.target.shape[1]) - self.extendable.length
+
+    @property
+    def held(self) -> Held:
+        """What it has of the cache, or will have as soon as its prompt is complete."""
+        return Held(self.voice, self.prefix, self.extendable.length + self.missing - self.prefix)
 
     @property
     def extendable(self) -> CachedSequence:

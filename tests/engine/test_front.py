@@ -154,6 +154,37 @@ def test_no_more_streams_than_rows_are_admitted_and_a_cancelled_one_makes_room()
     run(test)
 
 
+def test_no_more_streams_are_admitted_than_the_core_says_it_carries() -> None:
+    async def test() -> None:
+        engine, _ = front(max_streams=9)
+        streams = [opened(engine, "a"), opened(engine, "b")]
+        engine.deliver(c.Report(load=c.Load(carries=2, retry_s=0.7)))
+        with pytest.raises(Busy) as refused:
+            opened(engine, "c")
+        assert refused.value.retry_after_s == 0.7
+        engine.deliver(c.Report())  # says nothing new
+        streams[0].cancel()
+        opened(engine, "c")
+        with pytest.raises(Busy):
+            opened(engine, "d")
+        engine.deliver(c.Report(load=c.Load(carries=3, retry_s=0.7)))
+        opened(engine, "d")
+
+    run(test)
+
+
+def test_what_a_core_carried_that_is_gone_says_nothing_about_the_next_one() -> None:
+    async def test() -> None:
+        engine, _ = front(max_streams=9)
+        engine.deliver(c.Report(load=c.Load(carries=1, retry_s=0.7)))
+        opened(engine, "a")
+        engine.fail(EngineDied("killed"))
+        opened(engine, "b")
+        opened(engine, "c")
+
+    run(test)
+
+
 def test_a_conversation_has_one_stream_at_a_time() -> None:
     async def test() -> None:
         engine, sent = front()

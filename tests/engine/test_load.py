@@ -8,7 +8,7 @@ import torch
 
 from engine.api import Conversation, EngineLimits, ModelInfo, SynthesisFailed
 from engine.codec_identity import codec_id
-from engine.load import DEFAULT_HISTORY_S, load_core, load_model
+from engine.load import DEFAULT_HISTORY_S, load_core, load_model, warm_up
 from tests.engine.core_driver import Driver, assert_nothing_leaked, tiny_core, tiny_model
 
 
@@ -52,6 +52,21 @@ def test_a_checkpoint_says_how_it_wants_to_be_used(s2pro: Path, tmp_path: Path) 
 def test_limits_that_leave_no_room_to_speak_are_an_error_at_the_start(s2pro: Path) -> None:
     with pytest.raises(SynthesisFailed, match="no room"):
         load_core(s2pro, "tiny", "cpu", "float32", EngineLimits(1, 32, threads=1), None)
+
+
+def test_a_core_that_was_warmed_up_tells_how_many_streams_it_carries(s2pro: Path) -> None:
+    core = tiny_core(s2pro, max_streams=3)
+    assert core.step().load is None
+    warm_up(core)
+    load = core.step().load
+    assert load is not None and 1 <= load.carries <= 2 * 3, "three rows were seen"
+    assert_nothing_leaked(core)
+
+
+def test_a_cache_with_room_for_one_stream_is_enough_to_start(s2pro: Path) -> None:
+    core = tiny_core(s2pro, max_streams=8, kv_positions=64)
+    warm_up(core)
+    assert_nothing_leaked(core)
 
 
 def test_cores_share_a_model_and_nothing_else(s2pro: Path) -> None:

@@ -1,0 +1,154 @@
+"""How many streams a device carries in real time, from how long its steps have taken.
+
+Knows the time of a step by the number of its rows, of a position of prefill, and how much of the time goes into prefill. Does not know
+tensors, queues or clocks: whoever steps says when a step began and ended.
+
+All streams carried means: a step with a row of each of them, and the usual prefill beside it, takes less than a frame lasts. So what
+counts is the time of a step with one row more than there are streams. That number of rows may never have been seen, so it is read off a
+line through those that were, and never far beyond the largest of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from engine.commands import Load
+
+MARGIN: Final = 0.1  # of a frame, for what the engine's process does between steps: commands, reports
+TRUSTED: Final = (
+    2  # times the largest number of rows seen; a burst of newcomers is let in as fast as larger steps are seen
+)
+FEW: Final = 4  # of the first steps with so many rows the fastest counts: first ones allocate
+UP: Final = 0.06  # three steps of four take less than the estimate, which moves by so much of itself, up ...
+DOWN: Final = 0.02  # ... and down: one slow step says little about the next
+LINE_STEPS: Final = 16  # between two looks at all that was seen
+FORGOTTEN_STEPS: Final = 2000  # a time that was seen so long ago counts half as much on the line
+MEASURED_POSITIONS: Final = 32  # a shorter prefill is mostly overhead and says nothing about a position
+USUAL_S: Final = 5.0  # over which the share of prefill is taken
+MOST_BESIDE: Final = 0.5  # of a frame that is left to prefill, however much of it there was lately
+SHORT: Final = 1 / 16  # weight of the newest step in the share of steps that found somebody short
+OFTEN_SHORT: Final = 0.5  # one hiccup of the machine is no reason to refuse anybody
+GROWTH: Final = 256  # positions that a stream may still need: ten seconds of speech and their text
+RETRY_S: Final = (0.1, 2.0)
+TURN_S: Final = 6.0  # that a turn lasts, until one was seen
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one open stream holds of the cache, in positions."""
+
+    voice: str
+    prefix: int  # shared by all who speak with this voice
+    own: int  # behind it, computed or still to be
+
+
+def room_for(held: Sequence[Held], kv_positions: int) -> int:
+    """How many streams like these, at least one, a cache of so many positions has room for until they are over; at least one."""
+    shared = sum({one.voice: one.prefix for one in held}.values())
+    own = sum(one.own for one in held)
+    left = kv_positions - shared - own - GROWTH * len(held)
+    return max(1, len(held) + math.floor(left / (own / len(held) + GROWTH)))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Steps with one number of rows."""
+
+    step_s: float
+    count: int
+    at: int  # number of the latest
+
+
+@dataclass(slots=True)
+class Pace:
+    """Times of one device, and what follows. frame_s: seconds of sound that a step makes for each row."""
+
+    frame_s: float
+    position_s: float = 0.0  # what a position of prefill has taken lately; 0: not known
+    turn_s: float = TURN_S  # how long a stream has been open lately
+    _seen: dict[int, _Seen] = field(default_factory=dict)  # by rows
+    _line: tuple[float, float] = (0.0, 0.0)  # see `_fitted`
+    _steps: int = 0
+    _short: float = 0.0  # share of the latest steps that found somebody short
+    _beside: float = 0.0  # share of the latest seconds that went into prefill
+    _ended: float | None = None  # s, the latest step
+
+    def step(self, rows: int, positions: int, began: float, ended: float) -> None:
+        """A step was made, with so many rows decoded and so many positions prefilled, between two times in seconds."""
+        took = ended - began
+        prefill_s = positions * self.position_s  # as far as is known
+        beside_s = max(0.0, took - (self.step_s(rows) if rows else 0.0)) if positions else 0.0
+        # Where many come and go hardly a step is without prefill, so what it took is told from the rest by what it took before.
+        if rows and (not positions or 0 < prefill_s < took / 2):
+            self._see(rows, took - prefill_s)
+        if positions >= MEASURED_POSITIONS:
+            self.position_s += 0.3 * (beside_s / positions - self.position_s)
+        since_s = ended - (self._ended if self._ended is not None else began)
+        self._beside = self._beside * math.exp(-since_s / USUAL_S) + beside_s / USUAL_S
+        self._ended = ended
+
+    def _see(self, rows: int, took: float) -> None:
+        self._steps += 1
+        seen = self._seen.setdefault(rows, _Seen(took, 0, 0))
+        if seen.count < FEW:
+            seen.step_s = min(seen.step_s, took)
+        else:
+            seen.step_s = min(max(took, seen.step_s * (1 - DOWN)), seen.step_s * (1 + UP))
+        seen.count += 1
+        seen.at = self._steps
+        if seen.count <= FEW or self._steps % LINE_STEPS == 0:
+            self._line = self._fitted()
+
+    def find(self, short: bool) -> None:
+        """A step is about to be made; whether somebody's listener had nothing left to play although he only waited for steps."""
+        self._short += SHORT * (short - self._short)
+
+    def close(self, open_s: float) -> None:
+        """A stream is over that was open for so long."""
+        self.turn_s += 0.1 * (open_s - self.turn_s)
+
+    def step_s(self, rows: int) -> float:
+        """How long a step with so many rows takes; 0 while no step was seen."""
+        begins, each = self._line
+        return begins + each * rows
+
+    def carries(self) -> int:
+        """How many streams a step has time for beside the usual prefill; at least one. 0: not known."""
+        if not self._seen:
+            return 0
+        spare_s = self.frame_s * (1 - MARGIN - min(self._beside, MOST_BESIDE))
+        begins, each = self._line
+        trusted = TRUSTED * max(self._seen)
+        if begins + each * trusted <= spare_s:
+            return trusted
+        return max(1, int((spare_s - begins) / each)) if begins < spare_s else 1
+
+    def load(self, held: Sequence[Held], kv_positions: int, working: bool) -> Load | None:
+        """What follows for a front. held: by each open stream, of a cache of so many positions. working: one of them could go on now."""
+        carries = self.carries()
+        if not carries:
+            return None
+        if held:
+            carries = min(carries, room_for(held, kv_positions))
+        # More streams than the device carries, whatever its times say; but who has nothing left to do is short of nothing.
+        if working and self._short > OFTEN_SHORT:
+            carries = min(carries, len(held))
+        return Load(carries, min(max(self.turn_s / max(1, len(held)), RETRY_S[0]), RETRY_S[1]))
+
+    def _fitted(self) -> tuple[float, float]:
+        """(time of a step without rows, of each row in it), neither below zero: the straight line nearest to what was seen."""
+        points = [
+            (rows, seen.step_s, 0.5 ** ((self._steps - seen.at) / FORGOTTEN_STEPS)) for rows, seen in self._seen.items()
+        ]
+        whole = sum(weight for *_, weight in points)
+        rows_mean = sum(rows * weight for rows, _, weight in points) / whole
+        s_mean = sum(s * weight for _, s, weight in points) / whole
+        spread = sum(weight * (rows - rows_mean) ** 2 for rows, _, weight in points)
+        if spread < 1e-3:  # as good as one number of rows: nothing tells its part from that of the step itself
+            return 0.0, s_mean / rows_mean
+        each = sum(weight * (rows - rows_mean) * (s - s_mean) for rows, s, weight in points) / spread
+        each = min(max(each, 0.0), s_mean / rows_mean)
+        return s_mean - each * rows_mean, each

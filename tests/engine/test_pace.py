@@ -1,0 +1,127 @@
+"""What steps of known times say about how many streams a device carries."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from engine.pace import GROWTH, Held, Pace, room_for
+
+FRAME_S = 0.05
+
+
+class Device:
+    """Steps one after the other, each as long as it should be."""
+
+    def __init__(self, begins_s: float, row_s: float, position_s: float = 0.0) -> None:
+        self.pace = Pace(FRAME_S)
+        self.begins_s, self.row_s, self.position_s = begins_s, row_s, position_s
+        self.now = 0.0
+
+    def steps(self, *rows: int, positions: int = 0, times: float = 1.0) -> Pace:
+        for count in rows:
+            began = self.now
+            self.now += times * (self.begins_s + self.row_s * count + self.position_s * positions)
+            self.pace.step(count, positions, began, self.now)
+        return self.pace
+
+
+def test_nothing_is_known_before_the_first_step() -> None:
+    pace = Pace(FRAME_S)
+    assert pace.carries() == 0 and pace.load([], 1000, working=False) is None
+
+
+def test_as_many_streams_are_carried_as_a_step_has_time_for_in_nine_tenths_of_a_frame() -> None:
+    pace = Device(0.010, 0.002).steps(*range(1, 13))
+    assert pace.carries() == int((0.9 * FRAME_S - 0.010) / 0.002)
+
+
+def test_the_step_itself_is_told_from_its_rows() -> None:
+    assert Device(0.020, 0.001).steps(1, 8).step_s(16) == pytest.approx(0.036)
+
+
+def test_one_number_of_rows_tells_nothing_apart_and_is_taken_for_all_rows() -> None:
+    assert Device(0.010, 0.004).steps(*[4] * 20).carries() == int(0.9 * FRAME_S / (0.026 / 4))
+
+
+def test_no_more_than_twice_what_was_seen_is_believed() -> None:
+    device = Device(0.005, 0.0001)
+    assert [device.steps(rows).carries() for rows in (2, 4, 8)] == [4, 8, 16]
+
+
+def test_a_device_that_is_too_slow_for_anybody_carries_one() -> None:
+    assert Device(0.100, 0.010).steps(1, 2).carries() == 1
+    assert Device(0.100, 0.0).steps(1, 2).carries() == 1
+
+
+def test_one_slow_step_changes_little_and_a_device_that_became_slower_much() -> None:
+    device = Device(0.010, 0.002)
+    before = device.steps(*[1, 4, 8] * 20).carries()
+    assert device.steps(8, times=20).carries() >= before - 2
+    assert device.steps(*[1, 4, 8] * 40, times=2).carries() < before / 2
+
+
+def test_steps_whose_times_spread_count_more_than_their_median() -> None:
+    device, rng = Device(0.010, 0.002), random.Random(0)
+    for _ in range(2000):
+        device.steps(rng.choice((2, 6, 12)), times=rng.uniform(0.8, 1.2))
+    assert 1.0 < device.pace.step_s(8) / 0.026 < 1.2
+
+
+def test_prefill_is_timed_beside_rows_and_leaves_less_for_them() -> None:
+    device = Device(0.010, 0.001, position_s=0.0001)
+    alone = device.steps(*range(1, 17)).carries()
+    for _ in range(200):
+        device.steps(8, positions=100)
+        device.steps(8)
+    assert device.pace.position_s == pytest.approx(0.0001, rel=0.05)
+    assert device.pace.carries() < alone
+
+
+def test_a_device_that_prefills_in_every_step_still_learns_what_its_rows_take() -> None:
+    device = Device(0.010, 0.001, position_s=0.0001)
+    device.steps(*range(1, 9))
+    device.row_s = 0.002
+    device.steps(*[2, 8, 5] * 100, positions=40)
+    assert device.pace.step_s(8) + 40 * device.pace.position_s == pytest.approx(0.010 + 0.016 + 0.004, rel=0.15)
+
+
+HELD = [Held("a", 300, 500), Held("a", 300, 700), Held("b", 200, 600)]
+
+
+def test_there_is_room_for_streams_like_those_that_are_open_until_they_are_over() -> None:
+    """What they hold is 2300 positions, a voice counted once; each may grow, and a fourth one is as large as they are."""
+    enough = 2300 + 3 * GROWTH
+    assert room_for(HELD, enough) == 3
+    assert room_for(HELD, enough + 600 + GROWTH) == 4
+    assert room_for(HELD, enough - 1) == 2
+    assert room_for(HELD, 100) == 1
+
+
+def test_the_cache_bounds_what_a_fast_device_carries() -> None:
+    pace = Device(0.001, 0.0001).steps(8, 16)
+    full = pace.load(HELD, 2300 + 3 * GROWTH, working=True)
+    assert full is not None and full.carries == 3
+
+
+def test_who_finds_somebody_short_again_and_again_takes_nobody_more_until_there_is_nothing_to_do() -> None:
+    pace = Device(0.001, 0.0001).steps(8, 16)
+    for short, most in ((False, 32), (True, 32)):  # a hiccup
+        pace.find(short)
+        told = pace.load(HELD, 1 << 20, working=True)
+        assert told is not None and told.carries == most
+    for _ in range(16):
+        pace.find(True)
+    for working, most in ((True, 3), (False, 32)):
+        told = pace.load(HELD, 1 << 20, working=working)
+        assert told is not None and told.carries == most
+
+
+def test_a_place_is_free_the_sooner_the_more_there_are() -> None:
+    pace = Device(0.001, 0.0001).steps(8, 16)
+    for _ in range(100):
+        pace.close(4.0)
+    few, many = (pace.load([Held("a", 0, 10)] * n, 1 << 20, working=True) for n in (4, 10))
+    assert few is not None and few.retry_s == pytest.approx(1.0, rel=0.01)
+    assert many is not None and many.retry_s == pytest.approx(0.4, rel=0.01)
