@@ -22,6 +22,7 @@ from protocol.events import Alignment, AlignmentItem, ErrorEvent, Event, MarkEve
 
 QUIET_S: Final = 5.0  # LiveKit gives up after ten seconds without a message
 MAX_CONTEXTS: Final = 256  # at once, most of them without words: of turns, the session has its own bound
+_TITLES: Final = {401: "Unauthorized", 403: "Forbidden", 429: "Too many requests", 503: "Unavailable"}
 MAX_MARKS: Final = 200  # flushes of one context that are told when their sound was sent; of more, at once
 
 
@@ -255,7 +256,7 @@ def error_fields(refused: Refused) -> dict[str, object]:
     return {
         "status_code": refused.status,
         "error_code": refused.code,
-        "title": "Bad request" if refused.status < 500 else "Speech failed",
+        "title": _TITLES.get(refused.status, "Bad request" if refused.status < 500 else "Speech failed"),
         "message": refused.message,
         "request_id": "",
     }

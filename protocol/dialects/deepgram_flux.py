@@ -15,9 +15,10 @@ from typing import Final
 from protocol.commands import Command, ContextTruncate, TurnCancel
 from protocol.config import MAX_MS, MAX_SPEED, MIN_SPEED
 from protocol.dialects.deepgram_markup import Markup
-from protocol.dialects.deepgram_request import QUIET_S, SpeakRequest, packed, read_object, request_id
+from protocol.dialects.deepgram_request import packed, request_id
+from protocol.dialects.deepgram_socket import Socket
 from protocol.dialects.interface import CloseSocket, Host, Opening, Output, Refused
-from protocol.dialects.speeches import Speech, Speeches
+from protocol.dialects.speeches import Speech
 from protocol.events import ContextUpdated, ErrorEvent, Event, Heard, Status, TurnDone, TurnStarted
 
 _NO_CONTROLS: Final = {"pronunciations_applied": 0, "breaks_applied": 0, "pronunciation_warnings": 0}
@@ -39,18 +40,12 @@ class _Interrupted:
         self.answer_by = now + ANSWER_S
 
 
-class FluxSocket:
+class FluxSocket(Socket):
     """See `interface.Dialect`."""
 
     def __init__(self, host: Host, opening: Opening) -> None:
         """Raises Refused."""
-        self._host = host
-        self._request = SpeakRequest.read(opening.query)
-        self._encoder = self._request.socket_encoder(host)
-        self._settings = self._request.settings(host, self._encoder)
-        self._speeches: Speeches[Speech] = Speeches(host)
-        self._turns: list[Speech] = []  # that are not over, oldest first; the last one may take text
-        self._markup = Markup()
+        super().__init__(host, opening)
         self._count = 0
         self._total_ms = 0  # on the client's clock: sound of native turns that are done
         self._starts_ms: dict[str, int] = {}  # native turns, on that clock
@@ -58,42 +53,43 @@ class FluxSocket:
         self._interrupted: _Interrupted | None = None
         self._last: tuple[Speech, str] | None = None  # and the native turn that was done last
         self._chars = 0  # of turns that are over
-        self._closing = False
-        self._told_at = 0.0
 
-    def opened(self, now: float) -> Sequence[Output]:
+    @property
+    def deadline(self) -> float:
         """See `Dialect`."""
-        self._told_at = now
+        return self._interrupted.answer_by if self._interrupted is not None else super().deadline
+
+    def tick(self, now: float) -> Sequence[Output]:
+        """See `Dialect`."""
+        if self._interrupted is not None and now >= self._interrupted.answer_by:
+            return self._told(self._answer(self._interrupted), now)
+        return super().tick(now)
+
+    def _greeting(self) -> str:
         identity = request_id(self._host, "/v2/speak")
         name = self._host.model_name
-        return [packed("Connected", request_id=identity, model_name=name, model_version="1", model_uuids=[identity])]
+        return packed("Connected", request_id=identity, model_name=name, model_version="1", model_uuids=[identity])
 
-    def received(self, message: str | bytes, now: float) -> Sequence[Output]:
-        """See `Dialect`. After Close nothing more is read."""
-        if self._closing:
-            return ()
-        try:
-            fields = read_object(message)
-            match fields:
-                case {"type": "Speak", "text": str(text)}:
-                    return self._speak(text, now)
-                case {"type": "Flush"}:
-                    return self._told(self._flush(), now)
-                case {"type": "Interrupt"}:
-                    return self._told(self._interrupt(fields.get("playback_offset"), now), now)
-                case {"type": "Configure"}:
-                    return self._told([self._configure(fields.get("speed"))], now)
-                case {"type": "Close"}:
-                    return self._told(self._close(), now)
-            raise Refused(400, f"no message {fields.get('type')!r}: Speak, Flush, Interrupt, Configure, Close")
-        except Refused as refused:
-            return self._told([packed("Error", code="MESSAGE-0000", description=refused.message)], now)
+    def _patience(self) -> str:
+        """Once more means nothing to any."""
+        return _started(self._turns[0])
 
-    def event(self, event: Event, now: float) -> Sequence[Output]:
-        """See `Dialect`."""
-        return [*self._happened(event, now), *self._speeches.let_in()]
+    def _refusal(self, refused: Refused) -> str:
+        return packed("Error", code="MESSAGE-0000", description=refused.message)
 
-    def _happened(self, event: Event, now: float) -> Sequence[Output]:
+    def _do(self, fields: Mapping[str, object], now: float) -> Sequence[Output]:
+        match fields:
+            case {"type": "Flush"}:
+                return self._flush()
+            case {"type": "Interrupt"}:
+                return self._interrupt(fields.get("playback_offset"), now)
+            case {"type": "Configure"}:
+                return [self._configure(fields.get("speed"))]
+            case {"type": "Close"}:
+                return self._close()
+        raise Refused(400, f"no message {fields.get('type')!r}: Speak, Flush, Interrupt, Configure, Close")
+
+    def _happened(self, event: Event) -> Sequence[Output]:
         turn = self._speeches.event(event)
         outputs: list[Output] = []
         match event:
@@ -108,67 +104,19 @@ class FluxSocket:
                     outputs = self._finished()
             case ErrorEvent() if turn is not None:
                 outputs = self._fail(turn, event.message)
-        return self._told([*self._note_heard(event), *outputs], now)
+        return [*self._note_heard(event), *outputs]
 
-    def audio(self, turn: str, payload: bytes, now: float) -> Sequence[Output]:
-        """See `Dialect`."""
-        if self._speeches.of(turn) is None:
-            return ()
-        data = self._encoder.push(payload)
-        return self._told([data], now) if data else ()
-
-    def disconnected(self, now: float) -> Sequence[Command]:
-        """pipecat and LiveKit close without a word when nobody listens any more."""
-        return self._speeches.leave("barge_in")
-
-    @property
-    def deadline(self) -> float:
-        """See `Dialect`."""
-        if self._interrupted is not None:
-            return self._interrupted.answer_by
-        return self._told_at + QUIET_S if self._turns else math.inf
-
-    def tick(self, now: float) -> Sequence[Output]:
-        """A client that waits for speech gets a word, or it gives up; SpeechStarted once more means nothing to any."""
-        if self._interrupted is not None and now >= self._interrupted.answer_by:
-            return self._told(self._answer(self._interrupted), now)
-        if self._turns and now >= self.deadline:
-            return self._told([_started(self._turns[0])], now)
-        return ()
-
-    def _speak(self, text: str, now: float) -> Sequence[Output]:
-        text = self._markup.text(text)
-        turn = self._open
-        outputs: list[Output] = []
-        if turn is None:
-            if not text.strip():
-                return ()
-            turn = Speech(self._speech_id(), self._encoder, self._settings)
-            self._turns.append(turn)
-            self._told_at = now
-            if self._interrupted is None:  # else behind its answer
-                outputs.append(_started(turn))
-        if turn.chars + len(text) > self._host.limits.turn_chars:
-            raise Refused(400, f"more than {self._host.limits.turn_chars} characters before a Flush")
-        return [*self._speeches.say(turn, text), *outputs]
-
-    @property
-    def _open(self) -> Speech | None:
-        return self._turns[-1] if self._turns and not self._turns[-1].ended else None
-
-    def _speech_id(self) -> str:
+    def _begin(self) -> tuple[Speech, list[Output]]:
         self._count += 1
         known = f"{self._host.turn_prefix}{self._count}".encode()
-        return "dg_sp_" + hashlib.sha256(known).hexdigest()[:12]
+        turn = Speech("dg_sp_" + hashlib.sha256(known).hexdigest()[:12], self._encoder, self._settings)
+        return turn, [_started(turn)] if self._interrupted is None else []  # else behind its answer
 
     def _flush(self) -> list[Output]:
         turn = self._open
         if turn is None:
             return [_warning("NO_ACTIVE_SPEECH", "there is no turn to flush")]
         return [packed("Flushed", speech_id=turn.name), *self._end(turn), *self._finished()]
-
-    def _end(self, turn: Speech) -> list[Output]:
-        return [*self._speeches.say(turn, self._markup.rest()), *self._speeches.end(turn)]
 
     def _configure(self, speed: object) -> str:
         if speed is None:
@@ -278,16 +226,9 @@ class FluxSocket:
 
     def _fail(self, turn: Speech, why: str) -> list[Output]:
         """The client is told, and the turn is over as if it had been spoken: nobody has to wait for it."""
-        cut = self._speeches.cut([turn], "failed")
-        self._turns = [known for known in self._turns if known is not turn]
         self._chars += turn.chars
         told = packed("Error", code="NET-0000", description=why)
-        return [*cut, told, packed("SpeechMetadata", **_metadata(turn)), *self._finished()]
-
-    def _told(self, outputs: Sequence[Output], now: float) -> Sequence[Output]:
-        if outputs:
-            self._told_at = now
-        return outputs
+        return [*self._cut(turn), told, packed("SpeechMetadata", **_metadata(turn)), *self._finished()]
 
 
 def _metadata(turn: Speech) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from protocol.dialects.deepgram import SpeakSocket
@@ -26,8 +27,25 @@ def speech(host: Host, opening: Opening) -> Dialect:
     return OneShot(host, Wanted(text, encoder, lambda _: request.settings(host, encoder), errors))
 
 
-SOCKETS: Final = (
-    SocketRoute("/v1/speak", SpeakSocket, errors, MAX_BYTES),
-    SocketRoute("/v2/speak", FluxSocket, errors, MAX_BYTES),
-)
+_SCHEMES: Final = ("token", "bearer")
+
+
+def key_in_subprotocols(offered: Sequence[str]) -> str | None:
+    """As a page shows it, which can set no headers: the name of a scheme, and the key behind it."""
+    return offered[1] if len(offered) == 2 and offered[0].lower() in _SCHEMES else None
+
+
+def _socket(path: str, open_: Callable[[Host, Opening], Dialect]) -> SocketRoute:
+    return SocketRoute(
+        path,
+        open_,
+        errors,
+        MAX_BYTES,
+        subprotocols=_SCHEMES,
+        key_in_subprotocols=key_in_subprotocols,
+        reason_header="dg-error",  # pipecat shows what is in it
+    )
+
+
+SOCKETS: Final = (_socket("/v1/speak", SpeakSocket), _socket("/v2/speak", FluxSocket))
 REQUESTS: Final = (RequestRoute("/v1/speak", speech, errors), RequestRoute("/v2/speak", speech, errors))

@@ -142,9 +142,14 @@ class MultiStream(_Socket):
         Where nobody waits for what is heard, text of which nothing was spoken is no loss to anyone but a client that closes at once.
         """
         del self._open[context.name or UNNAMED]
-        if meant or context.resting or not (context.sounded or self._host.paced):
+        if meant or context.resting or not (context.sounded or self._cuts_unheard):
             return self._contexts.finish(context)
         return self._contexts.cancel(context)
+
+    @property
+    def _cuts_unheard(self) -> bool:
+        """Whether a context that was closed in the middle of text is cut although nothing of it sounded."""
+        return self._host.paced
 
     def _close_again(self, name: str) -> Sequence[Output]:
         """pipecat closes a second time what it has closed and still hears."""

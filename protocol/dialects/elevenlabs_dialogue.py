@@ -81,6 +81,11 @@ class DialogueStream(MultiStream):
         """Neither of them tells of an interruption once a context is closed."""
         return True
 
+    @property
+    def _cuts_unheard(self) -> bool:
+        """Here a close speaks the rest, as its manual says; the next words end it, if nobody listens any more."""
+        return False
+
     def _text(self, fields: Mapping[str, Any]) -> str:
         return "".join(each.text for each in _inputs(fields))
 

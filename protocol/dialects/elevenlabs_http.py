@@ -40,7 +40,7 @@ class _Timed(Framing):
         self._letters = Letters()
         self._letters.text(text)
 
-    def audio(self, data: bytes) -> str:
+    def audio(self, data: bytes) -> str | None:
         return self._line(data)
 
     def words(self, alignment: Alignment) -> None:
@@ -51,13 +51,31 @@ class _Timed(Framing):
         return self._line(b"")
 
     def _line(self, data: bytes) -> str:
+        return self._fields(data) + "\n"
+
+    def _fields(self, data: bytes) -> str:
         told = self._letters.take()
         fields = {
             "audio_base64": base64.b64encode(data).decode("ascii"),
             "alignment": None if told is None else _times(told.written),
             "normalized_alignment": None if told is None else _times(told.spoken),
         }
-        return json.dumps(fields) + "\n"
+        return json.dumps(fields)
+
+
+class _Whole(_Timed):
+    """All of it in one object."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sound = bytearray()
+
+    def audio(self, data: bytes) -> None:
+        self._sound += data
+
+    def end(self, done: TurnDone) -> str:
+        self._letters.turn_done(done.audio_ms, complete=True)
+        return self._fields(bytes(self._sound))
 
 
 def _times(letters: tuple[Letter, ...]) -> dict[str, object]:
@@ -70,15 +88,20 @@ def _times(letters: tuple[Letter, ...]) -> dict[str, object]:
 
 def speech(host: Host, opening: Opening) -> Dialect:
     """`POST /v1/text-to-speech/{voice}` and `.../stream`. Raises Refused."""
-    return _answer(host, opening, timed=False)
+    return _answer(host, opening, None)
 
 
 def speech_with_timestamps(host: Host, opening: Opening) -> Dialect:
     """`POST /v1/text-to-speech/{voice}/stream/with-timestamps`. Raises Refused."""
-    return _answer(host, opening, timed=True)
+    return _answer(host, opening, _Timed)
 
 
-def _answer(host: Host, opening: Opening, *, timed: bool) -> Dialect:
+def timed_speech(host: Host, opening: Opening) -> Dialect:
+    """`POST /v1/text-to-speech/{voice}/with-timestamps`. Raises Refused."""
+    return _answer(host, opening, _Whole)
+
+
+def _answer(host: Host, opening: Opening, timed: type[_Timed] | None) -> Dialect:
     request = SpeechRequest.read_all(opening.body, opening.query)
     check_length(host, request.text, "text")
     encoder: StreamEncoder = request.encoder(host)
@@ -88,9 +111,11 @@ def _answer(host: Host, opening: Opening, *, timed: bool) -> Dialect:
         Wanted(
             text=request.text,
             encoder=encoder,
-            settings=lambda _: request.settings(host, encoder, voice, request.voice_settings, aligned=timed),
+            settings=lambda _: request.settings(
+                host, encoder, voice, request.voice_settings, aligned=timed is not None
+            ),
             errors=errors,
-            framing=_Timed(request.text) if timed else Framing(),
+            framing=Framing() if timed is None else timed(request.text),
         ),
     )
 

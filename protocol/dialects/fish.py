@@ -130,8 +130,8 @@ class FishLive:
         except Refused as error:
             return [*outputs, _error(error.message)]
 
-    def _no_voice(self, why: str) -> Sequence[Output]:
-        return [_error(why)]
+    def _no_voice(self, refused: Refused) -> Sequence[Output]:
+        return [_error(refused.message)]
 
     def _begin(self, request: FishRequest, encoder: StreamEncoder, voice: str | None) -> Sequence[Output]:
         try:

@@ -132,7 +132,7 @@ class PrepareVoice:
     # Audio files and what is said in them. A str is a path or an http(s) address, which only some operators allow.
     recordings: tuple[tuple[bytes | str, str], ...]
     then: Callable[[str], Sequence[Output]]  # gets the name to put into voice
-    refused: Callable[[str], Sequence[Output]]  # gets why not, for people
+    refused: Callable[[Refused], Sequence[Output]]  # gets why not; 5xx: the recording is not at fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,14 @@ Output = Command | str | bytes | PrepareVoice | StartResponse | CloseSocket
 
 
 @dataclass(frozen=True, slots=True)
+class KeyInMessage:
+    """For clients that show their key in the first message."""
+
+    read: Callable[[str | bytes], str | None]  # what of a message is the key; None: that is no such message
+    refused: Callable[[Refused], str]  # the message before the close
+
+
+@dataclass(frozen=True, slots=True)
 class SocketRoute:
     """A WebSocket that some clients connect to. It is served at `path` and at /s/{session}`path`."""
 
@@ -165,8 +173,12 @@ class SocketRoute:
     errors: ErrorShape
     max_bytes: int = 256 * 1024  # of a message
     subprotocols: tuple[str, ...] = ()  # that are agreed to, if the client offers them
-    # For clients that show their key in the first message: what of it is the key. None: that is no such message.
-    key_in_message: Callable[[str | bytes], str | None] | None = None
+    # For pages, which can set no headers and show their key beside the names of subprotocols: the key among those that are offered.
+    key_in_subprotocols: Callable[[Sequence[str]], str | None] | None = None
+    key_in_message: KeyInMessage | None = None
+    reason_header: str | None = (
+        None  # where clients look for the message of a refused handshake, whose body they do not read
+    )
 
 
 @dataclass(frozen=True, slots=True)

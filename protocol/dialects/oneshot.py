@@ -86,7 +86,7 @@ class OneShot:
     def opened(self, now: float) -> Sequence[Output]:
         """See `Dialect`."""
         if self._wanted.recordings:
-            return [PrepareVoice(self._wanted.recordings, self._speak, lambda why: self._refuse(Refused(400, why)))]
+            return [PrepareVoice(self._wanted.recordings, self._speak, self._refuse)]
         return self._speak(None)
 
     def received(self, message: str | bytes, now: float) -> Sequence[Output]:
@@ -101,9 +101,9 @@ class OneShot:
         match event:
             case TurnDone(status=Status.COMPLETED):
                 self._over = True
-                rest = self._wanted.encoder.finish(event.audio_ms)
+                rest = self._sound(self._wanted.encoder.finish(event.audio_ms))
                 end = self._wanted.framing.end(event)
-                return [*self._head(), *self._sound(rest), *([] if end is None else [end]), CloseSocket()]
+                return [*rest, *self._head(), *([] if end is None else [end]), CloseSocket()]
             case TurnDone():
                 return self._refuse(_refusal(event.reason or "failed", f"the turn was {event.status.value}"))
             case ErrorEvent():
@@ -116,7 +116,7 @@ class OneShot:
     def audio(self, turn: str, payload: bytes, now: float) -> Sequence[Output]:
         """See `Dialect`."""
         data = self._wanted.encoder.push(payload)
-        return [*self._head(), *self._sound(data)] if data and not self._over else ()
+        return () if self._over else self._sound(data)
 
     def disconnected(self, now: float) -> Sequence[Command]:
         """What was sent whole counts as heard: nobody can tell otherwise."""
@@ -143,7 +143,7 @@ class OneShot:
 
     def _sound(self, data: bytes) -> list[Output]:
         message = self._wanted.framing.audio(data) if data else None
-        return [] if message is None else [message]
+        return [] if message is None else [*self._head(), message]
 
     def _refuse(self, refused: Refused) -> Sequence[Output]:
         self._over = True

@@ -119,7 +119,7 @@ class SpeechStream:
             return ()
 
         if recordings:
-            return [PrepareVoice(recordings, take, lambda why: [_error(why)])]
+            return [PrepareVoice(recordings, take, lambda refused: [_error(refused.message)])]
         return take(None)
 
     def _text(self, text: str) -> Sequence[Output]:

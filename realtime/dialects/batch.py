@@ -20,7 +20,7 @@ from protocol.dialects.openai_speech import errors, one
 from protocol.errors import ProtocolError
 from realtime.dialects.entering import opening, owner, refused, response
 from realtime.dialects.host import LocalHost
-from realtime.dialects.request import numbered, read_body
+from realtime.dialects.request import read_body
 from realtime.dialects.room import Rooms
 from realtime.dialects.visit import Visit
 from realtime.service import Service
@@ -39,7 +39,6 @@ class Batch:
 
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
     request = Request(scope, receive)
-    send = numbered(send)
     service: Service = request.app.state.service
     try:
         shown = owner(service, dict(request.headers))

@@ -12,6 +12,7 @@ from typing import Final
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from engine.api import Busy, EngineError, SynthesisFailed
 from protocol.dialects.interface import ErrorShape, Opening, Refused
 from protocol.errors import ErrorCode, ProtocolError
 from realtime.auth import Credential
@@ -58,10 +59,22 @@ def refused(error: ProtocolError) -> Refused:
     return Refused(_STATUSES.get(error.code, 500), error.message, error.code.value, error.param, retry_s)
 
 
-def response(error: Refused, shape: ErrorShape) -> Response:
-    """As a client of that vendor reads it."""
+def engine_refused(error: EngineError) -> Refused:
+    """The engine could not do what was asked for beside speech."""
+    match error:
+        case Busy():
+            return Refused(503, str(error), "no_capacity", retry_after_s=max(1, round(error.retry_after_s)))
+        case SynthesisFailed():
+            return Refused(422, error.detail, error.code)
+    return Refused(503, "the engine was restarted", "engine_restarted", retry_after_s=1)
+
+
+def response(error: Refused, shape: ErrorShape, reason_header: str | None = None) -> Response:
+    """As a client of that vendor reads it. reason_header: see `SocketRoute`."""
     media_type, body = shape(error)
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if reason_header is not None:
+        headers[reason_header] = " ".join(error.message.encode("ascii", "replace").decode().split())
     return Response(body, error.status, headers, media_type)

@@ -17,7 +17,7 @@ from anyio.to_thread import run_sync
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from engine.api import Busy, EngineError, Samples, SynthesisFailed
+from engine.api import EngineError, Samples
 from protocol.dialects.fish_routes import errors
 from protocol.dialects.interface import Refused
 from protocol.dialects.local_fish import (
@@ -28,7 +28,7 @@ from protocol.dialects.local_fish import (
     read_tokens,
     tokens_answer,
 )
-from realtime.dialects.entering import owner, response
+from realtime.dialects.entering import engine_refused, owner, response
 from realtime.dialects.request import read_body
 from realtime.service import Service
 
@@ -104,15 +104,10 @@ async def _answered(request: Request, work: Callable[[Service, bytes, str], Awai
 
 
 def _refusal(error: Exception) -> Refused:
-    match error:
-        case Refused():
-            return error
-        case Busy():
-            return Refused(503, str(error), "no_capacity", retry_after_s=max(1, round(error.retry_after_s)))
-        case SynthesisFailed():
-            return Refused(422, error.detail, error.code)
-        case EngineError():
-            return Refused(503, "the engine was restarted", "engine_restarted", retry_after_s=1)
+    if isinstance(error, EngineError):
+        return engine_refused(error)
+    if isinstance(error, Refused):
+        return error
     raise error
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute, compile_path
 
 from protocol.dialects import (
@@ -24,7 +25,7 @@ from protocol.dialects import (
 from protocol.dialects.interface import ErrorShape, RequestRoute, SocketRoute
 from realtime.dialects import elevenlabs_pages, local_fish_pages, openai_pages, twilio
 from realtime.dialects.batch import Batch
-from realtime.dialects.request import RequestEndpoint
+from realtime.dialects.request import Numbered, RequestEndpoint
 from realtime.dialects.socket import SocketEndpoint
 
 SCOPED: Final = "/s/{session}"
@@ -88,5 +89,8 @@ def routes() -> list[BaseRoute]:
         found += [WebSocketRoute(prefix + socket.path, SocketEndpoint(socket).serve) for socket in SOCKETS]
         found.append(WebSocketRoute(prefix + twilio.PATH, twilio.call))
         found += [Route(prefix + request.path, RequestEndpoint(request), methods=["POST"]) for request in REQUESTS]
-        found += [Route(prefix + page.path, page.endpoint, methods=[page.method]) for page in PAGES]
+        found += [
+            Route(prefix + page.path, page.endpoint, methods=[page.method], middleware=[Middleware(Numbered)])
+            for page in PAGES
+        ]
     return found

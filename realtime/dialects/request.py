@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.dialects.interface import Refused, RequestRoute, StartResponse
 from protocol.errors import CloseCode, ProtocolError
@@ -75,6 +75,17 @@ def numbered(send: Send) -> Send:
         await send(message)
 
     return send_numbered
+
+
+class Numbered:
+    """ASGI middleware: every answer of a page has an id, too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let it answer."""
+        await self._app(scope, receive, numbered(send))
 
 
 async def read_body(request: Request, most: int) -> bytes:

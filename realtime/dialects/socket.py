@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final, cast
 
 import anyio
@@ -43,7 +43,7 @@ class SocketEndpoint:
         route = self._route
         try:
             came = opening(ws)
-            shown = owner(service, came.headers, later=route.key_in_message is not None)
+            shown = owner(service, self._headers(ws, came), later=route.key_in_message is not None)
             refusal = service.refusal() or (service.refusal_of_strangers() if shown is None else None)
             if refusal is not None:
                 raise refused(refusal)
@@ -54,9 +54,17 @@ class SocketEndpoint:
                 await self._accept(ws)
                 await _serve(ws, visit, None)
         except Refused as error:
-            await ws.send_denial_response(response(error, route.errors))
+            await ws.send_denial_response(response(error, route.errors, route.reason_header))
         except WebSocketDisconnect:
             return
+
+    def _headers(self, ws: WebSocket, came: Opening) -> Mapping[str, str]:
+        """With the key as an Authorization, if it is shown beside the names of subprotocols."""
+        read = self._route.key_in_subprotocols
+        key = read(ws.scope["subprotocols"]) if read is not None else None
+        if key is None or "authorization" in came.headers:
+            return came.headers
+        return {**came.headers, "authorization": f"Bearer {key}"}
 
     async def _accept(self, ws: WebSocket) -> None:
         cast(LiveSocket, ws.scope["extensions"][EXTENSION]).take_messages_of(self._route.max_bytes)
@@ -65,7 +73,8 @@ class SocketEndpoint:
 
     async def _stranger(self, ws: WebSocket, service: Service, came: Opening) -> None:
         """The key comes in the first message, soon, or the socket is closed."""
-        assert self._route.key_in_message is not None, "the caller has looked"
+        shows = self._route.key_in_message
+        assert shows is not None, "the caller has looked"
         await self._accept(ws)
         service.unauthenticated += 1
         first: str | bytes | None = None
@@ -73,7 +82,7 @@ class SocketEndpoint:
         try:
             with anyio.move_on_after(service.settings.limits.unauthenticated_s):
                 first = await _receive(ws)
-                key = self._route.key_in_message(first)
+                key = shows.read(first)
                 shown = service.gate.owner(key) if key is not None else None
         finally:
             service.unauthenticated -= 1
@@ -84,7 +93,7 @@ class SocketEndpoint:
                 await _serve(ws, visit, first)
         except Refused as error:
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-                await ws.send_text(self._route.errors(error)[1])
+                await ws.send_text(shows.refused(error))
                 await ws.close(POLICY, error.code)
 
 

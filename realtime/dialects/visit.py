@@ -15,11 +15,12 @@ from typing import Final, Protocol
 
 import anyio
 
-from engine.api import EngineError
+from engine.api import EngineError, SynthesisFailed
 from protocol.commands import Command, SessionUpdate, TurnStart
-from protocol.dialects.interface import CloseSocket, Dialect, Output, PrepareVoice, StartResponse
+from protocol.dialects.interface import CloseSocket, Dialect, Output, PrepareVoice, Refused, StartResponse
 from protocol.errors import CloseCode
 from protocol.events import Event
+from realtime.dialects.entering import engine_refused
 from realtime.dialects.room import Room
 from realtime.recording_file import RecordingRefused
 from realtime.references import ReferenceRefused
@@ -185,11 +186,15 @@ class Visit:
         try:
             voice = await self._service.encoder.inline(await self._service.references.loaded(wanted.recordings))
         except ReferenceRefused as error:
-            return wanted.refused(str(error))
+            return wanted.refused(Refused(400, str(error)))
         except RecordingRefused as error:
-            return wanted.refused(f"the reference recording {error}")
+            return wanted.refused(Refused(400, f"the reference recording {error}"))
+        except SynthesisFailed as error:
+            return wanted.refused(
+                Refused(400, f"the reference recording cannot be encoded: {error.detail}", error.code)
+            )
         except EngineError as error:
-            return wanted.refused(f"the reference recording cannot be encoded: {error}")
+            return wanted.refused(engine_refused(error))
         return wanted.then(self._service.voices.hold(voice))
 
     async def _encode_voices(self, command: SessionUpdate | TurnStart) -> None:

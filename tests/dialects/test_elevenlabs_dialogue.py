@@ -105,8 +105,17 @@ def test_the_next_words_end_what_was_closed_and_still_speaks() -> None:
     assert outputs == [cancel(), final(), UPDATE, append("No?", "t2")]
 
 
-def test_a_close_in_the_middle_of_text_is_an_interruption() -> None:
-    assert spoken(talking().says(say(context_id="c1", close_context=True))) == [cancel(), final()]
+def test_a_close_in_the_middle_of_text_that_is_heard_is_an_interruption() -> None:
+    one = talking()
+    one.sound("t1")
+    assert spoken(one.says(say(context_id="c1", close_context=True))) == [cancel(), final()]
+
+
+def test_a_close_speaks_what_was_not_heard_yet_unless_other_words_come() -> None:
+    one = talking()
+    assert one.says(say(context_id="c1", close_context=True)) == [end()]
+    one.says(say(context_id="c2", voices=["anna"]))
+    assert spoken(one.says(said(anna("No?"), context="c2"))) == [cancel(), final(), UPDATE, append("No?", "t2")]
 
 
 def test_a_turn_that_fails_is_told_in_snake_case() -> None:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from protocol.dialects.elevenlabs_http import errors, speech, speech_with_timestamps
+from protocol.dialects.elevenlabs_http import errors, speech, speech_with_timestamps, timed_speech
 from protocol.dialects.interface import CloseSocket, Opening, Refused, StartResponse
 from protocol.events import Alignment, AlignmentItem, Status
 from tests.dialects.desk import Desk
@@ -52,6 +52,28 @@ def test_an_answer_with_times() -> None:
     assert found["alignment"]["characters"] == [*" you. "]
     assert found["alignment"]["character_start_times_seconds"][1] == 0.7, "from the start of the answer"
     assert close == CloseSocket()
+
+
+def test_an_answer_with_times_in_one_piece() -> None:
+    one = Desk(timed_speech, opening({"output_format": "mp3_44100_128"}, text="Hello you."))
+    one.started("t1")
+    assert one.sound("t1", b"\1\2") == [], "it is answered when all is known"
+    one.hears(Alignment(turn="t1", items=(AlignmentItem("Hello", 100, 600, 0, 5),), final=False))
+    assert one.sound("t1", b"\3") == []
+    one.hears(Alignment(turn="t1", items=(AlignmentItem("you.", 700, 1100, 6, 10),), final=True))
+    head, body, close = one.ends("t1")
+    assert (head, close) == (StartResponse(200, "application/json", {}), CloseSocket())
+    found = json.loads(str(body))
+    assert base64.b64decode(found["audio_base64"]) == b"\1\2\3<end>"
+    assert found["alignment"]["characters"] == [*"Hello you. "] == found["normalized_alignment"]["characters"]
+
+
+def test_an_answer_in_one_piece_that_fails_in_the_middle_is_an_error() -> None:
+    one = Desk(timed_speech, opening({"output_format": "pcm_24000"}, text="Hello you."))
+    one.started("t1")
+    one.sound("t1")
+    head, body, _ = one.ends("t1", Status.FAILED, reason="engine_restarted")
+    assert head == StartResponse(503, "application/json") and "detail" in json.loads(str(body))
 
 
 def test_a_turn_that_fails_before_its_first_sound_is_an_error() -> None:

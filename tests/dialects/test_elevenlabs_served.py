@@ -104,7 +104,8 @@ def test_a_client_may_show_its_key_in_its_first_message(server: str) -> None:
 def test_a_client_that_shows_none_or_a_wrong_one_is_closed(server: str, shown: dict[str, str]) -> None:
     with eleven(server, SPEECH + "/multi-stream-input", key=None) as socket:
         say(socket, text=" ", **shown)
-        assert "key" in hear(socket)["detail"]["message"]
+        told = hear(socket)
+        assert "key" in told["message"] and told["error"] == "unauthorized" and told["code"] == 1008
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(PATIENCE_S)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008

@@ -8,7 +8,7 @@ import ormsgpack
 import pytest
 
 from protocol.dialects.fish import FishLive
-from protocol.dialects.interface import Opening, PrepareVoice
+from protocol.dialects.interface import Opening, PrepareVoice, Refused
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.events import ErrorEvent, Status, TurnPlayed
 from tests.dialects.desk import Desk
@@ -179,7 +179,7 @@ def test_references_become_a_voice_before_anything_is_said(desk: Desk) -> None:
     assert isinstance(wanted, PrepareVoice) and wanted.recordings == ((b"RIFF", "one"),)
     update, said = wanted.then("inline-1")
     assert update.voice == "inline-1" and said.text == "Hello."  # type: ignore[union-attr]
-    assert unpacked(list(wanted.refused("too short"))) == [
+    assert unpacked(list(wanted.refused(Refused(400, "too short")))) == [
         {"event": "finish", "reason": "error", "message": "too short"}
     ]
 

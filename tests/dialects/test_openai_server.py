@@ -18,6 +18,7 @@ import pytest
 import soundfile
 from websockets.sync.client import connect
 
+from engine.api import Busy, Codes, Samples
 from realtime.scripted import Script, ScriptedEngine
 from realtime.settings import Settings
 from tests.realtime.sockets import PATIENCE_S, serving
@@ -40,6 +41,13 @@ def recording() -> bytes:
 
 
 REFERENCE = recording()
+
+
+class Full(ScriptedEngine):
+    """Has no time for recordings."""
+
+    async def encode(self, samples: Samples, sample_rate: int) -> Codes:
+        raise Busy(3.0)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +92,9 @@ def test_the_answer_says_what_it_is(http: httpx.Client) -> None:
     assert (one.headers["content-type"], two.headers["content-type"]) == ("audio/mpeg", "audio/wav")
     assert one.headers["x-request-id"] != two.headers["x-request-id"]
     assert http.post(SPEECH, json={}).headers["x-request-id"], "a refusal, too"
+    for page in ("/v1/audio/voices", "/s/talk/v1/audio/voices", "/v1/voices"):
+        assert http.get(page).headers["x-request-id"]
+    assert http.post(SPEECH + "/batch", json={}).headers["x-request-id"]
     assert two.headers["transfer-encoding"] == "chunked"
 
 
@@ -157,6 +168,14 @@ def test_references_elsewhere_are_refused(http: httpx.Client, place: str) -> Non
 def test_a_reference_that_is_no_sound_is_refused(http: httpx.Client) -> None:
     answer = http.post(SPEECH, json={"input": "Hi.", "ref_audio": "AAAA", "ref_text": "One."})
     assert answer.status_code == 400 and "recording" in answer.json()["error"]["message"]
+
+
+def test_an_engine_that_has_no_time_for_a_reference_is_asked_again_later() -> None:
+    with serving(Full(), Settings(port=0)) as url:
+        fields = {"input": "Hi.", "ref_audio": base64.b64encode(REFERENCE).decode(), "ref_text": "One."}
+        answer = httpx.post(url + SPEECH, json=fields, timeout=PATIENCE_S)
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "3"
+    assert answer.json()["error"]["type"] == "server_error"
 
 
 def test_a_batch_is_answered_in_the_order_of_its_items(http: httpx.Client) -> None:

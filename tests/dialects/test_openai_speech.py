@@ -205,7 +205,7 @@ def test_a_reference_is_a_file_or_where_one_is(given: str, recording: bytes | st
 def test_a_reference_that_cannot_be_had_is_a_refusal() -> None:
     (wanted,) = desk(ref_audio="UklGRgAA", ref_text="one").first
     assert isinstance(wanted, PrepareVoice)
-    head, body, close = wanted.refused("too short")
+    head, body, close = wanted.refused(Refused(400, "too short"))
     assert isinstance(head, StartResponse) and head.status == 400 and "too short" in str(body)
     assert close == CloseSocket()
 

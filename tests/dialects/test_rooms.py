@@ -333,3 +333,28 @@ def test_a_client_that_reads_nothing_is_dropped_and_its_speech_cancelled() -> No
             vanish(deaf)
         with fish(url) as socket:
             speak(socket, "Hi.")
+
+
+def test_a_page_shows_its_key_beside_the_names_of_subprotocols(server: str) -> None:
+    base = server.replace("http", "ws", 1)
+    realtime = ["realtime", f"openai-insecure-api-key.{KEY}", "openai-beta.realtime-v1"]
+    for path, offered, agreed in (
+        ("/v1/speak", ["token", KEY], "token"),
+        ("/s/page/v2/speak", ["bearer", KEY], "bearer"),
+        ("/v1/realtime", realtime, "realtime"),
+    ):
+        with connect(base + path, subprotocols=offered, compression=None, proxy=None) as socket:  # type: ignore[arg-type]
+            assert socket.subprotocol == agreed, "a page hangs up where nothing is agreed to"
+        wrong = [name.replace(KEY, "wrong") for name in offered]
+        with pytest.raises(InvalidStatus) as refused:
+            connect(base + path, subprotocols=wrong, compression=None, proxy=None).__enter__()  # type: ignore[arg-type]
+        assert refused.value.response.status_code == 401
+
+
+def test_why_a_handshake_is_refused_is_where_a_client_of_deepgram_looks(server: str) -> None:
+    headers = {"Authorization": f"Token {KEY}"}
+    address = server.replace("http", "ws", 1) + "/v1/speak?encoding=mp3"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(address, additional_headers=headers, compression=None, proxy=None).__enter__()
+    assert refused.value.response.status_code == 400
+    assert "linear16" in refused.value.response.headers["dg-error"]

@@ -50,6 +50,7 @@ def test_two_turns_and_a_barge_in_with_elevenlabs_python(mini: Served, tmp_path:
     timed = found["timed"]
     assert timed["letters"].split() == ["The", "old", "pilot", "sold", "it."]
     assert timed["ends"] == sorted(timed["ends"]) and timed["ends"][-1] <= timed["audio_s"]
+    assert found["whole"]["letters"] == timed["letters"] and found["whole"]["audio_s"] > timed["audio_s"] / 2
     assert "default" in found["voices"] and found["found"] == ["default"]
     assert found["refusals"] == [
         ["ApiError", 401, "unauthorized"],

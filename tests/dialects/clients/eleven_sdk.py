@@ -85,11 +85,16 @@ for piece in speech.stream_with_timestamps("default", text="The old pilot sold i
     if piece.alignment is not None:
         letters += "".join(piece.alignment.characters)
         ends += piece.alignment.character_end_times_seconds
+whole = speech.convert_with_timestamps("default", text="The old pilot sold it.", output_format="pcm_24000")
 print(
     json.dumps(
         {
             "turns": turns,
             "timed": {"audio_s": len(timed) / BYTES_A_SECOND, "letters": letters, "ends": ends},
+            "whole": {
+                "audio_s": len(base64.b64decode(whole.audio_base_64)) / BYTES_A_SECOND,
+                "letters": "".join(whole.alignment.characters),
+            },
             "voices": [voice.voice_id for voice in once.voices.get_all().voices],
             "found": [voice.name for voice in once.voices.search(search="default").voices],
             "refusals": [
