@@ -6,6 +6,7 @@ Knows which tone each style makes of a voice and the many spellings of each tag.
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -214,7 +215,7 @@ _SPELLINGS: dict[Style, str] = {
     "speaking in a deep voice|low tone|deep gravelly voice",
     Style.LOUD: "loud|loudly|shout|speaking loudly|louder|in a loud voice|yelling|yell|very loud|shouts|volume up|calling out|"
     "raised voice|screaming|speak up|shouted|shouting voice|shouting out loud|yelling out|yelled|bellowing|roaring|"
-    "shouting out|shouting at them",
+    "shouting out|shouting at them|shouting angrily|shouting across the street|now shouting|starts shouting|almost shouting",
     Style.SOFT: "soft|softly|quiet|quietly|soft voice|softer|in a soft voice|speaking softly|gentle|gently|very soft|volume down|"
     "speaking quietly|quieter|low volume|in a quiet voice",
     Style.EXCITED: "excited|excitedly|with excitement|very excited|enthusiastic|thrilled|in an excited tone|excited voice|delighted|"
@@ -323,6 +324,23 @@ _UNKNOWN = [
 ]
 
 
+_STEM = 4  # letters that make two words relatives: shouted, shouting
+
+
+def _stems() -> frozenset[str]:
+    """Beginnings of the words that styles are asked for with."""
+    said = [*_SPELLINGS.values(), *_FREE_FORM.values(), *_KEYWORDS.values(), *PAUSES_S, "emphasis"]
+    return frozenset(word[:_STEM] for text in said for word in re.split(r"[^a-z]+", text) if len(word) > 2)
+
+
+_ASKED = _stems() - {"and", "the"}
+
+
 def unknown_tag(word: str, rng: random.Random) -> str:
-    """A tag that asks for nothing the teacher can do: it must change nothing and not be spoken. `word` is any word."""
-    return f"[{rng.choice(_UNKNOWN) if rng.random() < 0.6 else rng.choice((word, f'very {word}', f'{word} voice'))}]"
+    """A tag that asks for nothing the teacher can do: it must change nothing and not be spoken. `word` is any word.
+
+    Relatives of a style's words are left out: a model that learns that [shouting] means nothing believes it of others too.
+    """
+    if rng.random() < 0.6 or word[:_STEM] in _ASKED:
+        return f"[{rng.choice(_UNKNOWN)}]"
+    return f"[{rng.choice((word, f'very {word}', f'{word} voice'))}]"

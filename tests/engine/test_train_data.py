@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import random
+import re
 import signal
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -18,7 +19,7 @@ if ctypes.util.find_library("espeak-ng") is None:
 from engine.train.phones import SILENCE, phone_class, phone_track
 from engine.train.render import FRAME_SAMPLES, Renderer
 from engine.train.script import ConversationScript, Phrase, ScriptWriter, SegmentScript, TurnScript
-from engine.train.styles import SPEAKERS, Style, deliver, free_form_tags, random_speaker, style_tag
+from engine.train.styles import SPEAKERS, Style, deliver, free_form_tags, random_speaker, style_tag, unknown_tag
 from engine.train.synthesize import SynthesisPlan, synthesize
 from engine.train.teacher import Teacher
 from engine.train.tokens import NOTHING, Packer, conversation_tokens, stack_rows
@@ -76,6 +77,17 @@ def test_neighbours_kept_for_evaluation_are_never_written() -> None:
         written = {style_tag(style, rng)[1:-1].lower() for _ in range(3000)}
         assert style.value in written
         assert not written & set(free_form_tags(style))
+
+
+def test_a_tag_that_means_nothing_has_no_relative_of_a_style_in_it() -> None:
+    rng = random.Random(4)
+    asked = [
+        unknown_tag(word, rng)
+        for word in ("shouting", "whispered", "slowest", "loudness", "pausing")
+        for _ in range(50)
+    ]
+    assert not any(re.search("shout|whisp|slow|loud|paus", tag) for tag in asked)
+    assert any("table" in unknown_tag("table", rng) for _ in range(50))
 
 
 def test_slow_is_longer_fast_is_shorter_loud_is_louder(renderer: Renderer) -> None:
