@@ -24,6 +24,7 @@ from engine.heads import Head
 from engine.kv import CachedSequence, Columns
 from engine.load import Loaded
 from engine.model import Hidden
+from engine.quantize import matrix_bytes
 from engine.runner import FrameDrawn, Runner
 from engine.streaming import StreamingCodec
 
@@ -73,8 +74,9 @@ def frame_bytes(loaded: Loaded, positions: int) -> dict[str, int]:
     """Bytes of weights and of keys and values that one step must read, with `positions` over all its rows. The codec is not counted."""
     config, size = loaded.model.config, loaded.model.embeddings.weight.element_size()
     passes, entries = config.num_codebooks - 1, loaded.codec.config.codebook_size
+    blocks = matrix_bytes(loaded.model) or size * _matrices(config.slow)
     return {
-        "slow": size * (_matrices(config.slow) + (config.n_semantic + 1) * config.slow.dim),
+        "slow": blocks + size * (config.n_semantic + 1) * config.slow.dim,
         "fast": size * passes * (_matrices(config.fast) + entries * config.fast.dim),
         "kv": size * positions * config.slow.n_layer * 2 * config.slow.kv_dim,
     }

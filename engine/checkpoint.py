@@ -7,9 +7,10 @@ The reference loads with strict=False, so that a wrong name fails silently; here
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +20,10 @@ from torch import Tensor
 from engine.config import ModelConfig, load_model_config, read_json
 from engine.model import DualAR
 from engine.packed import eight_bit
+from engine.quantize import Quantized, is_put, is_quantized, joined, put, to_format
 from engine.random_weights import RandomWeights
+
+Matrix = TypeVar("Matrix", Tensor, Quantized)
 
 _INDEX, _SINGLE, _PICKLE = "model.safetensors.index.json", "model.safetensors", "model.pth"
 _TEXT, _AUDIO, _TABLE = "text_model.model.", "audio_decoder.", "codebook_embeddings."
@@ -47,22 +51,30 @@ class CheckpointError(Exception):
         return f"{self.path}: {'; '.join(parts)}"
 
 
-def load_dual_ar(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> DualAR:
+def load_dual_ar(
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quantize: str | None = None,
+) -> DualAR:
     """The model of a checkpoint folder, in eval mode, without gradients; `prepare_serving` is left to the caller.
 
-    Weights go to the device one at a time. Raises ConfigError or CheckpointError, which names keys and shapes.
+    quantize: a format of `engine.quantize` for the slow stack's matrices, which the device can have. Weights go to the device one at a time
+    and are quantised there one by one, so it never holds more than the finished model and a tensor. Raises ConfigError, QuantizeError, or
+    CheckpointError, which names keys and shapes.
     """
-    if (random := RandomWeights.of(folder)) is not None:
-        return random.model(folder, device, dtype)
     config = load_model_config(folder)
-    weights, stored_8_bit = _read_weights(folder, torch.device(device), dtype)
-    if "fast_project_in.weight" in weights:
+    read = _Weights(folder, torch.device(device), dtype, quantize)
+    if "fast_project_in.weight" in read.plain:
         config = replace(config, project_in=True)  # honoured where it is on disk, though equal widths do not need it
     with torch.device("meta"):
         model = DualAR(config)
-    _check_fit(folder, model, weights)
-    model.load_state_dict(weights, assign=True)
-    model.stored_8_bit = stored_8_bit
+    _check_fit(folder, model, read.plain, read.quantized)
+    for number, block in enumerate(model.layers):
+        if quantize is not None:
+            put(block, f"layers.{number}", read.quantized)  # type: ignore[arg-type]
+    model.load_state_dict(read.plain, assign=True)
+    model.stored_8_bit = read.stored_8_bit
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -73,6 +85,7 @@ def save_dual_ar(
 
     Raises ConfigError for a configuration that the nested form cannot express. The tokenizer's files are not written.
     """
+    assert not is_put(model.layers[0]), "what is quantised for serving is no checkpoint any more"  # type: ignore[arg-type]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
     tensors: dict[str, Tensor] = {}
@@ -115,20 +128,51 @@ def _is_scale(name: str, weights: dict[str, Tensor]) -> bool:
     return owner is not None and owner.dtype == torch.int8
 
 
-def _read_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Tensor], bool]:
-    """Every tensor under its internal name, and whether the blocks' matrices are stored in 8 bits."""
-    raw: dict[str, Tensor] = {}
-    for name, tensor in _tensors(folder):
-        # Floats shrink or grow before they travel, so that the largest single tensor bounds what is held twice.
-        exact = tensor.dtype == torch.int8 or name.endswith(".scale")
-        raw[_internal_name(name)] = tensor.to(device) if exact else tensor.to(device, dtype)
-    stored_8_bit = any(tensor.dtype == torch.int8 and "layers." in name for name, tensor in raw.items())
-    return _join_legacy(folder, widened(folder, raw, dtype)), stored_8_bit
+class _Weights:
+    """Every tensor of a folder under its internal name."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, quantize: str | None) -> None:
+        raw: dict[str, Tensor] = {}
+        waiting: dict[str, Tensor] = {}  # stored in 8 bits, to be quantised: on the CPU, as they may get smaller
+        self.stored_8_bit = False  # are the blocks' matrices
+        self.quantized: dict[str, Quantized] = {}
+        for disk_name, tensor in _tensors(folder, device, dtype):
+            name = _internal_name(disk_name)
+            small, exact = tensor.dtype == torch.int8, tensor.dtype == torch.int8 or name.endswith(".scale")
+            self.stored_8_bit |= small and "layers." in name
+            if quantize is None or not is_quantized(name.removesuffix(".scale")):
+                # Floats shrink or grow before they travel, so that the largest single tensor bounds what is held twice.
+                raw[name] = tensor.to(device) if exact else tensor.to(device, dtype)
+            elif exact:
+                waiting[name] = tensor
+            else:
+                self.quantized[name] = to_format(tensor.to(device), quantize)
+        if quantize is not None:
+            for name in [name for name in waiting if not _is_scale(name, waiting)]:
+                self.quantized[name] = _from_8_bits(folder, waiting, name, device, quantize)
+        self.plain = _join_legacy(folder, widened(folder, raw, dtype), torch.cat)
+        self.quantized = _join_legacy(folder, self.quantized, joined)
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name on disk and tensor, file after file. The reference's order: an index, a single file, a pickle."""
-    if (folder / _INDEX).is_file():
+def _from_8_bits(path: Path, weights: dict[str, Tensor], name: str, device: torch.device, format: str) -> Quantized:
+    """One that is stored in 8 bits, and its scale; they leave `weights`. Raises CheckpointError for one without a scale."""
+    stored = {key: weights.pop(key) for key in (name, f"{name}.scale") if key in weights}
+    if format == "int8" and f"{name}.scale" in stored:
+        rows, scale = stored[name], stored[f"{name}.scale"].bfloat16()
+        if scale.shape == rows.shape[:1]:
+            return Quantized(format, rows.to(device), scale.to(device))
+    (matrix,) = widened(path, stored, torch.float32).values()
+    return to_format(matrix.to(device), format)
+
+
+def _tensors(folder: Path, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Name on disk and tensor, file after file. The reference's order: an index, a single file, a pickle.
+
+    device, dtype: for weights that are on no disk; all others come as they are.
+    """
+    if (random := RandomWeights.of(folder)) is not None:
+        yield from random.tensors(folder, device, dtype)
+    elif (folder / _INDEX).is_file():
         yield from _sharded(folder)
     elif (folder / _SINGLE).is_file():
         yield from _safetensors(folder / _SINGLE)
@@ -189,20 +233,20 @@ def _disk_name(name: str) -> str:
     return _AUDIO + name.removeprefix("fast_") if name.startswith("fast_") else _TEXT + name
 
 
-def _join_legacy(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _join_legacy(path: Path, weights: dict[str, Matrix], join: Callable[[list[Matrix]], Matrix]) -> dict[str, Matrix]:
     """Older files of the flat form keep wq, wk and wv apart."""
     for query in [name for name in weights if ".attention.wq." in name]:
         names = [query.replace(".wq.", f".{part}.") for part in ("wq", "wk", "wv")]
         absent = [name for name in names if name not in weights]
         if absent:
             raise CheckpointError(path, missing=absent)
-        weights[query.replace(".wq.", ".wqkv.")] = torch.cat([weights.pop(name) for name in names])
+        weights[query.replace(".wq.", ".wqkv.")] = join([weights.pop(name) for name in names])
     return weights
 
 
-def _check_fit(path: Path, model: DualAR, weights: dict[str, Tensor]) -> None:
+def _check_fit(path: Path, model: DualAR, weights: dict[str, Tensor], matrices: dict[str, Quantized]) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in (weights | matrices).items()}
     error = CheckpointError(
         path,
         missing=sorted(wanted.keys() - found.keys()),

@@ -11,6 +11,7 @@ import torch
 
 from engine import commands as c
 from engine.api import Conversation, EngineLimits, ModelInfo, SamplingParams, SynthesisFailed, Voice
+from engine.attention import causal
 from engine.checkpoint import load_dual_ar
 from engine.codec import Codec
 from engine.codec_identity import codec_id
@@ -24,6 +25,7 @@ from engine.fused import compiled
 from engine.heads import ChosenHeads
 from engine.model import DualAR
 from engine.prompt import PromptBuilder
+from engine.quantize import check
 from engine.random_weights import ForcedEnds, RandomWeights
 from engine.runner import Runner
 from engine.tokenizer import Tokenizer
@@ -56,12 +58,14 @@ def load_core(
     attribution: str | None,
     *,
     guarded: bool = True,
+    quantize: str | None = None,
 ) -> EngineCore:
     """Load a checkpoint folder and speak a few frames with it. Close the core.
 
     device: of torch, or "auto": a GPU where there is one. dtype: of the AR stacks, a key of DTYPES, or "auto": bfloat16 on a GPU, float32
-    elsewhere; the codec stays float32. Raises ValueError for another dtype, SynthesisFailed where `limits` leave no room to speak, and
-    ConfigError, CheckpointError or CodecWeightsError, which name the file at fault.
+    elsewhere; the codec stays float32. quantize: a format of `engine.quantize` for the slow stack's matrices, or None. Raises ValueError
+    for another dtype or a format that cannot be had, SynthesisFailed where `limits` leave no room to speak, and ConfigError,
+    CheckpointError or CodecWeightsError, which name the file at fault.
     """
     device, threads = _device(device), limits.threads or default_threads()
     torch.set_num_threads(threads)
@@ -71,7 +75,7 @@ def load_core(
         if beside:
             decoder = CodecProcess(folder, limits.max_streams, beside)
             on_failure.callback(decoder.close)
-        loaded = load_model(folder, name, device, dtype, attribution)
+        loaded = load_model(folder, name, device, dtype, attribution, quantize=quantize)
         if decoder is not None:
             decoder.wait()
         core = core_of(loaded, limits, guarded=guarded, decoder=decoder)
@@ -109,7 +113,14 @@ def _device(wanted: str) -> str:
 
 
 def load_model(
-    folder: Path, name: str, device: str, dtype: str, attribution: str | None, *, fused: bool | None = None
+    folder: Path,
+    name: str,
+    device: str,
+    dtype: str,
+    attribution: str | None,
+    *,
+    fused: bool | None = None,
+    quantize: str | None = None,
 ) -> Loaded:
     """The part of `load_core` that reads files. fused: a step's blocks are compiled (`engine.fused`); None: on a GPU."""
     device = _device(device)
@@ -117,12 +128,13 @@ def load_model(
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
-    model = load_dual_ar(folder, device, DTYPES[dtype])
+    check(quantize, torch.device(device))
+    model, packed = _model(folder, torch.device(device), DTYPES[dtype], quantize)
     codec = load_codec(folder, device)
-    # Weights that came from 8 bits lose nothing by staying there, and a CPU's step is bound by reading them.
-    packed = model.device.type == "cpu" and dtype == "float32" and model.stored_8_bit
     fuse = compiled if fused or (fused is None and GRAPHS_ON_A_GPU and model.device.type == "cuda") else None
     model.prepare_serving(residual_entries=codec.config.codebook_size, packed=packed, fuse=fuse)
+    if quantize is not None and model.device.type == "cuda":
+        _compile_products(model)
     info = ModelInfo(
         name=name,
         sample_rate=codec.config.sample_rate,
@@ -131,13 +143,36 @@ def load_model(
         max_history_s=float(read_json(folder / "config.json").get("max_history_s", DEFAULT_HISTORY_S)),
         attribution=attribution,
         device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else device,
-        dtype=dtype,
+        dtype=dtype if quantize is None else f"{dtype}, slow stack {quantize}",
         codec_id=codec_id(folder),
         scripts=declared_scripts(folder),
         numbers_in_words=declared_numbers_in_words(folder),
     )
     heads = ChosenHeads.load(folder, model.config.slow)
     return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info, heads, RandomWeights.of(folder))
+
+
+def _model(folder: Path, device: torch.device, dtype: torch.dtype, quantize: str | None) -> tuple[DualAR, bool]:
+    """A model, and whether to serve it packed.
+
+    Weights that came from 8 bits lose nothing by staying there, and a CPU's step is bound by reading them. That is int8 for both stacks.
+    """
+    packable = device.type == "cpu" and dtype == torch.float32 and quantize in (None, "int8")
+    if packable:
+        model = load_dual_ar(folder, device, dtype)
+        if model.stored_8_bit or quantize is None:
+            return model, model.stored_8_bit
+    return load_dual_ar(folder, device, dtype, quantize), False
+
+
+@torch.inference_mode()
+def _compile_products(model: DualAR) -> None:
+    """Compile what products of any number of rows will run."""
+    from engine.quantize_triton import row_counts
+
+    for rows in row_counts():
+        x = torch.zeros(1, rows, model.config.slow.dim, device=model.device, dtype=model.dtype)
+        model.slow(x, torch.arange(rows, device=model.device)[None], causal)
 
 
 def core_of(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -125,13 +126,19 @@ class RandomWeights:
         return cls(seed)
 
     def model(self, folder: Path, device: torch.device | str, dtype: torch.dtype) -> DualAR:
-        """As `load_dual_ar` gives it: random matrices, made on the device in their dtype, one at a time."""
+        """As `load_dual_ar` gives it."""
         with torch.device("meta"):
             model = DualAR(load_model_config(folder))
-        noise = torch.Generator(device).manual_seed(self.seed)
-        weights = {name: _random(value, device, dtype, noise) for name, value in model.state_dict().items()}
-        model.load_state_dict(weights, assign=True)
+        model.load_state_dict(dict(self.tensors(folder, device, dtype)), assign=True)
         return model.to(device).eval().requires_grad_(False)
+
+    def tensors(self, folder: Path, device: torch.device | str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the model by name: random matrices, made on the device in their dtype, one at a time."""
+        with torch.device("meta"):
+            shapes = DualAR(load_model_config(folder)).state_dict()
+        noise = torch.Generator(device).manual_seed(self.seed)
+        for name, value in shapes.items():
+            yield name, _random(value, device, dtype, noise)
 
     def codec(self, folder: Path, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Codec:
         """As `load_codec` gives it."""
