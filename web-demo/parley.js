@@ -30,6 +30,7 @@ import { opusSupport } from "./parley/decode.js";
 import { Incoming } from "./parley/incoming.js";
 import { Live, Refused } from "./parley/live.js";
 import { MicrophoneRefused } from "./parley/microphone.js";
+import { Playback } from "./parley/playback.js";
 import { Player } from "./parley/player.js";
 import { Turn } from "./parley/turn.js";
 import { Turns } from "./parley/turns.js";
@@ -39,7 +40,6 @@ export { Live, MicrophoneRefused, Player, Refused, Turn };
 
 const RATE = 48000; // of all sound here: nothing is resampled in the browser, and Opus has no other
 const KEPT = 8; // turns that are over; a page may still be told how far they were heard
-const REPORT_MS = 250; // between two playback.update
 const PAUSE = "pause"; // event_id of what holds the player
 const HELD_BACK = { lead_ms: 2000, burst_ms: 400 };
 
@@ -82,7 +82,6 @@ export class Parley extends EventTarget {
     this.turns = new Turns(); // by id; of those that are over the last ones
     /** @type {Uplink | null} */
     this.uplink = null; // while the microphone is open
-    this.reported = { at: 0, turn: "", ms: 0 };
     this.incoming = new Incoming(opus, RATE, (turn, n, samples, position) => {
       this.tell("samples", { turn, samples, position });
       player.play(n, samples, position);
@@ -93,7 +92,8 @@ export class Parley extends EventTarget {
     this.live = new Live({ ...options, settings, have, resumeToken: options.snapshot?.token });
     if (options.snapshot) this.turns.restore(options.snapshot.turns, this.live.journal);
     this.listenToServer();
-    this.listenToPlayer();
+    this.playback = new Playback(player, this.turns, this.live);
+    this.listenToPlayback();
   }
 
   /** Connect. Resolves once it is open; rejects with Refused where it is refused for good. */
@@ -253,7 +253,7 @@ export class Parley extends EventTarget {
 
   /** What a page stores that wants to go on after it was loaded again: in its own tab only, it holds a secret. */
   snapshot() {
-    for (const turn of this.turns.values()) this.note(turn);
+    for (const turn of this.turns.values()) this.playback.note(turn);
     return { token: this.live.token, turns: [...this.turns.values()] };
   }
 
@@ -350,7 +350,7 @@ export class Parley extends EventTarget {
   onAudio(message) {
     const turn = this.turns.byNumber.get(message.n);
     if (!turn || turn.over || turn.done?.status === "cancelled") return;
-    if (!this.player.unlocked && this.reported.turn !== turn.id) this.report(turn, turn.heardMs, "stalled"); // nobody hears it yet
+    if (!this.player.unlocked) this.playback.locked(turn);
     this.incoming.push(turn, message);
   }
 
@@ -410,77 +410,22 @@ export class Parley extends EventTarget {
 
   // What comes from the player
 
-  listenToPlayer() {
-    const { player } = this;
-    player.addEventListener("clock", (/** @type {any} */ { detail }) => this.onClock(detail));
-    player.addEventListener("started", (/** @type {any} */ { detail }) => {
-      const turn = this.turns.byNumber.get(detail.turn);
-      if (!turn) return;
-      turn.trace.firstSound ??= performance.now() + player.latency * 1000;
-      this.report(turn, 0, "playing");
-      this.tell("started", { turn });
-    });
-    player.addEventListener("stalled", (/** @type {any} */ { detail }) => {
-      const turn = this.turns.byNumber.get(detail.turn);
-      if (!turn || turn.over) return;
-      (turn.hasText ? turn.trace.underruns : turn.trace.waits).push(performance.now());
-      this.report(turn, player.heard().ms, "stalled");
-      this.tell("stalled", { turn });
-    });
-    player.addEventListener("ended", (/** @type {any} */ { detail }) => {
-      const turn = this.turns.byNumber.get(detail.turn);
-      if (!turn || turn.over) return;
-      turn.heardMs = turn.done?.audio_ms ?? turn.heardMs;
-      this.report(turn, turn.heardMs, "ended");
-      this.conclude(turn, "played");
-    });
-  }
-
-  /** @param {import("./parley/player.js").Clock} clock */
-  onClock(clock) {
-    const turn = clock.turn === null ? null : this.turns.byNumber.get(clock.turn);
-    if (turn && !turn.over) {
-      this.note(turn);
-      turn.trace.lead(performance.now(), (clock.buffered / RATE) * 1000);
-      if (clock.running && performance.now() - this.reported.at >= REPORT_MS) this.report(turn, turn.heardMs, "playing");
-    }
-    this.tell("clock", clock);
-  }
-
-  /** What of a turn is heard by now. @param {Turn} turn */
-  note(turn) {
-    const heard = this.player.heard();
-    if (turn.n !== null && heard.turn === turn.n && !turn.over) turn.heardMs = Math.max(turn.heardMs, heard.ms);
-  }
-
-  /** @param {Turn} turn @param {number} ms @param {string} state */
-  report(turn, ms, state) {
-    const played_ms = this.reported.turn === turn.id ? Math.max(ms, this.reported.ms) : ms; // it never falls
-    this.reported = { at: performance.now(), turn: turn.id, ms: played_ms };
-    this.live.send("playback.update", { turn: turn.id, played_ms, state });
+  listenToPlayback() {
+    const { playback } = this;
+    for (const name of ["clock", "started", "stalled"]) playback.addEventListener(name, (/** @type {any} */ { detail }) => this.tell(name, detail));
+    playback.addEventListener("ended", (/** @type {any} */ { detail }) => this.conclude(detail.turn, "played"));
   }
 
   /** @param {Turn} turn @param {number} ms */
   cut(turn, ms) {
-    turn.heardMs = ms;
-    turn.ended = true;
-    const chars = Array.from(turn.text);
-    const heard = turn.charsAt(ms);
-    // Until the server says so itself.
-    turn.heard ??= { ms, text: chars.slice(0, heard).join(""), remaining: chars.slice(heard).join(""), char_end: heard, source: "client" };
+    turn.stopAt(ms);
     this.conclude(turn, "cut");
   }
 
   /** @param {Turn} turn @param {"played" | "cut" | "failed"} state */
   conclude(turn, state) {
-    turn.state = state;
-    turn.trace.ended = performance.now();
-    if (state === "played") {
-      const length = Array.from(turn.text).length;
-      turn.heard = { ms: turn.heardMs, text: turn.text, remaining: "", char_end: length, source: "client" };
-    }
+    turn.conclude(state);
     if (turn.n !== null) this.incoming.release(turn.n);
-    turn.finish?.();
     this.tell("turn", { turn });
     this.tell("ended", { turn });
     this.turns.forget(KEPT);

@@ -4,6 +4,7 @@
 
 const ROWS = ["text in", "sound in", "heard"];
 const LEFT = 58;
+const LABEL_PX = 13;
 
 /**
  * @param {HTMLCanvasElement} canvas
@@ -26,7 +27,8 @@ export function drawTimeline(canvas, turn) {
 let known = null; // to ask for them takes longer than to draw
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (known = null));
 
-function colors() {
+/** Of the page, light or dark. */
+export function colors() {
   return (known ??= readColors());
 }
 
@@ -54,7 +56,7 @@ class Drawing {
     this.leadBottom = height - 17;
     this.began = 0;
     this.span = 1;
-    this.marks = 0;
+    this.labels = [0, 0, 0]; // where the last one of each line ends
   }
 
   /** @param {import("./parley.js").Turn | null} turn */
@@ -75,9 +77,9 @@ class Drawing {
     for (const [at] of trace.arrivals) this.tick(at, 1, this.color.accent);
     this.heard(turn);
     this.lead(trace.leads);
+    if (trace.firstSound) this.mark(trace.firstSound, this.color.accent, `${Math.round(trace.firstSound - this.began)} ms`);
     trace.waits.forEach((at, i) => this.mark(at, this.color.you, i ? "" : "awaits text"));
     trace.underruns.forEach((at, i) => this.mark(at, this.color.cut, i ? "" : "underrun"));
-    if (trace.firstSound) this.mark(trace.firstSound, this.color.accent, `${Math.round(trace.firstSound - this.began)} ms`);
     if (trace.cancelled) this.mark(trace.cancelled, this.color.cut, "stop");
   }
 
@@ -118,7 +120,7 @@ class Drawing {
     pen.fillStyle = this.color.accent;
     pen.fillRect(this.x(trace.firstSound), 2 * this.row + 3, Math.max(1, this.x(end) - this.x(trace.firstSound)), this.row - 7);
     pen.fillStyle = this.color.wash;
-    for (const [from, to] of trace.pauses) pen.fillRect(this.x(from), 2 * this.row + 3, this.x(to ?? end) - this.x(from), this.row - 7);
+    for (const [from, to] of [...trace.pauses, ...trace.gaps]) pen.fillRect(this.x(from), 2 * this.row + 3, this.x(to ?? end) - this.x(from), this.row - 7);
   }
 
   /** @param {[number, number][]} leads */
@@ -150,70 +152,13 @@ class Drawing {
     pen.moveTo(x, 0);
     pen.lineTo(x, this.leadBottom);
     pen.stroke();
-    pen.textAlign = x > this.width - 60 ? "right" : "left";
-    pen.fillText(text, x + (x > this.width - 60 ? -4 : 4), this.leadTop + 4 + 13 * (this.marks++ % 3));
-  }
-}
-
-const KEPT = 400; // bars
-const BAR = 2.5; // px
-
-/** Of a bar, of all there is room for. @param {number} db */
-function height(db) {
-  return Math.min(1, Math.max(0, (db + 54) / 48) ** 1.5);
-}
-
-/** Both sides' level, the last seconds, drawn as two mirrored rows of bars. */
-export class Levels {
-  /** @param {HTMLCanvasElement} canvas */
-  constructor(canvas) {
-    this.canvas = canvas;
-    /** @type {number[]} */
-    this.theirs = []; // Parley's: RMS of 20 ms
-    /** @type {number[]} */
-    this.ours = [];
-    this.pending = -100; // dB: the loudest of the microphone since the last bar
-  }
-
-  /** @param {number[]} rms  each 20 ms */
-  parley(rms) {
-    for (const one of rms) {
-      this.theirs.push(height(20 * Math.log10(one + 1e-6)));
-      this.ours.push(height(this.pending));
-      this.pending = -100;
-    }
-    this.theirs.splice(0, this.theirs.length - KEPT);
-    this.ours.splice(0, this.ours.length - KEPT);
-  }
-
-  /** @param {number} level  dB */
-  you(level) {
-    this.pending = Math.max(this.pending, level);
-  }
-
-  draw() {
-    const { canvas } = this;
-    const box = canvas.getBoundingClientRect();
-    const scale = window.devicePixelRatio || 1;
-    if (!box.width) return;
-    if (canvas.width !== Math.round(box.width * scale)) canvas.width = Math.round(box.width * scale);
-    if (canvas.height !== Math.round(box.height * scale)) canvas.height = Math.round(box.height * scale);
-    const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-    pen.setTransform(scale, 0, 0, scale, 0, 0);
-    pen.clearRect(0, 0, box.width, box.height);
-    const color = colors();
-    const middle = box.height / 2;
-    pen.fillStyle = color.line;
-    pen.fillRect(0, middle - 0.5, box.width, 1);
-    const bars = Math.min(this.theirs.length, Math.floor(box.width / BAR));
-    for (let i = 0; i < bars; i++) {
-      const x = box.width - (i + 1) * BAR;
-      const up = this.theirs[this.theirs.length - 1 - i] * (middle - 1);
-      const down = this.ours[this.ours.length - 1 - i] * (middle - 1);
-      pen.fillStyle = color.accent;
-      if (up > 0.4) pen.fillRect(x, middle - up, BAR - 1, up);
-      pen.fillStyle = color.you;
-      if (down > 0.4) pen.fillRect(x, middle, BAR - 1, down);
-    }
+    if (!text) return;
+    const wide = pen.measureText(text).width + 8;
+    const left = x + wide > this.width ? x - wide : x;
+    const row = this.labels.findIndex((end) => end <= left);
+    if (row < 0) return; // no room: the line and the figures say it
+    this.labels[row] = left + wide;
+    pen.textAlign = "left";
+    pen.fillText(text, left + 4, this.leadTop + 4 + LABEL_PX * row);
   }
 }

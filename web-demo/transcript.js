@@ -35,6 +35,44 @@ function kindOf(piece) {
   return /^<\|speaker:\d+\|>$/u.test(piece) ? "speaker" : "word";
 }
 
+/**
+ * How a turn that is over is shown: neighbours that share a fate are one piece, so that a long conversation stays a small document.
+ * @param {string} text
+ * @param {number} heard  code points of it
+ * @returns {{heard: Piece[], cut: Piece[]}}
+ */
+export function settled(text, heard) {
+  /** @type {{heard: Piece[], cut: Piece[]}} */
+  const found = { heard: [], cut: [] };
+  for (const piece of pieces(text)) {
+    const side = piece.start < heard ? found.heard : found.cut;
+    const last = side.at(-1);
+    const plain = piece.kind === "word" || piece.kind === "space";
+    // What is cut off begins with its first word: a line through the space before it looks like a dash.
+    if (last && plain && (last.kind === "word" || (last.kind === "space" && side === found.heard))) {
+      last.text += piece.text;
+      last.end = piece.end;
+      last.kind = "word";
+    } else {
+      side.push({ ...piece });
+    }
+  }
+  return found;
+}
+
+/** Without tags and speaker tokens: what is said, and nothing else. @param {string} text */
+export function spokenText(text) {
+  return text.replace(/\[[^\][\n]{1,80}\]|<\|speaker:\d+\|>/gu, " ").replace(/\s+/gu, " ").trim();
+}
+
+/** @param {Piece} piece */
+function spanOf({ text, kind }) {
+  const node = document.createElement("span");
+  node.textContent = kind === "speaker" ? `speaker ${text.match(/\d+/u)?.[0]}` : text;
+  if (kind !== "word") node.classList.add(kind);
+  return node;
+}
+
 /** One utterance of Parley's. */
 export class Said {
   /** @param {import("./parley.js").Turn} turn */
@@ -47,10 +85,11 @@ export class Said {
     this.meta.className = "meta";
     this.element.append(this.line, this.meta);
     /** @type {{node: HTMLElement, start: number, end: number}[]} */
-    this.spans = [];
+    this.spans = []; // of each word, as long as it may still light up
     this.shown = ""; // text that has spans
     this.lit = 0; // spans that are heard
     this.chars = 0;
+    this.settledAs = ""; // what `settle` has shown
   }
 
   /** Show text that has come since. */
@@ -65,9 +104,7 @@ export class Said {
     this.lit = Math.min(this.lit, kept.length);
     const rest = Array.from(text).slice(from).join("");
     for (const piece of pieces(rest, from)) {
-      const node = document.createElement("span");
-      node.textContent = piece.kind === "speaker" ? `speaker ${piece.text.match(/\d+/u)?.[0]}` : piece.text;
-      if (piece.kind === "tag" || piece.kind === "speaker") node.classList.add(piece.kind);
+      const node = spanOf(piece);
       this.spans.push({ node, start: piece.start, end: piece.end });
       this.line.append(node);
     }
@@ -97,20 +134,23 @@ export class Said {
 
   /** It is over: what was heard stands, the rest is struck through. */
   settle() {
-    this.grow();
-    const heard = this.turn.heard;
-    if (!heard) return;
-    for (const { node } of this.spans) node.classList.remove("now", "heard");
-    for (const { node, start } of this.spans) if (start < heard.char_end) node.classList.add("heard");
-    const rest = this.spans.filter(({ start }) => start >= heard.char_end).map(({ node }) => node);
-    this.line.querySelector("del")?.replaceWith(...this.line.querySelectorAll("del > span"));
-    if (!rest.length || !heard.remaining.trim()) return;
-    const cut = document.createElement("del");
+    const { heard, text } = this.turn;
+    if (!heard) return this.grow();
+    const until = heard.remaining.trim() ? heard.char_end : Infinity;
+    if (this.settledAs === `${until}:${text}`) return;
+    this.settledAs = `${until}:${text}`;
+    this.spans = [];
+    const { heard: stands, cut } = settled(text, until);
+    const spans = stands.map(spanOf);
+    for (const node of spans) node.classList.add("heard");
+    this.line.replaceChildren(...spans);
+    if (!cut.length) return;
     const hint = document.createElement("span");
     hint.className = "hidden";
     hint.textContent = " (not heard:) ";
-    rest[0].before(cut);
-    cut.append(hint, ...rest);
+    const struck = document.createElement("del");
+    struck.append(hint, ...cut.map(spanOf));
+    this.line.append(struck);
   }
 }
 

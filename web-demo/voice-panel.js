@@ -79,8 +79,8 @@ export class VoicePanel {
     try {
       if (this.recorder) {
         this.take = this.recorder.stop();
+        $("recorded").textContent = `recorded ${this.recorder.seconds.toFixed(1)} s`;
         this.recorder = null;
-        $("recorded").textContent = `recorded ${((this.take.size - 44) / 96000).toFixed(1)} s`;
       } else {
         await this.parley.unlock();
         this.recorder = await Recorder.start(this.parley.player.context);

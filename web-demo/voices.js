@@ -2,7 +2,7 @@
  * Voices: which speaker has which, and how to add one from a recording, a file or a take.
  */
 
-import { toPcm16, wavHeader } from "./keeping.js";
+import { toPcm16, wavHeader } from "./wav.js";
 import { Microphone } from "./parley/microphone.js";
 
 const SPEAKERS = 8;
@@ -17,11 +17,6 @@ export async function upload(name, audio, text) {
   if (response.ok) return;
   const body = await response.json().catch(() => null);
   throw new Error(body?.error?.message ?? `The server refused the voice with ${response.status}.`);
-}
-
-/** Without tags and speaker tokens: what is said, and nothing else. @param {string} text */
-export function spokenText(text) {
-  return text.replace(/\[[^\][\n]{1,80}\]|<\|speaker:\d+\|>/gu, " ").replace(/\s+/gu, " ").trim();
 }
 
 /** The selects of the voices panel. */
@@ -61,7 +56,7 @@ export class Casting {
   offer(names) {
     for (const select of this.selects) {
       const chosen = select.value;
-      select.replaceChildren(...names.map((name) => new Option(name === "default" ? "the model's own" : name, name === "default" ? "" : name)));
+      select.replaceChildren(...names.map((name) => new Option(name === "default" ? "built in" : name, name === "default" ? "" : name)));
       select.value = names.includes(chosen) ? chosen : "";
     }
   }
@@ -89,6 +84,10 @@ export class Recorder {
     /** @type {Int16Array[]} */
     this.parts = [];
     microphone.addEventListener("raw", (/** @type {any} */ { detail }) => this.parts.push(toPcm16(detail.raw)));
+  }
+
+  get seconds() {
+    return this.parts.reduce((sum, part) => sum + part.length, 0) / this.rate;
   }
 
   /** The recording as a WAV file. */

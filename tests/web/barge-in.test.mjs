@@ -19,7 +19,8 @@ before(async () => {
   folder = await mkdtemp(join(tmpdir(), "parley-web-"));
   const file = join(folder, "microphone.wav");
   plan = JSON.parse(execFileSync(PYTHON, [join(ROOT, "tests/web/microphone.py"), file], { encoding: "utf8" }));
-  [server, chromium] = await Promise.all([serving("tones"), browsing({ microphone: file })]);
+  server = await serving("tones");
+  chromium = await browsing({ microphone: file });
 });
 after(async () => {
   await chromium?.browser.close();

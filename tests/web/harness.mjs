@@ -3,6 +3,7 @@
  */
 
 import { spawn } from "node:child_process";
+import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -16,6 +17,7 @@ export const PATIENCE_MS = 60_000; // for what takes a second on a machine that 
 export async function serving(kind, settings = {}) {
   const command = kind === "tones" ? ["-m", "tests.web.serve", JSON.stringify(settings)] : ["-m", "realtime.cli", "serve", "mini", "--port", "0"];
   const server = spawn(PYTHON, command, { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"], env: { ...process.env, OMP_NUM_THREADS: "1" } });
+  await new Promise((resolve, reject) => server.once("spawn", resolve).once("error", reject));
   for await (const line of createInterface({ input: server.stdout })) {
     const url = /https?:\/\/\S+/u.exec(line)?.[0];
     if (!url) continue;
@@ -86,6 +88,12 @@ export async function speak(page, text) {
   await page.fill("#text", text);
   await page.click("#speak");
   await page.waitForFunction((last) => [...globalThis.parley.turns.keys()].at(-1) !== last, last, { timeout: PATIENCE_MS });
+}
+
+/** What the browser saves when a button is pressed. @returns {Promise<Buffer>} */
+export async function saved(page, button) {
+  const [download] = await Promise.all([page.waitForEvent("download"), page.click(button)]);
+  return readFile(await download.path());
 }
 
 /** Wait until the page's last turn is over; returns what it knows of it. */

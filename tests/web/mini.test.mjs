@@ -15,7 +15,8 @@ let chromium;
 
 before(async () => {
   await mkdir(PICTURES, { recursive: true });
-  [server, chromium] = await Promise.all([serving("mini"), browsing()]);
+  server = await serving("mini");
+  chromium = await browsing();
 });
 after(async () => {
   await chromium?.browser.close();
@@ -33,7 +34,7 @@ test("the mini is heard without a gap", async (t) => {
   await context.close();
 });
 
-for (const [name, view] of [["light", {}], ["dark", { dark: true }], ["phone", { width: 390, height: 844 }]]) {
+for (const [name, view] of [["light", {}], ["dark", { dark: true }], ["phone", { width: 390, height: 844, hasTouch: true, isMobile: true }]]) {
   test(`a story ends for server and page where it was interrupted (${name})`, async () => {
     const { page, faults, context } = await chromium.open(server.url, view);
     await page.screenshot({ path: `${PICTURES}/${name}-first.png` });

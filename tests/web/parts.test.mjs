@@ -4,14 +4,13 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFile, readdir } from "node:fs/promises";
 import { test } from "node:test";
-import { transcript, wavHeader } from "../../web-demo/keeping.js";
+import { transcript } from "../../web-demo/keeping.js";
 import { answer, atPace, deltas } from "../../web-demo/llm.js";
 import { FIRST, fromPcm16, pack, unpack } from "../../web-demo/parley/frame.js";
 import { Journal } from "../../web-demo/parley/journal.js";
 import { Turn } from "../../web-demo/parley/turn.js";
 import { Decimator, VoiceJudge, isVoiced } from "../../web-demo/parley/voice.js";
-import { pieces } from "../../web-demo/transcript.js";
-import { spokenText } from "../../web-demo/voices.js";
+import { pieces, settled, spokenText } from "../../web-demo/transcript.js";
 
 const HERE = new URL(".", import.meta.url);
 const PAGE = new URL("../../web-demo/", HERE);
@@ -201,15 +200,23 @@ test("why a model cannot be asked is said in words", async (t) => {
   assert.equal(fetch.mock.calls[0].arguments[1].headers.Authorization, undefined);
 });
 
-test("a saved conversation is a WAV file, and its transcript says what was not heard", () => {
-  const header = new DataView(wavHeader(96000, 48000));
-  assert.equal(header.byteLength, 44);
-  assert.deepEqual([header.getUint32(4, true), header.getUint32(24, true), header.getUint32(40, true)], [96036, 48000, 96000]);
+test("a transcript says what was not heard", () => {
   const text = transcript([
     { who: "you", text: "Hi", at: 0 },
     { who: "parley", text: "Hello there", heard: "Hello ", remaining: "there", at: 0 },
   ]);
   assert.match(text, /You: Hi\n.*Parley: Hello +\n +\(not heard: there\)/u);
+});
+
+test("a turn that is over is few pieces, and they are its text", () => {
+  const text = "[whisper] Hello <|speaker:1|>there, and  on it goes \u{1F600} for [loud] ever.\n";
+  for (let heard = 0; heard <= Array.from(text).length; heard++) {
+    const { heard: stands, cut } = settled(text, heard);
+    assert.equal([...stands, ...cut].map((one) => one.text).join(""), text);
+    assert.ok(stands.length + cut.length <= 11, `${stands.length + cut.length} pieces`);
+    assert.ok(!cut.some((one) => one.kind === "word" && /^\s/u.test(one.text)), "no line through the space before a word");
+    assert.ok(stands.every((one) => one.start < heard));
+  }
 });
 
 test("what is vendored is what was published", async () => {
@@ -225,6 +232,6 @@ test("the page loads nothing from elsewhere and has no inline code or style", as
   for (const name of (await readdir(PAGE, { recursive: true })).filter((one) => one.endsWith(".js") && !one.startsWith("vendor"))) {
     const code = await readFile(new URL(name, PAGE), "utf8");
     assert.doesNotMatch(code, /innerHTML|insertAdjacentHTML|\beval\(|new Function/u, name);
-    assert.ok(code.split("\n").length <= 700, name);
+    assert.ok(code.split("\n").length <= 470, name);
   }
 });

@@ -20,7 +20,9 @@ export class Trace {
     /** @type {number[]} */
     this.waits = []; // what had come of the text was said, and the rest was awaited
     /** @type {[number, number | null][]} */
-    this.pauses = [];
+    this.pauses = []; // by request
+    /** @type {[number, number | null][]} */
+    this.gaps = []; // of both kinds above
     /** @type {number | null} */
     this.firstPacket = null;
     /** @type {number | null} */
@@ -33,6 +35,17 @@ export class Trace {
     this.confirmed = null; // the server said what was heard
     /** @type {number | null} */
     this.ended = null;
+  }
+
+  /** Nothing is left to play. */
+  gap() {
+    this.gaps.push([performance.now(), null]);
+  }
+
+  /** There is sound. */
+  goesOn() {
+    const last = this.gaps.at(-1);
+    if (last) last[1] ??= performance.now();
   }
 
   /** @param {number} at @param {number} leadMs */
@@ -91,6 +104,25 @@ export class Turn extends EventTarget {
     let spoken = 0;
     for (const { end } of this.words.values()) spoken = Math.max(spoken, end);
     return this.ended || /[.!?\u2026]\s/u.test(Array.from(this.text).slice(spoken).join("").trimStart());
+  }
+
+  /** It was heard so far and no further; what the server says of that, now or later, goes before. @param {number} ms */
+  stopAt(ms) {
+    this.heardMs = ms;
+    this.ended = true;
+    const chars = Array.from(this.text);
+    const heard = this.charsAt(ms);
+    this.heard ??= { ms, text: chars.slice(0, heard).join(""), remaining: chars.slice(heard).join(""), char_end: heard, source: "client" };
+  }
+
+  /** It is over. @param {"played" | "cut" | "failed"} state */
+  conclude(state) {
+    this.state = state;
+    this.trace.ended = performance.now();
+    if (state === "played") {
+      this.heard = { ms: this.heardMs, text: this.text, remaining: "", char_end: Array.from(this.text).length, source: "client" };
+    }
+    this.finish?.();
   }
 
   /** For a page that is loaded again. */
