@@ -28,6 +28,7 @@ from engine.evaluate.teaching import Yardstick
 from engine.evaluate.trial import FULL, QUICK, Trial
 from engine.evaluate.weights import weights_sha256
 from engine.hub import HubError, resolve
+from engine.quantize import FORMATS, QuantizeError
 from engine.train.speaker_net import load_speaker_net
 from engine.train.teacher import TeacherError
 
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _check(options)
         groups, conditions = _run(options)
-    except (HubError, ConfigError, CheckpointError, CodecWeightsError, TeacherError) as error:
+    except (HubError, ConfigError, CheckpointError, CodecWeightsError, TeacherError, QuantizeError) as error:
         return _refuse(error)
     except (UsageError, SpeakerLost, external.OutsideModelError, seed_tts.SeedTtsError, OSError) as error:
         return _refuse(error)
@@ -177,7 +178,7 @@ def _setting(options: argparse.Namespace, folder: Path) -> Setting:
     workers = options.workers if options.workers is not None else len(os.sched_getaffinity(0))
     params = replace(SamplingParams(), temperature=options.temperature, top_p=options.top_p)
     rows = options.rows or (_CPU_ROWS if cpu else _GPU_ROWS)
-    return Setting(folder, options.checkpoint, device, params, workers if cpu else 0, rows)
+    return Setting(folder, options.checkpoint, device, params, workers if cpu else 0, rows, options.quantize)
 
 
 def _device(options: argparse.Namespace) -> str:
@@ -206,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sentences", type=Path, metavar="FILE", help="English text to speak, one sentence a line")
     add("--only", nargs="+", choices=tuple(GROUPS), help="some of the groups (default: all)")
     add("--device", default="auto", help="of torch (default: a GPU where there is one)")
+    add("--quantize", choices=FORMATS, help="keep the slow stack's matrices in 8 or 4 bits (default: as they are)")
     add("--workers", type=int, help="processes on a CPU (default: its cores); 0 or 1 speaks in this one")
     add("--rows", type=int, help=f"turns at once in each process (default: {_CPU_ROWS}, on a GPU {_GPU_ROWS})")
     add("--seed", type=int, default=0, help="of the sampling and of what is picked at random")

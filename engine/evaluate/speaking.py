@@ -95,6 +95,11 @@ class Setting:
     params: SamplingParams
     workers: int  # processes; 0 speaks in this one
     rows: int  # turns at once in each
+    quantize: str | None = None  # format of the slow stack's matrices, as engine.quantize has it
+
+    def load(self) -> Loaded:
+        """The checkpoint. Raises what `load_model` raises."""
+        return load_model(self.folder, self.name, self.device, "auto", None, quantize=self.quantize)
 
 
 class Rows:
@@ -170,10 +175,10 @@ class Mouth:
         self._show = show or (lambda line: None)
         self._made: dict[str, Spoken] = {}
         self._encoded: dict[tuple[int, bytes], Codes] = {}
-        self._print = _fingerprint(setting.folder)
+        self._print = _fingerprint(setting.folder) + (f"-{setting.quantize}" if setting.quantize else "")
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
-        loaded = load_model(setting.folder, setting.name, setting.device, "auto", None)
+        loaded = setting.load()
         self.info = loaded.info
         self._codec = loaded.codec
         self._rows: Rows | None = None
@@ -326,7 +331,7 @@ def _serve(setting: Setting, inbox: Queue[tuple[int, Request]], outbox: Queue[tu
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     sys.stdout = sys.stderr  # standard output belongs to the table
-    rows = _rows_of(load_model(setting.folder, setting.name, setting.device, "auto", None), setting)
+    rows = _rows_of(setting.load(), setting)
     while True:
         while rows.free:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,18 @@ def test_a_history_without_codes_is_accepted(mouth: Mouth) -> None:
     none = SpokenSegment("[whisper] Yes.", np.zeros((mouth.info.codebooks, 0), np.int16))
     (spoken,) = mouth.speak([Request(("Hello there.",), history=(none,))])
     assert len(spoken.samples)
+
+
+def test_fewer_bits_say_something_else_and_are_kept_apart(mouth: Mouth, tmp_path: Path) -> None:
+    said = []
+    for format in (None, "nf4"):
+        told: list[str] = []
+        with Mouth(replace(setting(), quantize=format), tmp_path, told.append) as kept:
+            said += kept.speak([SHORT])
+        assert told, "what the other one said was taken"
+        assert ("nf4" in kept.info.dtype) == (format is not None)
+    np.testing.assert_array_equal(said[0].codes, mouth.speak([SHORT])[0].codes)
+    assert said[0].codes.shape != said[1].codes.shape or (said[0].codes != said[1].codes).any()
 
 
 def test_a_recording_at_another_rate_becomes_codes_of_the_same_length(mouth: Mouth) -> None:
