@@ -6,6 +6,7 @@ With --random-weights no checkpoint is needed: see `engine.random_weights` for w
 the way, over the public protocol.
 
   python -m engine.bench --random-weights s2-pro --device cuda --graphs --streams 1 8 64 256
+  python -m engine.bench --random-weights s2-pro --device cuda --quantize nf4 --memory-limit-gb 12 --parts serve
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from engine.api import EngineLimits
 from engine.bench_parts import Serving, Setting, Steps, codec_in_tf32, copy_bandwidth, frame_bytes, prefills
 from engine.load import Loaded, core_of, load_model, warm_up
+from engine.quantize import FORMATS, QuantizeError
 from engine.random_weights import SHAPES, write_folder
 
 PARTS = ("pieces", "prefill", "codec", "serve")
@@ -34,12 +36,24 @@ NOW = time.perf_counter
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; the exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    limit: dict[str, float] = {}
+    if args.memory_limit_gb is not None:
+        if not torch.cuda.is_available():
+            parser.error("--memory-limit-gb limits a GPU's memory, and there is none")
+        try:
+            limit = limit_memory(args.memory_limit_gb)
+        except ValueError as error:
+            parser.error(str(error))
     with tempfile.TemporaryDirectory() as scratch:
         begun = NOW()
-        loaded = _load(args, Path(scratch))
+        try:
+            loaded = _load(args, Path(scratch))
+        except QuantizeError as error:
+            parser.error(str(error))
         result: dict[str, Any] = {
             "model": loaded.info.name,
             "device": loaded.info.device,
@@ -47,10 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "torch": torch.__version__,
             "graphs": args.graphs,
             "fused": args.fused,
+            "quantize": args.quantize,
             "load_s": round(NOW() - begun, 2),
             "frame_ms": 1000 * loaded.info.frame_s,
         }
     device = loaded.model.device
+    if device.type == "cuda":
+        result["memory"] = limit | {"loaded_gb": gigabytes(torch.cuda.memory_allocated(device))}
+        result["memory"]["load_peak_gb"] = gigabytes(torch.cuda.max_memory_allocated(device))
     result["copy_gb_s"] = round(copy_bandwidth(device, NOW) / 1e9, 1)
     print(f"{result['model']} on {result['device']}, {result['dtype']}; copy {result['copy_gb_s']} GB/s", flush=True)
     for part in args.parts:
@@ -59,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         _write(args.json, result)
     if device.type == "cuda":
-        result["peak_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
-        result["reserved_gb"] = round(torch.cuda.max_memory_reserved(device) / 1e9, 2)
+        result["memory"] |= peak_memory(device)
+        print(f"memory: {json.dumps(result['memory'])}")
     _write(args.json, result)
     print(json.dumps(result))
     return 0
@@ -77,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
     parser.add_argument("--graphs", action="store_true", help="fixed shapes; CUDA graphs on a GPU")
     parser.add_argument("--fused", action="store_true", help="compiled blocks")
+    parser.add_argument("--quantize", choices=FORMATS, help="the slow stack's matrices in 8 or 4 bits")
+    parser.add_argument(
+        "--memory-limit-gb",
+        type=float,
+        metavar="GB",
+        help="take no more of the GPU than a card of this size (2^30 bytes) has",
+    )
     parser.add_argument("--streams", type=int, nargs="+", default=[1], metavar="N")
     parser.add_argument("--prefix", type=int, default=300, help="positions of a voice (default: %(default)s)")
     parser.add_argument("--history", type=int, default=350, help="mean positions behind it (default: %(default)s)")
@@ -99,7 +124,7 @@ def _load(args: argparse.Namespace, scratch: Path) -> Loaded:
         from engine.hub import resolve  # only here: a machine without registries may lack what the hub needs
 
         folder = resolve(name).folder
-    return load_model(folder, name, args.device, args.dtype, None, fused=args.fused)
+    return load_model(folder, name, args.device, args.dtype, None, fused=args.fused, quantize=args.quantize)
 
 
 def _setting(args: argparse.Namespace, streams: int) -> Setting:
@@ -195,6 +220,36 @@ def _tidy() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def limit_memory(gb: float) -> dict[str, float]:
+    """Let torch have what a card of `gb` GiB would leave it beside the driver's context, as long as nobody else uses this one.
+
+    Raises ValueError where nothing would be left.
+    """
+    free, total = torch.cuda.mem_get_info()
+    context = total - free - torch.cuda.memory_reserved()
+    if gb * (1 << 30) <= context:
+        raise ValueError(f"{gb:g} GB are less than the {gigabytes(context)} that the driver takes")
+    torch.cuda.set_per_process_memory_fraction((gb * (1 << 30) - context) / total)
+    return {"limit_gb": gb, "context_gb": gigabytes(context)}
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most that tensors took, that torch kept for them, and that was gone from the device, with driver, code and libraries."""
+    free, total = torch.cuda.mem_get_info(device)
+    beside = total - free - torch.cuda.memory_reserved(device)
+    reserved = torch.cuda.max_memory_reserved(device)
+    return {
+        "peak_gb": gigabytes(torch.cuda.max_memory_allocated(device)),
+        "reserved_gb": gigabytes(reserved),
+        "device_gb": gigabytes(reserved + beside),
+    }
+
+
+def gigabytes(size: int) -> float:
+    """In 2^30 bytes, as cards are sold."""
+    return round(size / (1 << 30), 2)
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:

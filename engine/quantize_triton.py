@@ -7,6 +7,7 @@ here nothing is rounded between norm and product, so results differ by roundings
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -183,6 +184,23 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=seen)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a product is shared out."""
+
+    block_m: int  # rows of a program; 1: the kernel of one row
+    block_n: int  # outputs of a program
+    block_k: int  # columns at once
+    warps: int
+
+
+def plan_of(count: int, outputs: int) -> Plan:
+    """For `count` rows. Not yet tuned: reckoned so that each thread reads 16 bytes at a time and every unit has several programs."""
+    if count == 1:
+        return Plan(1, 4 if outputs <= _NARROW else 8, 512, 4)
+    return Plan(max(16, min(64, triton.next_power_of_2(count))), 16 if outputs <= _NARROW else 32, 128, 4)
+
+
 def few_rows(x: Tensor, matrix: Quantized, norm: Norm | None, gated: bool, add: Tensor | None) -> Tensor:
     """As `engine.quantize.product`, for 1 to MOST_ROWS rows."""
     from engine.quantize import nf4_levels
@@ -199,17 +217,13 @@ def few_rows(x: Tensor, matrix: Quantized, norm: Norm | None, gated: bool, add: 
         "outputs": outputs, "columns": columns, "bits": _KINDS[matrix.format], "normed": norm is not None,
         "gated": gated, "adds": add is not None, "half": _HALF,
     }  # fmt: skip
-    if count == 1:
-        block_n = 4 if outputs <= _NARROW else 8
-        width = triton.next_power_of_2(columns)
-        _one_row_kernel[(triton.cdiv(outputs, block_n),)](
-            *tensors, **what, block_n=block_n, block_k=512, width=width, num_warps=4
-        )
+    plan = plan_of(count, outputs)
+    grid = triton.cdiv(outputs, plan.block_n), triton.cdiv(count, plan.block_m)
+    blocks = {"block_n": plan.block_n, "block_k": plan.block_k, "num_warps": plan.warps}
+    if plan.block_m == 1:
+        _one_row_kernel[grid[:1]](*tensors, **what, **blocks, width=triton.next_power_of_2(columns))
     else:
-        block_m = max(16, min(64, triton.next_power_of_2(count)))
-        block_n = 16 if outputs <= _NARROW else 32
-        grid = (triton.cdiv(outputs, block_n), triton.cdiv(count, block_m))
-        _rows_kernel[grid](*tensors, count, **what, block_m=block_m, block_n=block_n, block_k=128, num_warps=4)
+        _rows_kernel[grid](*tensors, count, **what, **blocks, block_m=plan.block_m)
     return out
 
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.api import EngineLimits
-from engine.bench import main, spread
+from engine.bench import limit_memory, main, peak_memory, spread
 from engine.bench_parts import Serving, Setting, frame_bytes
 from engine.load import Loaded, core_of, load_model, warm_up
 from engine.random_weights import write_folder
@@ -61,3 +62,53 @@ def test_a_listener_is_short_by_what_the_engine_is_late(tiny: Loaded) -> None:
 def test_percentiles_are_values_that_occurred() -> None:
     assert spread([3.0, 1.0, 2.0]) == {"p50": 2.0, "p95": 3.0, "p99": 3.0, "max": 3.0}
     assert spread([])["p50"] is None
+
+
+def test_quantised_matrices_are_fewer_bytes_to_read(tiny: Loaded, tmp_path: Path) -> None:
+    write_folder("tiny", tmp_path)
+    before = frame_bytes(tiny, 100)
+    for format, bits in (("int8", 8), ("fp8", 8), ("nf4", 4.25)):
+        loaded = load_model(tmp_path, "tiny", "cpu", "float32", None, quantize=format)
+        sizes = frame_bytes(loaded, 100)
+        matrices = before["slow"] - 4 * 65 * 64
+        scales = 0 if format == "nf4" else 2 * 2 * (128 + 64 + 256 + 64)
+        assert sizes["slow"] == matrices / 4 * bits / 8 + scales + 4 * 65 * 64
+        assert (sizes["fast"], sizes["kv"]) == (before["fast"], before["kv"])
+
+
+def test_a_quantised_model_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "--random-weights tiny --device cpu --quantize nf4 --steps 2 --prefix 40 --history 20 --parts pieces"
+    assert main(command.split()) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["quantize"] == "nf4"
+    assert result["dtype"] == "float32, slow stack nf4"
+    assert result["pieces"][0]["all"]["p50"] > 0
+
+
+GIB = 1 << 30
+
+
+def test_a_limit_leaves_what_a_card_of_that_size_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *device: (79 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *device: GIB // 2)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", given.append)
+    assert limit_memory(12) == {"limit_gb": 12, "context_gb": 0.5}
+    assert given == [11.5 / 80]
+    with pytest.raises(ValueError, match=r"0\.5 GB are less than the 0\.5 that the driver takes"):
+        limit_memory(0.5)
+
+
+def test_peaks_count_what_is_not_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 9 * GIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 11 * GIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 10 * GIB)
+    assert peak_memory(torch.device("cuda")) == {"peak_gb": 10, "reserved_gb": 11, "device_gb": 12}
+
+
+def test_a_limit_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        main(["--random-weights", "tiny", "--memory-limit-gb", "8"])
+    assert "limits a GPU's memory, and there is none" in capsys.readouterr().err
