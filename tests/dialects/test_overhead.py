@@ -1,87 +1,225 @@
-"""What a dialect costs: first audio comes as soon as it does natively."""
+"""What a dialect costs: first audio comes as soon as it does natively.
+
+Other things that the machine does must not decide it. So what is measured is the time that the processor works, of server and client
+together, from a request to its first sound; and of the time that passes only the shortest, which shows whether a dialect waits for more of
+the model's frames.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from urllib.parse import urlsplit
 
 import ormsgpack
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from realtime.scripted import ScriptedEngine
-from tests.realtime.sockets import PATIENCE_S, serving
+from realtime.scripted import Script, ScriptedEngine
+from tests.realtime.sockets import PATIENCE_S, PLAINLY, serving
 
 TEXT = "Hello there, how are you today?"
-TURNS = 15
-ROUNDS = 4  # a machine that does other things as well is quiet in one of them
+STEP_S = 0.03  # of the model: the server has nothing else to do while the first sound is on its way
+SCRIPT = Script(step_s=STEP_S, frames_per_char=0.1)
+TURNS = 9
 BOUND_S = 0.005
+PCM = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 24_000}
+MULAW = {"encoding": "audio/x-mulaw", "sampleRate": 8_000, "channels": 1}
+
+Heard = Callable[[], None]  # is called with the first sound, and may be called with others
+Speak = Callable[[Heard], None]
 
 
-def native(socket: ClientConnection) -> float:
-    started, first = perf_counter(), None
-    socket.send(json.dumps({"type": "text.append", "text": TEXT}))
-    socket.send(json.dumps({"type": "turn.end"}))
-    while True:
-        message = socket.recv(PATIENCE_S)
-        if isinstance(message, bytes):
-            first = first or perf_counter() - started
-        elif json.loads(message)["type"] == "turn.done":
-            assert first is not None
-            return first
+@dataclass(frozen=True)
+class Wire:
+    """A dialect's WebSocket. Every turn has a number."""
+
+    path: str
+    says: Callable[[int], list[str | bytes]]
+    sounds: Callable[[str | bytes], bool]
+    ends: Callable[[str | bytes], bool]
 
 
-def fish(socket: ClientConnection) -> float:
-    started, first = perf_counter(), None
-    request = {"text": "", "format": "pcm", "latency": "low"}
-    socket.send(ormsgpack.packb({"event": "start", "request": request}))
-    socket.send(ormsgpack.packb({"event": "text", "text": TEXT}))
-    socket.send(ormsgpack.packb({"event": "stop"}))
-    while ormsgpack.unpackb(socket.recv(PATIENCE_S))["event"] == "audio":
-        first = first or perf_counter() - started
-    assert first is not None
-    return first
+def binary(message: str | bytes) -> bool:
+    return isinstance(message, bytes)
 
 
-def openai(connection: http.client.HTTPConnection) -> float:
-    started = perf_counter()
-    body = json.dumps({"input": TEXT, "response_format": "pcm"})
-    connection.request("POST", "/v1/audio/speech", body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    answer.read1(100)
-    first = perf_counter() - started
-    answer.read()
-    return first
+def has(*parts: str) -> Callable[[str | bytes], bool]:
+    return lambda message: isinstance(message, str) and all(part in message for part in parts)
 
 
-@pytest.mark.alone
-def test_the_first_audio_of_a_dialect_is_not_later_than_the_native_one() -> None:
+def unpacked(event: str) -> Callable[[str | bytes], bool]:
+    return lambda message: ormsgpack.unpackb(message)["event"] == event  # type: ignore[arg-type]
+
+
+def packed(event: str, **fields: object) -> bytes:
+    return ormsgpack.packb({"event": event, **fields})
+
+
+def texts(*messages: dict[str, object]) -> list[str | bytes]:
+    return [json.dumps(message) for message in messages]
+
+
+def response() -> dict[str, object]:
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": TEXT}]}
+    return {"type": "response.create", "response": {"input": [said]}}
+
+
+WIRES = {
+    "fish": Wire(
+        "/v1/tts/live",
+        lambda turn: [
+            packed("start", request={"text": "", "format": "pcm", "latency": "low"}),
+            packed("text", text=TEXT),
+            packed("stop"),
+        ],
+        unpacked("audio"),
+        unpacked("finish"),
+    ),
+    "openai-stream": Wire(
+        "/v1/audio/speech/stream",
+        lambda turn: texts(
+            {"type": "session.config", "response_format": "pcm", "stream_audio": True},
+            {"type": "input.text", "text": TEXT},
+            {"type": "input.done"},
+        ),
+        binary,
+        has("session.done"),
+    ),
+    "elevenlabs": Wire(
+        "/v1/text-to-speech/default/multi-stream-input?output_format=pcm_24000",
+        lambda turn: texts(
+            {"text": TEXT, "context_id": f"c{turn}"},
+            {"context_id": f"c{turn}", "flush": True},
+            {"context_id": f"c{turn}", "close_context": True},
+        ),
+        has('"audio": "'),
+        has('"isFinal": true'),
+    ),
+    "cartesia": Wire(
+        "/tts/websocket",
+        lambda turn: texts({"context_id": f"c{turn}", "transcript": TEXT, "voice": "x", "output_format": PCM}),
+        has('"chunk"'),
+        has('"done": true'),
+    ),
+    "deepgram": Wire(
+        "/v1/speak", lambda turn: texts({"type": "Speak", "text": TEXT}, {"type": "Flush"}), binary, has('"Flushed"')
+    ),
+    "deepgram-flux": Wire(
+        "/v2/speak",
+        lambda turn: texts({"type": "Speak", "text": TEXT}, {"type": "Flush"}),
+        binary,
+        has("SpeechMetadata"),
+    ),
+    "openai-realtime": Wire(
+        "/v1/realtime", lambda turn: texts(response()), has("response.output_audio.delta"), has('"response.done"')
+    ),
+}
+
+
+def spoken(socket: ClientConnection, wire: Wire) -> Speak:
+    turns = iter(range(1_000_000))
+
+    def speak(heard: Heard) -> None:
+        for message in wire.says(next(turns)):
+            socket.send(message)
+        while not wire.ends(message := socket.recv(PATIENCE_S)):
+            if wire.sounds(message):
+                heard()
+
+    return speak
+
+
+def openai(connection: http.client.HTTPConnection) -> Speak:
+    connection.connect()
+
+    def speak(heard: Heard) -> None:
+        body = json.dumps({"input": TEXT, "response_format": "pcm"})
+        connection.request("POST", "/v1/audio/speech", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read1(100)
+        heard()
+        answer.read()
+        connection.close()
+        connection.connect()  # one that was used is closed when it is idle for a while
+
+    return speak
+
+
+def twilio(client: ClientConnection, phone: ClientConnection) -> Speak:
+    """A call that is a leg of a session; what it is sent is played at once."""
+    session = json.loads(client.recv(PATIENCE_S))["session"]
+    start = {"streamSid": "MZ1", "callSid": "CA1", "mediaFormat": MULAW, "customParameters": {"session": session}}
+    phone.send(json.dumps({"event": "start", "start": start}))
+    assert json.loads(client.recv(PATIENCE_S))["type"] == "leg.attached"
+
+    def speak(heard: Heard) -> None:
+        for message in texts({"type": "text.append", "text": TEXT}, {"type": "turn.end"}):
+            client.send(message)
+        marked_ms, played = 0, False
+        while not played:
+            fields = json.loads(phone.recv(PATIENCE_S))
+            if fields["event"] == "media":
+                heard()
+            elif fields["event"] == "mark":
+                marked_ms = int(fields["mark"]["name"].rpartition(":")[2])
+                phone.send(json.dumps(fields))
+                # The last mark of a turn is the only one that is not at a multiple of 200 ms.
+                played = marked_ms % 200 != 0
+        while '"turn.played"' not in str(client.recv(PATIENCE_S)):
+            pass
+
+    return speak
+
+
+@pytest.fixture(scope="module")
+def speakers() -> Iterator[dict[str, Speak]]:
+    """Natively and in every dialect."""
     output = {"format": "pcm_s16le", "rate": 24000, "frame_ms": 40}
     update = {"type": "session.update", "audio": {"output": output}, "pacing": {"clock": "none"}}
-    with serving(ScriptedEngine()) as url:
-        base = url.replace("http", "ws", 1)
+    native = Wire(
+        "/v1/live",
+        lambda turn: texts({"type": "text.append", "text": TEXT}, {"type": "turn.end"}),
+        binary,
+        has('"turn.done"'),
+    )
+    with serving(ScriptedEngine(SCRIPT)) as url, ExitStack() as sockets:
+
+        def dial(path: str) -> ClientConnection:
+            return sockets.enter_context(connect(url.replace("http", "ws", 1) + path, **PLAINLY))
+
+        live = dial(native.path)
+        live.send(json.dumps(update))
+        found = {"native": spoken(live, native)}
+        found |= {name: spoken(dial(wire.path), wire) for name, wire in WIRES.items()}
         request = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE_S)
-        with (
-            connect(base + "/v1/live", compression=None, proxy=None) as live,
-            connect(base + "/v1/tts/live", compression=None, proxy=None) as foreign,
-        ):
-            live.send(json.dumps(update))
-            speakers: dict[str, Callable[[], float]] = {
-                "native": lambda: native(live),
-                "fish": lambda: fish(foreign),
-                "openai": lambda: openai(request),
-            }
-            more: dict[str, list[float]] = {"fish": [], "openai": []}
-            for _ in range(ROUNDS):
-                times = [{name: speak() for name, speak in speakers.items()} for _ in range(TURNS)]  # in turn
-                ours = median(one["native"] for one in times[2:])
-                for name, overheads in more.items():
-                    overheads.append(median(one[name] for one in times[2:]) - ours)
-                if all(min(overheads) <= BOUND_S for overheads in more.values()):
-                    break
-        request.close()
-    assert all(min(overheads) <= BOUND_S for overheads in more.values()), more
+        sockets.callback(request.close)
+        found["openai"] = openai(request)
+        found["twilio"] = twilio(dial("/v1/live"), dial("/twilio"))
+        yield found
+
+
+def first_sound(speak: Speak) -> tuple[float, float]:
+    """Seconds of work, and seconds that passed."""
+    work_s, passed_s = process_time(), perf_counter()
+    first: list[tuple[float, float]] = []
+    speak(lambda: first.append((process_time() - work_s, perf_counter() - passed_s)))
+    return first[0]
+
+
+def test_the_first_audio_of_a_dialect_is_not_later_than_the_native_one(speakers: dict[str, Speak]) -> None:
+    for speak in speakers.values():
+        first_sound(speak)  # what is only done once
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in speakers}
+    for _ in range(TURNS):
+        for name, speak in speakers.items():  # in turn: the processor's pace changes
+            found[name].append(first_sound(speak))
+    work = {name: median(one for one, _ in times) for name, times in found.items()}
+    passed = {name: min(one for _, one in times) for name, times in found.items()}
+    assert all(one - work["native"] <= BOUND_S for one in work.values()), work
+    assert all(one - passed["native"] < 0.8 * STEP_S for one in passed.values()), passed
