@@ -46,6 +46,7 @@ from engine.model import Hidden
 from engine.pace import Pace
 from engine.prefetch import Prefetches
 from engine.prompt import PromptBuilder
+from engine.rehearsal import rehearse
 from engine.runner import Drawn, FrameDrawn, Outcome, Runner
 from engine.scheduler import Plan, plan
 from engine.stream import OpenStream, Segment
@@ -94,8 +95,6 @@ class EngineCore:
         self._pace = Pace(info.frame_s)
         self._report = c.Report()
 
-    # -- commands ---------------------------------------------------------------------------------------------------------------------
-
     def handle(self, command: c.Command) -> None:
         """Apply one command. What is said about a stream that is over is ignored: messages cross."""
         match command:
@@ -130,6 +129,10 @@ class EngineCore:
     def _streams_work(self) -> bool:
         now = self._clock()
         return any(stream.view(now, self.info.frame_s) for stream in self._streams.values())
+
+    def rehearse(self) -> None:
+        """Learn how long steps take, before the first stream."""
+        rehearse(self._runner, self._pace, self.limits.max_streams, self._clock)
 
     def close(self) -> None:
         """End what works beside this process. No other call follows."""
@@ -240,8 +243,6 @@ class EngineCore:
         if target.shape[1] < min(self._runner.max_positions, self.limits.kv_positions):
             self._prefetches.add(conversation.id, voice.id, target, prefix)
 
-    # -- one step ---------------------------------------------------------------------------------------------------------------------
-
     def step(self) -> c.Report:
         """Prefill what is planned, generate one frame for every stream that is planned, and say what happened."""
         now = self._clock()
@@ -338,8 +339,6 @@ class EngineCore:
             self._fail(stream, SynthesisFailed("out_of_memory", detail))
             return False
         return True
-
-    # -- what came out ----------------------------------------------------------------------------------------------------------------
 
     def _settle(
         self, speaking: Sequence[OpenStream], segments: Sequence[Segment], drawn: Sequence[Drawn], looks: Sequence[Look]

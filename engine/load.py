@@ -33,7 +33,6 @@ from engine.tokenizer import Tokenizer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GRAPHS_ON_A_GPU = False  # and compiled blocks; until their tests were run on one
 DEFAULT_HISTORY_S = 40.0  # what S2-Pro keeps well: 860 frames, near where long turns are known to drift (s2pro.md 3.3)
-WARM_UP_ROWS = 8  # enough to part a row's time from a step's; more would make the start long
 WARM_UP_FRAMES = 4  # the first allocates, the second is the first decode step, two more for good measure
 
 
@@ -196,32 +195,18 @@ def core_of(
 
 
 def warm_up(core: EngineCore) -> None:
-    """Speak a few frames into the void, in one row and then in several, and forget them.
+    """Speak a few frames into the void and forget them, and make steps of all sizes. Raises SynthesisFailed where there is no room.
 
-    Raises SynthesisFailed where there is no room for them. What they sound like does not matter here: whether the engine can speak is
-    asked by whoever serves it. The times of these steps are the first that tell how many streams it carries.
+    What they sound like does not matter here: whether the engine can speak is asked by whoever serves it.
     """
-    for error in _speak_together(core, range(1)):
-        raise error
-    if (rows := min(WARM_UP_ROWS, core.limits.max_streams)) > 1:
-        _speak_together(
-            core, range(rows)
-        )  # a cache that has no room for so many does not keep one from being spoken for
-
-
-def _speak_together(core: EngineCore, keys: range) -> list[SynthesisFailed]:
-    """What failed, but for how it sounded."""
-    failed: list[SynthesisFailed] = []
-    for key in keys:
-        conversation = Conversation(f"warm-up-{key}")
-        core.handle(c.Open(key, conversation, Voice("warm-up"), SamplingParams(max_frames=WARM_UP_FRAMES), 0))
-        core.handle(c.Push(key, "Hello."))
-        core.handle(c.Finish(key))
-        core.handle(c.Allow(key, WARM_UP_FRAMES))
+    conversation = Conversation("warm-up")
+    core.handle(c.Open(0, conversation, Voice("warm-up"), SamplingParams(max_frames=WARM_UP_FRAMES), 0))
+    core.handle(c.Push(0, "Hello."))
+    core.handle(c.Finish(0))
+    core.handle(c.Allow(0, WARM_UP_FRAMES))
     while core.has_work():
         for error in [event.error for _, event in core.step().events if isinstance(event, c.Ended)]:
             if isinstance(error, SynthesisFailed) and error.code != "degenerate":
-                failed.append(error)
-    for key in keys:
-        core.handle(c.Forget(f"warm-up-{key}"))
-    return failed
+                raise error
+    core.handle(c.Forget(conversation.id))
+    core.rehearse()

@@ -4,8 +4,8 @@ Knows the time of a step by the number of its rows, of a position of prefill, an
 tensors, queues or clocks: whoever steps says when a step began and ended.
 
 All streams carried means: a step with a row of each of them, and the usual prefill beside it, takes less than a frame lasts. So what
-counts is the time of a step with one row more than there are streams. That number of rows may never have been seen, so it is read off a
-line through those that were, and never far beyond the largest of them.
+counts is the time of a step with one row more than there are streams. Such a step is hardly ever seen: a fast device makes many small ones,
+with the rows whose listeners have just played a frame. So it is read off a line through those that were.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 
 from engine.commands import Load
 
+MOST: Final = 10_000  # streams; no device carries as many
 MARGIN: Final = 0.1  # of a frame, for what the engine's process does between steps: commands, reports
 TRUSTED: Final = (
     2  # times the largest number of rows seen; a burst of newcomers is let in as fast as larger steps are seen
@@ -25,7 +26,8 @@ FEW: Final = 4  # of the first steps with so many rows the fastest counts: first
 UP: Final = 0.06  # three steps of four take less than the estimate, which moves by so much of itself, up ...
 DOWN: Final = 0.02  # ... and down: one slow step says little about the next
 LINE_STEPS: Final = 16  # between two looks at all that was seen
-FORGOTTEN_STEPS: Final = 2000  # a time that was seen so long ago counts half as much on the line
+FORGOTTEN_STEPS: Final = 1000  # a time that was seen so long ago counts half as much on the line
+MOST_COUNTED: Final = 200  # steps with one number of rows, on the line
 MEASURED_POSITIONS: Final = 32  # a shorter prefill is mostly overhead and says nothing about a position
 USUAL_S: Final = 5.0  # over which the share of prefill is taken
 MOST_BESIDE: Final = 0.5  # of a frame that is left to prefill, however much of it there was lately
@@ -116,15 +118,19 @@ class Pace:
         return begins + each * rows
 
     def carries(self) -> int:
-        """How many streams a step has time for beside the usual prefill; at least one. 0: not known."""
+        """How many streams a step has time for beside the usual prefill; at least one. 0: not known.
+
+        Where one alone would not be heard without gaps nobody listens as it comes, and there is nothing to keep: then MOST.
+        """
         if not self._seen:
             return 0
         spare_s = self.frame_s * (1 - MARGIN - min(self._beside, MOST_BESIDE))
         begins, each = self._line
-        trusted = TRUSTED * max(self._seen)
-        if begins + each * trusted <= spare_s:
-            return trusted
-        return max(1, int((spare_s - begins) / each)) if begins < spare_s else 1
+        if begins + each > self.frame_s:
+            return MOST
+        if begins >= spare_s:
+            return 1
+        return max(1, int((spare_s - begins) / each)) if each * MOST > spare_s - begins else MOST
 
     def load(self, held: Sequence[Held], kv_positions: int, working: bool) -> Load | None:
         """What follows for a front. held: by each open stream, of a cache of so many positions. working: one of them could go on now."""
@@ -134,14 +140,15 @@ class Pace:
         if held:
             carries = min(carries, room_for(held, kv_positions))
         # More streams than the device carries, whatever its times say; but who has nothing left to do is short of nothing.
-        if working and self._short > OFTEN_SHORT:
+        if working and self._short > OFTEN_SHORT and self.step_s(1) <= self.frame_s:
             carries = min(carries, len(held))
         return Load(carries, min(max(self.turn_s / max(1, len(held)), RETRY_S[0]), RETRY_S[1]))
 
     def _fitted(self) -> tuple[float, float]:
         """(time of a step without rows, of each row in it), neither below zero: the straight line nearest to what was seen."""
         points = [
-            (rows, seen.step_s, 0.5 ** ((self._steps - seen.at) / FORGOTTEN_STEPS)) for rows, seen in self._seen.items()
+            (rows, seen.step_s, min(seen.count, MOST_COUNTED) * 0.5 ** ((self._steps - seen.at) / FORGOTTEN_STEPS))
+            for rows, seen in self._seen.items()
         ]
         whole = sum(weight for *_, weight in points)
         rows_mean = sum(rows * weight for rows, _, weight in points) / whole

@@ -59,7 +59,8 @@ def test_a_core_that_was_warmed_up_tells_how_many_streams_it_carries(s2pro: Path
     assert core.step().load is None
     warm_up(core)
     load = core.step().load
-    assert load is not None and 1 <= load.carries <= 2 * 3, "three rows were seen"
+    assert load is not None and load.carries >= 1
+    assert list(core._pace._seen) == [1, 2, 3] or core._pace.step_s(3) > core.info.frame_s
     assert_nothing_leaked(core)
 
 
