@@ -54,7 +54,12 @@ class Wording:
         if self._border:
             return True
         bare = self._last.rstrip(_CLOSERS)
-        return bool(bare) and bare[-1] in _SENTENCE_ENDS and (text[0].isupper() or text[0] in _OPENERS)
+        if not bare or bare[-1] not in _SENTENCE_ENDS:
+            return False
+        if text[0].isupper() or text[0] in _OPENERS:
+            return True
+        # No word goes on behind the quotation marks of a sentence.
+        return len(bare) < len(self._last) and bare[-1] in ".!?…" and text[0].isalnum()
 
     def _note(self, text: str) -> None:
         self._last = (self._last + text)[-8:]
