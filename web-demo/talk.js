@@ -32,6 +32,7 @@ export class Talk {
   /** A turn has begun, or has changed. @param {Turn} turn @returns {boolean} whether it is a new one */
   follow(turn) {
     const known = this.said.get(turn.id);
+    if (!known && turn.over) return false; // it was let go
     const said = known ?? this.begin(turn);
     if (turn.over) this.settle(turn, said);
     else said.grow();

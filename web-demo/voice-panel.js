@@ -91,6 +91,9 @@ export class VoicePanel {
     }
     $("record").setAttribute("aria-pressed", String(Boolean(this.recorder)));
     $("record").textContent = this.recorder ? "Stop recording" : "Record";
+    clearInterval(this.counting);
+    if (this.recorder) this.counting = setInterval(() => ($("seconds").textContent = `${Math.floor(this.recorder?.seconds ?? 0)} s`), 250);
+    else $("seconds").textContent = "";
   }
 
   async addVoice() {

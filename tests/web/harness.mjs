@@ -43,8 +43,8 @@ export async function browsing({ microphone, args = [], ...view } = {}) {
   return { browser, open: (/** @type {string} */ url, more = {}) => opened(browser, url, { ...view, ...more }) };
 }
 
-/** A page that has connected, with everything that went wrong in it. */
-async function opened(browser, url, { width = 1280, height = 860, dark = false, connected = true, ...context }) {
+/** A page that has connected, with everything that went wrong in it. `before`: what is done to it before it loads. */
+async function opened(browser, url, { width = 1280, height = 860, dark = false, connected = true, before = async () => {}, ...context }) {
   const made = await browser.newContext({ viewport: { width, height }, colorScheme: dark ? "dark" : "light", reducedMotion: "reduce", ...context });
   const page = await made.newPage();
   /** @type {string[]} */
@@ -55,6 +55,7 @@ async function opened(browser, url, { width = 1280, height = 860, dark = false, 
     globalThis.violations = [];
     document.addEventListener("securitypolicyviolation", (event) => globalThis.violations.push(event.violatedDirective));
   });
+  await before(page);
   await page.goto(url);
   if (connected) await isConnected(page);
   return { page, faults, context: made };

@@ -4,7 +4,7 @@
  *
  *     PARLEY_PYTHON=.venv/bin/python node tests/web/soak.mjs [minutes] [mini|tones]
  *
- * Prints a line a minute and one line of JSON at the end; exits with 1 where samples were missing or memory grew.
+ * Prints a line a minute and one line of JSON at the end; exits with 1 where samples were missing, memory grew or the document did.
  */
 
 import { EXAMPLES } from "../../web-demo/llm.js";
@@ -12,6 +12,7 @@ import { browsing, serving, sounds } from "./harness.mjs";
 
 const minutes = Number(process.argv[2] ?? 10);
 const GROWTH = 1.25; // of the heap, from the second minute on
+const NODES = 3000; // of the document: it grows until sixty utterances are on the page, and no further
 
 const server = await serving(process.argv[3] === "tones" ? "tones" : "mini");
 const { browser, open } = await browsing();
@@ -72,4 +73,4 @@ const result = { minutes, turns, underruns: late.underruns, waits_for_text: late
 console.log(JSON.stringify(result));
 await browser.close();
 await server.stop();
-process.exit(late.underruns || late.heap_mb > GROWTH * early.heap_mb || faults.length ? 1 : 0);
+process.exit(late.underruns || late.heap_mb > GROWTH * early.heap_mb || late.nodes > NODES || faults.length ? 1 : 0);
