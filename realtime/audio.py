@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import sqrt
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from realtime.stretch import TimeStretch
 
 Samples = npt.NDArray[np.float32]  # [n], mono, in [-1, 1]
 
-PCM_RATES_HZ = range(8000, 48001, 25)  # steps of 25 Hz keep a resampler's table below 1 MB for the usual source rates
+PCM_RATES_HZ = range(8000, 48001, 25)  # steps of 25 Hz keep a resampler's table below 2 MB for the usual source rates
 PCM_FRAMES_MS = range(10, 101)  # protocol 2: at most 100 ms; below 10 the messages cost more than the audio
 G711_RATE_HZ = 8000
 
@@ -180,6 +181,11 @@ class AudioOutput:
             packets.append(self._packet())
         return packets
 
+    def encode(self, pieces: Sequence[Samples], last: bool) -> list[AudioPacket]:
+        """`push` all of them and, if it is the last time, `finish`."""
+        packets = self.push(np.concatenate(pieces) if len(pieces) > 1 else pieces[0]) if pieces else []
+        return packets + self.finish() if last else packets
+
     def output_ms(self, generated_ms: float) -> float:
         """When in the turn something is heard that is so far into what was generated; off by some 30 ms at most of either."""
         return generated_ms / self._speed
@@ -205,7 +211,7 @@ class AudioOutput:
         samples, self._waiting = self._waiting[: self._packet_samples], self._waiting[self._packet_samples :]
         if self._opus is not None and len(samples) < self._packet_samples:
             samples = np.pad(samples, (0, self._packet_samples - len(samples)))
-        level_db = decibels(float(np.sqrt(np.mean(samples**2))))
+        level_db = decibels(sqrt(float(np.dot(samples, samples)) / len(samples)))
         position = max(0, self._encoded - self.pre_skip)
         self._encoded += len(samples)
         end = max(0, min(self._encoded - self.pre_skip, self._known))

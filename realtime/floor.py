@@ -91,7 +91,10 @@ class Floor:
 
     def paused(self) -> Turn | None:
         """The turn that is paused."""
-        return next((turn for turn in self.known if turn.paused_at is not None), None)
+        for turn in self.known:
+            if turn.paused_at is not None:
+                return turn
+        return None
 
     @property
     def known(self) -> list[Turn]:
@@ -127,14 +130,19 @@ class Floor:
 
     def deadline(self, now: float) -> float:
         """When `advance` could do more if nothing else happens; infinity: something else must."""
-        times = [turn.text_deadline(now) for turn in self.turns]
-        times += [turn.retry_at for turn in self.turns if turn.refused_since is not None and turn.wants_speech]
-        times += [turn.mark_at() for turn in self.known]
-        times += [turn.clock.ends_at for turn in self._unplayed if turn.clock is not None]
-        times += [self._pause_ends_at(turn) for turn in self.known if turn.paused_at is not None]
-        if self.turns:
-            times.append(self.turns[0].release_at())
-        return min(times, default=math.inf)
+        at = math.inf
+        for turn in self.turns:
+            at = min(at, turn.text_deadline(now))
+            if turn.refused_since is not None and turn.wants_speech:
+                at = min(at, turn.retry_at)
+        for turn in self.known:
+            at = min(at, turn.mark_at())
+            if turn.paused_at is not None:
+                at = min(at, self._pause_ends_at(turn))
+        for turn in self._unplayed:
+            if turn.clock is not None:
+                at = min(at, turn.clock.ends_at)
+        return min(at, self.turns[0].release_at()) if self.turns else at
 
     def on_error(self, turn: Turn, speech: Speech, error: EngineError, now: float) -> None:
         """A stream broke: its turn fails, the conversation goes on."""

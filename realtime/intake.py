@@ -62,6 +62,10 @@ class Intake:
         """No text follows. Idempotent."""
         self.ended = True
 
+    def asks_lead(self, now: float) -> bool:
+        """Whether what `take` returns depends on the lead; else any will do, and 0 gives a `deadline` that is not too late."""
+        return not self.emptied and self._segmenter.asks_lead(now)
+
     def take(self, now: float, lead_s: float) -> list[Segment]:
         """Read a slice; the segments that are ready then, each once and in order. `lead_s`: see `Segmenter.take`."""
         if self.emptied:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 import anyio
@@ -24,7 +26,7 @@ from protocol.events import ErrorEvent
 from realtime.entrance import Shown, Wish, check_owner
 from realtime.http import refusal_response
 from realtime.live_session import LiveSession
-from realtime.outbox import Close, Outbox
+from realtime.outbox import Close
 from realtime.service import Service
 from realtime.transport import EXTENSION, LiveSocket
 from realtime.voices import VoiceNotFound, VoiceUnusable
@@ -167,7 +169,11 @@ class Attachment:
         self._service = service
         self._session = session
         self._socket = cast(LiveSocket, ws.scope["extensions"][EXTENSION])
-        self._to_write = asyncio.Event()  # there is something to write
+        self._to_write = asyncio.Event()  # there is something for the writer
+        self._idle = False  # the writer waits for that
+        self._acting = False  # the session carries out what the client asked for
+        self._woken = False  # meanwhile it has put something
+        self._last: Close | None = None  # was taken, and is the writer's to carry out
         self._scope = anyio.CancelScope()  # left when the session is not ours any more
         self._left = False
         self._why_left: ProtocolError | None = None
@@ -204,7 +210,9 @@ class Attachment:
 
     def wake(self) -> None:
         """See `Attached`."""
-        self._to_write.set()
+        self._woken = True
+        if not (self._acting and self._idle):
+            self._to_write.set()
 
     def leave(self, error: ProtocolError | None) -> None:
         """See `Attached`."""
@@ -229,13 +237,15 @@ class Attachment:
                 if isinstance(command, SessionUpdate) and command.token is not None:
                     self._service.door.check_again(command.token, self._session.owner)
             except ProtocolError as error:
-                self._session.refuse(error)
+                self._let(partial(self._session.refuse, error))
             else:
                 if isinstance(command, AudioFrame):
-                    self._session.hear(command)
+                    self._let(partial(self._session.hear, command))
                 else:
                     await self._carry_out(command)
-            await asyncio.sleep(0)  # a flood of small messages arrives in one piece and is handed out without a pause
+            if self._socket.unread:
+                # A flood of small messages arrives in one piece and is handed out without a pause.
+                await asyncio.sleep(0)
 
     async def _carry_out(self, command: Command) -> None:
         """Whoever asks for a voice right after it was added waits for its codes, and so does what the same client sends next."""
@@ -246,16 +256,39 @@ class Attachment:
                 break  # the session looks for itself and tells the client
             except EngineError as error:
                 log.warning("voice %r cannot be encoded: %s", voice, error)
-        self._session.handle(command)
+        self._let(partial(self._session.handle, command))
+
+    def _let(self, act: Callable[[], None]) -> None:
+        """Let the session act, and answer at once where the writer has nothing to do: to wake it takes a turn of the event loop."""
+        self._acting, self._woken = True, False
+        try:
+            act()
+        finally:
+            self._acting = False
+            if self._woken and self._idle:
+                self._answer()
+
+    def _answer(self) -> None:
+        written = 0
+        if self._socket.writable.is_set() and not self._left:
+            try:
+                written = self._write_some()
+            except OSError:
+                return  # the reader is told as well
+            if written:
+                self._session.written()
+        if self._last is not None or written in (0, BREATH):
+            self._to_write.set()  # more than this is the writer's
 
     async def _write(self, greeting: list[bytes | str]) -> None:
-        """The only writer of the socket. What it takes from the outbox is written at once: nothing can overtake it, or come too late."""
-        outbox = self._session.outbox
+        """The writer of the socket; `_answer` takes its place while it waits. What is taken from the outbox is written at once: nothing can
+        overtake it, or come too late.
+        """
         try:
             for message in greeting:
                 if not await self._drains():
                     return
-                await self._send(message)
+                self._socket.put(message)
             while True:
                 self._to_write.clear()
                 if not await self._drains():
@@ -264,34 +297,37 @@ class Attachment:
                     self._left
                 ):  # the scope ends a writer that waits, not one that was just woken: what it took would be lost
                     return
-                written, last = await self._write_some(outbox)
-                if last is not None:
-                    await self._ws.close(last.code, last.reason)
+                written = self._write_some()
+                if self._last is not None:
+                    await self._ws.close(self._last.code, self._last.reason)
                     return
                 if written:
                     self._session.written()
+                if written == BREATH or self._to_write.is_set():  # else nothing waits
                     await asyncio.sleep(0)
-                elif not self._to_write.is_set():
-                    await self._to_write.wait()
-        except WebSocketDisconnect:
+                else:
+                    self._idle = True
+                    try:
+                        await self._to_write.wait()
+                    finally:
+                        self._idle = False
+        except (WebSocketDisconnect, OSError):
             return  # the reader is told as well
 
-    async def _write_some(self, outbox: Outbox) -> tuple[int, Close | None]:
+    def _write_some(self) -> int:
         """What there is, at most BREATH messages, in one piece: a call into the kernel costs more than making a message does.
 
-        Returns how many messages, and the end if it was met.
+        Returns how many messages; the end, if it was met, is kept. Raises OSError where the socket is closed.
         """
-        written = 0
+        written, outbox = 0, self._session.outbox
         with self._socket.corked():
-            while written < BREATH and (item := outbox.take(self._service.clock())) is not None:
+            while self._last is None and written < BREATH and (item := outbox.take(self._service.clock())) is not None:
                 if isinstance(item, Close):
-                    return written, item
-                await self._send(item)  # never waits: the socket took data just now, and is corked
-                written += 1
-        return written, None
-
-    async def _send(self, message: bytes | str) -> None:
-        await (self._ws.send_text(message) if isinstance(message, str) else self._ws.send_bytes(message))
+                    self._last = item
+                else:
+                    self._socket.put(item)
+                    written += 1
+        return written
 
     async def _drains(self) -> bool:
         """Wait until the socket takes data; drop a peer that has not taken any for too long."""

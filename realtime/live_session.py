@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 import anyio.abc
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from realtime.service import Service
 
 log = logging.getLogger("parley.live")
+
+BREATH: Final = 4  # events of a stream, before others get their turn: with frames some 0.2 ms
 
 
 class Attached(Protocol):
@@ -235,13 +237,14 @@ class LiveSession:
 
     async def _pump(self, turn: Turn, speech: Speech, encoder: _Encoder) -> None:
         """Hand a stream's events to the session; ends by itself after a cancel."""
-        session = self._session
+        session, events = self._session, 0
         try:
             async for event in speech.stream:
-                session.on_event(turn, speech, event, self._clock())
-                self._changed()
-                # Frames that waited together are encoded one by one, between a client's commands.
-                await asyncio.sleep(0)
+                if session.on_event(turn, speech, event, self._clock()):
+                    self._changed()
+                events += 1
+                if events % BREATH == 0:
+                    await asyncio.sleep(0)  # events that waited together are not taken all at once
         except EngineError as error:
             if isinstance(error, EngineDied):
                 self._service.engine_died()
@@ -253,7 +256,7 @@ class LiveSession:
         self._changed()
 
     def _encoded(self, packets: int) -> None:
-        """So many packets of a turn are there, mostly before they are due. None at all may be the end of it."""
+        """So many packets of a turn are there, and the first of them was waited for. None at all may be the end of it."""
         if not packets:
             self._session.tick(self._clock())
         self._changed()
@@ -271,9 +274,9 @@ class _Encoder:
         self.bench = bench
         self._encoded = encoded
 
-    def do(self, job: Job, done: Callable[[list[AudioPacket]], None]) -> None:
+    def do(self, job: Job, done: Callable[[list[AudioPacket]], bool]) -> None:
         def arrived(packets: list[AudioPacket]) -> None:
-            done(packets)
-            self._encoded(len(packets))
+            if done(packets):
+                self._encoded(len(packets))
 
         self.bench.do(job, arrived)

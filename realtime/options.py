@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from engine.api import ModelInfo, SamplingParams, Voice
@@ -53,9 +54,14 @@ def output_format(output: OutputConfig) -> OutputFormat:
 def pre_skip(fmt: OutputFormat, info: ModelInfo) -> int:
     """Samples that a decoder must drop first. Raises ProtocolError where this machine cannot encode the format."""
     try:
-        return AudioOutput(info.sample_rate, fmt).pre_skip
+        return _pre_skip(fmt, info.sample_rate)
     except OpusUnavailable as error:
         raise ProtocolError(ErrorCode.UNSUPPORTED, str(error), param="audio.output.format") from error
+
+
+@lru_cache(maxsize=64)  # it takes an encoder to know it, and every session that opens asks
+def _pre_skip(fmt: OutputFormat, source_rate: int) -> int:
+    return AudioOutput(source_rate, fmt).pre_skip
 
 
 def find_voice(voices: VoiceStore, name: str | None, param: str = "voice") -> Voice:

@@ -17,12 +17,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from uvicorn._types import ASGISendEvent
 from websockets.frames import Frame
 
 from engine.api import Codes, Samples
@@ -117,6 +117,7 @@ def watching(reactions: Reactions) -> type[LiveWebSocket]:
     class Watched(LiveWebSocket):
         _read_at = 0.0
         _asked_at: float | None = None
+        _done = False  # its end was put, and is written with what else is held back
 
         def data_received(self, data: bytes) -> None:
             self._read_at = self.loop.time()
@@ -127,11 +128,18 @@ def watching(reactions: Reactions) -> type[LiveWebSocket]:
                 self._asked_at = self._read_at
             super().handle_text(event)
 
-        async def send(self, message: ASGISendEvent) -> None:
-            await super().send(message)
-            if self._asked_at is not None and str(message.get("text")).startswith('{"type":"turn.done"'):
+        def put(self, message: bytes | str) -> None:
+            super().put(message)
+            if self._asked_at is not None and isinstance(message, str) and message.startswith('{"type":"turn.done"'):
+                self._done = True
+
+        @contextmanager
+        def corked(self) -> Iterator[None]:
+            with super().corked():
+                yield
+            if self._done and self._asked_at is not None:
                 reactions.cancel_ms.append((self.loop.time() - self._asked_at) * 1000)
-                self._asked_at = None
+                self._asked_at, self._done = None, False
 
     return Watched
 

@@ -43,13 +43,10 @@ class _Bank:
     down: int  # input samples a cycle
     half: int  # taps on either side of an output sample, in input samples
     span: int  # input samples under a block
-    matrices: npt.NDArray[np.float32]  # [blocks, span, outputs a block]
-    starts: npt.NDArray[np.int64]  # [blocks], input samples from the cycle's first window to each block's
-
-    @property
-    def blocks(self) -> int:
-        """Blocks a cycle."""
-        return len(self.starts)
+    blocks: int  # a cycle
+    # Of two cycles, so that a cycle may begin with any block; the second has the first one's matrices once more.
+    matrices: npt.NDArray[np.float32]  # [2 * blocks, span, outputs a block]
+    starts: npt.NDArray[np.int64]  # [2 * blocks], input samples from the first cycle's first window to each block's
 
 
 def _low_pass(times: npt.NDArray[np.float64], half_width: float, cutoff: float) -> npt.NDArray[np.float64]:
@@ -60,7 +57,7 @@ def _low_pass(times: npt.NDArray[np.float64], half_width: float, cutoff: float) 
     return np.where(np.abs(times) < half_width, response, 0.0)
 
 
-@lru_cache(maxsize=16)  # a bank is below 1 MB and takes some 10 ms to make; a server uses a handful
+@lru_cache(maxsize=16)  # a bank is below 2 MB and takes some 10 ms to make; a server uses a handful
 def _bank(source_rate: int, rate: int) -> _Bank:
     common = gcd(source_rate, rate)
     repeat = ceil(MIN_CYCLE_OUTPUTS * common / rate)
@@ -90,8 +87,9 @@ def _bank(source_rate: int, rate: int) -> _Bank:
     for p in range(up):
         offset = whole[p] - starts[p // block]
         matrices[p // block, offset : offset + 2 * half, p % block] = taps[p]
+    matrices, starts = np.concatenate((matrices, matrices)), np.concatenate((starts, starts + down))
     matrices.flags.writeable = False
-    return _Bank(down, half, span_of(block), matrices, starts)
+    return _Bank(down, half, span_of(block), up // block, matrices, starts)
 
 
 class Resampler:
@@ -128,22 +126,29 @@ class Resampler:
 
     def _convert(self, samples: Samples) -> Samples:
         bank, held = self._bank, np.concatenate((self._held, samples))
-        if len(held) < bank.span:
+        first = self._block % bank.blocks  # the next block, within its cycle
+        # Of a cycle that begins with it, in held.
+        starts = bank.starts[first : first + bank.blocks] - bank.starts[first]
+        spare = len(held) - bank.span  # the last sample that a window may begin with
+        if spare < 0:
             self._held = held
             return np.zeros(0, np.float32)
+        cycles, rest = divmod(spare, bank.down)
+        more = int(np.searchsorted(starts, rest, "right"))  # blocks behind those cycles
         windows = np.lib.stride_tricks.sliding_window_view(held, bank.span)
-        first = self._block % bank.blocks  # the next block, within its cycle
-        origin = -int(bank.starts[first])  # where the window of the cycle's block 0 begins, as an index into held
-        rows: list[Samples] = []
-        # Blocks first to stop - 1 of this cycle have their whole window in held.
-        while (stop := int(np.searchsorted(bank.starts, len(windows) - origin))) > first:
-            picked = windows[origin + bank.starts[first:stop]]  # [blocks, span]
-            # One product of a fixed size for each block: a product of several windows with one matrix may add in another order
-            # for another number of windows, and then the pieces would show in the last bit.
-            rows.append(np.matmul(picked[:, None, :], bank.matrices[first:stop]).reshape(-1))
-            self._block += stop - first
-            first, origin = (0, origin + bank.down) if stop == bank.blocks else (stop, origin)
-        self._held = held[origin + int(bank.starts[first]) :].copy()
-        out = np.concatenate([np.zeros(0, np.float32), *rows])
-        self._n_out += len(out)
-        return out
+        # One product of a fixed size for each block: a product of several windows with one matrix may add in another order
+        # for another number of windows, and then the pieces would show in the last bit.
+        rows = np.empty((cycles * bank.blocks + more, 1, bank.matrices.shape[2]), np.float32)
+        if cycles:
+            places = starts + bank.down * np.arange(cycles)[:, None]  # [cycles, blocks]
+            matrices = bank.matrices[first : first + bank.blocks]
+            whole = rows[: cycles * bank.blocks].reshape(cycles, bank.blocks, 1, -1)
+            np.matmul(windows[places][:, :, None, :], matrices, out=whole)
+        if more:
+            picked = windows[starts[:more] + bank.down * cycles]  # [more, span]
+            np.matmul(picked[:, None, :], bank.matrices[first : first + more], out=rows[cycles * bank.blocks :])
+        self._block += len(rows)
+        following = int(starts[more]) if more < bank.blocks else bank.down
+        self._held = held[bank.down * cycles + following :].copy()
+        self._n_out += rows.size
+        return rows.reshape(-1)

@@ -207,12 +207,16 @@ class Segmenter:
         if end.pos > self._start.pos:
             self._cut(end)
 
+    def asks_lead(self, now: float) -> bool:
+        """Whether what `take` returns depends on the lead."""
+        return not self._ended and self._last_delta_at is not None and now >= self._last_delta_at + IDLE_S
+
     def take(self, now: float, lead_s: float) -> list[Segment]:
         """The segments that are ready, each once and in order.
 
         lead_s: how much speech the listener still has before him: generated, or expected of segments taken earlier, and not yet played.
         """
-        if not self._ready and lead_s <= LOW_LEAD_S:
+        if not self._ready and lead_s <= LOW_LEAD_S and self.asks_lead(now):
             due = [border for at, border in self._idle_options() if at <= now]
             if due:
                 self._cut(due[-1])

@@ -26,6 +26,7 @@ from realtime import page
 from realtime.dialects.room import Rooms
 from realtime.http import LIVE_PATH, GuardedHttp, routes
 from realtime.live import live
+from realtime.options import first_config
 from realtime.repertoire import Repertoire
 from realtime.service import Service
 from realtime.settings import Settings, SettingsError, check_binding
@@ -133,6 +134,8 @@ class DrainingServer(uvicorn.Server):
 
 async def _announce(server: DrainingServer, sock: socket.socket, listening: Callable[[str], None]) -> None:
     await server.service.until_ready()
+    # Loads libopus and makes a filter, for which the first client, and all others with it, would wait 15 ms.
+    first_config(server.service.engine.info)
     _settle()
     host, port = sock.getsockname()[:2]
     scheme = "https" if server.config.is_ssl else "http"

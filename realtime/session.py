@@ -182,10 +182,12 @@ class Session:
         """The peer answered a ping of the WebSocket."""
         self._life.touch(now)
 
-    def on_event(self, turn: Turn, speech: Speech, event: StreamEvent, now: float) -> None:
-        """A stream delivered something."""
-        turn.on_event(speech, event, now)
-        self._go_on(now)
+    def on_event(self, turn: Turn, speech: Speech, event: StreamEvent, now: float) -> bool:
+        """A stream delivered something. Returns whether something became possible by it; else `deadline` is what it was, or later."""
+        possible = turn.on_event(speech, event, now)
+        if possible:
+            self._go_on(now)
+        return possible
 
     def on_end(self, turn: Turn, speech: Speech, now: float) -> None:
         """A stream is over, after all its events."""
@@ -204,7 +206,9 @@ class Session:
 
     def deadline(self, now: float) -> float:
         """When `tick` is due if nothing else happens. Ask again after each call of another method."""
-        times = [self._life.deadline(bool(self.floor.turns), self.floor.silent_at), self.floor.deadline(now)]
+        speaks = bool(self.floor.turns)
+        silent_at = -math.inf if speaks else self.floor.silent_at
+        times = [self._life.deadline(speaks, silent_at), self.floor.deadline(now)]
         times += [self._hearing.deadline, self._legs.deadline]
         times += [self._idle_at(turn) for turn in self.floor.turns if not turn.text.ended]
         return min(times)

@@ -3,8 +3,9 @@
 Knows which segment the engine is at, how long it was at work, and the samples and word times that wait to be sent. Does not know pacing,
 text that has not become a segment, or how the turn will end. Dropped as a whole when the turn is interrupted.
 
-Samples are encoded as they come, by whoever `encode_with` names. A server lends a thread: the engine delivers a frame of every stream at
-once, and encoding them all on the event loop would keep a client's cancel waiting (0.5 ms for each). Without one it is done at once.
+Samples are encoded shortly before they are due, by whoever `encode_with` names. A server lends a thread: the engine delivers a frame of
+every stream at once, and encoding them all on the event loop would keep a client's cancel waiting (0.5 ms for each). Without one it is done
+at once. What has time is encoded a few frames at once, which costs less than half, and not at all where the turn is interrupted before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from engine.api import Frame, ModelInfo, SegmentEnd, Stream
 from protocol.config import AlignmentMode
 from protocol.events import Alignment, AlignmentItem
 from realtime.alignment import Word
-from realtime.audio import AudioOutput, AudioPacket
+from realtime.audio import AudioOutput, AudioPacket, Samples
 from realtime.letters import letters
 from realtime.repertoire import Repertoire
 from realtime.segmenter import Segment
@@ -30,7 +31,8 @@ from realtime.utterance import Utterance
 CREDIT_STEP = (
     4  # frames; credit is a message to the engine's process, and 0.2 s is far below what generation runs ahead
 )
-
+READY_MS = 400.0  # of audio, encoded or about to be: several times what a busy encoder and a coalescing pacer need
+PIECE_FRAMES = 4  # encoded at once, where there is time
 
 Job = Callable[[], list[AudioPacket]]
 
@@ -38,12 +40,12 @@ Job = Callable[[], list[AudioPacket]]
 class Encoder(Protocol):
     """Does what it is given one after the other, perhaps elsewhere and later."""
 
-    def do(self, job: Job, done: Callable[[list[AudioPacket]], None]) -> None:
-        """Do `job`, then call `done` with its result."""
+    def do(self, job: Job, done: Callable[[list[AudioPacket]], bool]) -> None:
+        """Do `job`, then call `done` with its result. `done` tells whether the turn can go on where it could not before."""
 
 
 class _AtOnce:
-    def do(self, job: Job, done: Callable[[list[AudioPacket]], None]) -> None:
+    def do(self, job: Job, done: Callable[[list[AudioPacket]], bool]) -> None:
         done(job())
 
 
@@ -60,6 +62,9 @@ class LeftOut:
 class _Encoding:
     """Samples on their way to packets."""
 
+    frames: list[Samples]
+    last: bool = False  # what the encoder still holds behind them comes as well
+    begun: bool = False  # they were handed over, and no frame can be added
     packets: list[AudioPacket] | None = None  # None: they are not there yet
 
 
@@ -83,6 +88,11 @@ class Speech:
         self.spoken_chars = 0  # code points of raw text up to the end of the last segment whose times are known
         self._encoder: Encoder = _AtOnce()
         self._waiting: deque[_Encoding | Alignment] = deque()  # in the order in which they leave
+        self._unbegun: deque[_Encoding] = deque()  # of those
+        self._encoded = 0  # pieces that have become packets
+        self._begun_ms = 0.0  # of the turn's audio, handed over to be encoded
+        self._frame_ms = model.frame_s * 1000 / options.speed  # of the turn's audio
+        self._rate = options.fmt.rate
         self._packets: deque[AudioPacket] = deque()  # encoded before those
         self._told: list[Alignment] = []  # word times of audio that was encoded
         self._position = 0  # in samples at the output rate, behind the last packet that was pulled
@@ -130,8 +140,9 @@ class Speech:
             self.stream.allow(frames)
             self._note_work(now)
 
-    def frame(self, frame: Frame, now: float) -> None:
-        """One codec frame becomes packets."""
+    def frame(self, frame: Frame, now: float) -> bool:
+        """One codec frame becomes packets. Returns whether there are more of them already."""
+        encoded = self._encoded
         segment = self._pushed[frame.segment]
         if self._follows is None:
             self._follows = frame.text_at is not None
@@ -141,8 +152,9 @@ class Speech:
         if self.busy_since is not None:
             self.busy_s += now - self.busy_since
             self.busy_since = now if self.utterance.frames < self._credit else None
-        self._encode(partial(self._output.push, frame.samples))
+        self._take_in(frame.samples)
         self._note_words()
+        return self._encoded > encoded
 
     def segment_ended(self, event: SegmentEnd, now: float) -> LeftOut | None:
         """The model ended the segment, or a guard did. Returns what it left out of it, by its own account.
@@ -179,7 +191,7 @@ class Speech:
             self.utterance.finish()
         else:
             assert self._full, "the engine ended before its last segment"
-        self._encode(self._output.finish)
+        self._add(_Encoding([], last=True))
         self.busy_since = None
         self.finished = True
 
@@ -206,6 +218,7 @@ class Speech:
             return None
         packet = self._packets.popleft()
         self._position = packet.position + packet.samples
+        self._encode_what_is_due()
         return packet
 
     def pull_words(self) -> list[Alignment]:
@@ -240,14 +253,33 @@ class Speech:
         start_ms, end_ms = self._output.output_ms(word.start_ms), self._output.output_ms(word.end_ms)
         return replace(word, start_ms=floor(start_ms), end_ms=floor(end_ms))
 
-    def _encode(self, job: Job) -> None:
-        encoding = _Encoding()
+    def _take_in(self, samples: Samples) -> None:
+        """A frame's samples, behind all others. Word times in between part what is encoded at once: they are told where they belong."""
+        last = self._waiting[-1] if self._waiting else None
+        if isinstance(last, _Encoding) and not last.begun and len(last.frames) < PIECE_FRAMES:
+            last.frames.append(samples)
+        else:
+            self._add(_Encoding([samples]))
+
+    def _add(self, encoding: _Encoding) -> None:
         self._waiting.append(encoding)
+        self._unbegun.append(encoding)
+        self._encode_what_is_due()
 
-        def done(packets: list[AudioPacket]) -> None:
-            encoding.packets = packets
+    def _encode_what_is_due(self) -> None:
+        while self._unbegun and self._begun_ms - self._position * 1000 / self._rate < READY_MS:
+            encoding = self._unbegun.popleft()
+            encoding.begun = True
+            self._begun_ms += len(encoding.frames) * self._frame_ms
 
-        self._encoder.do(job, done)
+            job = partial(self._output.encode, encoding.frames, encoding.last)
+            self._encoder.do(job, partial(self._done, encoding))
+
+    def _done(self, encoding: _Encoding, packets: list[AudioPacket]) -> bool:
+        waited = self.next_span() is None
+        encoding.packets = packets
+        self._encoded += 1
+        return waited
 
     def _take_packets(self) -> None:
         """Take over what was encoded, up to the next word times and to what is not there yet."""

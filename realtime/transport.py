@@ -1,7 +1,7 @@
 """The WebSocket as uvicorn runs it, with what ASGI hides: how much waits unsent, when the peer last answered, and a hard end.
 
 Knows the socket's buffers. Does not know messages. A subclass of uvicorn's `websockets-sansio` protocol, which is that implementation and
-nothing else with three doors in it; the endpoint finds it in `scope["extensions"][EXTENSION]`.
+nothing else with some doors in it; the endpoint finds it in `scope["extensions"][EXTENSION]`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol, cast
 
 from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode as WsCode
 from websockets.frames import Frame
 from websockets.http11 import Request
@@ -34,8 +36,15 @@ class LiveSocket(Protocol):
     pong_at: float  # when the peer last answered a ping, on the event loop's clock
     farewell: bool  # the peer closed the WebSocket with code 1000 or none: it does not mean to come back
 
+    @property
+    def unread(self) -> bool:
+        """Whether messages have come that were not taken yet."""
+
     def abort(self) -> None:
         """Drop the connection and what waits in it, at once."""
+
+    def put(self, message: bytes | str) -> None:
+        """Send at once, `writable` or not: by the way of ASGI each message costs three times as much. Raises OSError once it is closed."""
 
     def take_messages_of(self, most: int) -> None:
         """Let messages have so many bytes, instead of what the server allows in general. Before the handshake is accepted."""
@@ -93,8 +102,26 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
         self.farewell = close is not None and close.code in (WsCode.NORMAL_CLOSURE, WsCode.NO_STATUS_RCVD)
         super().handle_close(event)
 
+    @property
+    def unread(self) -> bool:
+        """See `LiveSocket`."""
+        return not self.queue.empty()
+
     def abort(self) -> None:
         self.transport.abort()
+
+    def put(self, message: bytes | str) -> None:
+        """See `LiveSocket`."""
+        if self.disconnected or self.close_sent:
+            raise ClientDisconnected
+        try:
+            if isinstance(message, str):
+                self.conn.send_text(message.encode())
+            else:
+                self.conn.send_binary(message)
+        except InvalidState as error:
+            raise ClientDisconnected from error
+        self.transport.write(b"".join(self.conn.data_to_send()))
 
     def take_messages_of(self, most: int) -> None:
         """See `LiveSocket`."""

@@ -197,16 +197,17 @@ class Turn:
             self.speech.stream.cancel()
             self.speech = None
 
-    def on_event(self, speech: Speech, event: StreamEvent, now: float) -> None:
-        """Something came out of the engine."""
+    def on_event(self, speech: Speech, event: StreamEvent, now: float) -> bool:
+        """Something came out of the engine. Returns whether `advance` could do more now: mostly a frame only adds to what waits."""
         if speech is not self.speech or self.over:
-            return
+            return False
         match event:
             case Frame():
                 self._note_lead(speech, now)
-                speech.frame(event, now)
+                packets = speech.frame(event, now)
                 if self._audible_at is None:
                     self._audible_at = now
+                return packets or self._marks.waiting
             case SegmentEnd():
                 left_out = speech.segment_ended(event, now)
                 if event.cut is not None:
@@ -215,6 +216,7 @@ class Turn:
                     self._warn_of(left_out)
             case SegmentRetried():
                 self._warn(WarningCode.SPEECH_RETRIED, f"segment {event.segment} is drawn again: {event.why}")
+        return True
 
     def on_end(self, speech: Speech, now: float) -> None:
         """The stream ended by itself."""
@@ -373,8 +375,8 @@ class Turn:
         speech.allow(int((played_ms + ahead_ms) * self.options.speed / (self._engine.info.frame_s * 1000)), now)
 
     def _lead_s(self, now: float) -> float:
-        """How long the listener can do without new text."""
-        if self.speech is None:
+        """How long the listener can do without new text, where that matters."""
+        if self.speech is None or not self.text.asks_lead(now):
             return 0.0
         played_ms = self.clock.played_ms(now) if self.clock is not None else 0.0
         utterance = self.speech.utterance

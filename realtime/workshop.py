@@ -23,7 +23,7 @@ KEPT_PROCESSORS: Final = (
     1  # for the loop: where threads take all, it waits for the interpreter's lock after every call into the kernel
 )
 BUSY_JOBS: Final = (
-    16  # that wait: some 7 ms, of a lead of seconds; a batch of 64 streams' frames passes it for a moment only
+    6  # that wait: some 15 ms, of a lead of seconds; a batch of 64 streams' frames passes it for a moment only
 )
 SLICE_S: Final = 0.001  # of results that came together; then the loop looks at its sockets before it goes on
 

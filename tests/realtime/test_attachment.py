@@ -27,7 +27,13 @@ class Ends:
         self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.handled: list[object] = []
         self.socket = SimpleNamespace(
-            writable=writable, pong_at=0.0, farewell=False, abort=lambda: None, corked=contextlib.nullcontext
+            writable=writable,
+            pong_at=0.0,
+            farewell=False,
+            unread=False,
+            abort=lambda: None,
+            corked=contextlib.nullcontext,
+            put=self.written.append,
         )
         self.scope = {"extensions": {EXTENSION: self.socket}}
         self.outbox = Outbox(lambda: self.attachment.wake())
@@ -46,12 +52,6 @@ class Ends:
 
     async def receive(self) -> dict[str, Any]:
         return await self.incoming.get()
-
-    async def send_bytes(self, message: bytes) -> None:
-        self.written.append(message)
-
-    async def send_text(self, message: str) -> None:
-        self.written.append(message)
 
 
 async def _attached(ends: Ends) -> asyncio.Task[None]:

@@ -63,12 +63,23 @@ class Peer:
         self._to_send += [{"type": "websocket.receive", "text": json.dumps(message)} for message in CONVERSATION]
         self._broken = asyncio.Event()
 
+    @property
+    def unread(self) -> bool:
+        return bool(self._to_send) and not self._broken.is_set()
+
     def abort(self) -> None:
         self._broken.set()
 
     @contextmanager
     def corked(self) -> Iterator[None]:
         yield
+
+    def put(self, message: bytes | str) -> None:
+        if len(self.received) == self._vanishes_after:
+            self._broken.set()
+        if self._broken.is_set():
+            raise OSError("the connection is broken")
+        self.received.append(message)
 
     async def receive(self) -> Message:
         if self._to_send and not self._broken.is_set():
@@ -79,12 +90,10 @@ class Peer:
     async def send(self, message: Message) -> None:
         if message["type"] == "websocket.accept":
             return
-        if len(self.received) == self._vanishes_after:
-            self._broken.set()
-        if self._broken.is_set():
-            raise OSError("the connection is broken")
         if message["type"] == "websocket.send":
-            self.received.append(message.get("text") or message["bytes"])
+            self.put(message.get("text") or message["bytes"])
+        elif self._broken.is_set():
+            raise OSError("the connection is broken")
 
     @property
     def events(self) -> list[Event]:
