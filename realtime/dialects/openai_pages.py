@@ -5,28 +5,19 @@ Knows their fields. Does not know how voices are stored or encoded. Source: vLLM
 
 from __future__ import annotations
 
-import logging
 from os import SEEK_END
-from typing import Final
 
 from anyio.to_thread import run_sync
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from engine.api import EngineError
 from protocol.dialects.interface import Refused
 from protocol.dialects.openai_speech import errors
 from realtime.dialects.entering import owner, response
-from realtime.recording_file import RecordingRefused, read
-from realtime.references import MAX_BYTES
+from realtime.dialects.uploads import forget, form_of, keep
 from realtime.service import Service
-from realtime.voice_folder import NAME_RULE, NewSource, VoiceNotFound, VoiceUnusable, is_name
-
-log = logging.getLogger("parley.voices")
-
-FORM_BYTES: Final = 64 * 1024  # of what is not the recording
+from realtime.voice_folder import NAME_RULE, VoiceNotFound, VoiceUnusable, is_name
 
 
 async def voices(request: Request) -> Response:
@@ -41,19 +32,9 @@ async def add_voice(request: Request) -> Response:
     service = _service(request)
     try:
         owner(service, dict(request.headers))
-        length = request.headers.get("content-length", "")
-        if not length.isdecimal() or int(length) > MAX_BYTES + FORM_BYTES:
-            raise Refused(413, f"a recording has at most {MAX_BYTES} bytes, and Content-Length says how many")
-        try:
-            async with request.form(max_files=1, max_fields=16, max_part_size=FORM_BYTES) as form:
-                name, audio, text = await _fields(form)
-        except MultiPartException as error:
-            raise Refused(400, f"the body is no form: {error.message}") from None
-        await run_sync(_store, service, name, audio, text)
-        try:
-            await service.encoder.ready(name)
-        except EngineError as error:  # it is tried again when the engine has time
-            log.warning("voice %r is encoded later: %s", name, error)
+        async with form_of(request) as form:
+            name, audio, text = await _fields(form)
+        await keep(service, name, audio, text, "audio_sample")
         return JSONResponse({"success": True, "voice": await run_sync(_described, service, name)})
     except Refused as refused:
         return response(refused, errors)
@@ -64,13 +45,11 @@ async def remove_voice(request: Request) -> Response:
     service, name = _service(request), request.path_params["name"]
     try:
         owner(service, dict(request.headers))
-        await run_sync(service.voices.files.remove, name)
+        await forget(service, name)
     except Refused as refused:
         return response(refused, errors)
     except VoiceNotFound:
         return JSONResponse({"success": False, "error": f"Voice {name!r} not found"}, status_code=404)
-    except (VoiceUnusable, OSError) as error:
-        return response(Refused(500, f"the voice cannot be removed: {error}", "server_error"), errors)
     return JSONResponse({"success": True, "message": f"Voice {name!r} deleted successfully"})
 
 
@@ -83,20 +62,6 @@ async def _fields(form: FormData) -> tuple[str, bytes, str]:
     if not isinstance(text, str) or not text.strip():
         raise Refused(400, "ref_text: say what is said in the recording", "invalid_value", "ref_text")
     return name, await sample.read(), text.strip()
-
-
-def _store(service: Service, name: str, audio: bytes, text: str) -> None:
-    """Raises Refused."""
-    files = service.voices.files
-    try:
-        read(audio)
-        files.add(name, [NewSource(audio, text)])
-    except RecordingRefused as error:
-        raise Refused(400, f"audio_sample: {error}", "invalid_value", "audio_sample") from None
-    except VoiceUnusable as error:
-        raise Refused(400, str(error), "invalid_value", "name") from None
-    except OSError as error:
-        raise Refused(500, f"the folder of voices cannot be written: {error.strerror}", "server_error") from None
 
 
 def _described(service: Service, name: str) -> dict[str, object] | None:

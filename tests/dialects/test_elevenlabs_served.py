@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -17,6 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from realtime.scripted import ScriptedEngine
 from realtime.settings import Settings
+from tests.dialects.test_openai_server import recording
 from tests.dialects.test_rooms import Noticed
 from tests.realtime.sockets import PATIENCE_S, PLAINLY, serving
 
@@ -152,6 +154,30 @@ def test_voices_are_listed_as_their_clients_read_them(server: str) -> None:
         for path in ("/v1/voices", "/v1/voices/default", "/v2/voices"):
             refused = client.get(path, headers={"xi-api-key": "wrong"})
             assert refused.status_code == 401 and refused.json()["detail"]["type"] == "authentication_error"
+
+
+def test_voices_come_and_go(tmp_path: Path) -> None:
+    sample = {"files": ("a.wav", recording(), "audio/wav")}
+    with (
+        serving(ScriptedEngine(), Settings(port=0, voices_dir=tmp_path)) as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE_S) as client,
+    ):
+        form = {"name": "Nicole (test)", "remove_background_noise": "false", "ref_text": "What is said in it."}
+        ids = [client.post("/v1/voices/add", data=form, files=sample).json()["voice_id"] for _ in range(2)]
+        assert ids == ["Nicole-test", "Nicole-test-2"], "nobody's voice is replaced"
+        listed = client.get("/s/talk/v1/voices").json()["voices"]
+        assert [voice["voice_id"] for voice in listed] == ["default", *ids]
+        assert client.delete(f"/v1/voices/{ids[0]}").json() == {"status": "ok"}
+        for name in (ids[0], "default"):
+            gone = client.delete(f"/v1/voices/{name}")
+            assert gone.status_code == 404 and gone.json()["detail"]["code"] == "voice_not_found"
+        for without, param in (("name", "name"), ("ref_text", "ref_text"), (None, "files")):
+            fields = {name: value for name, value in form.items() if name != without}
+            refused = client.post("/v1/voices/add", data=fields, files=sample if without else {"x": ("a", b"")})
+            assert refused.status_code == 422 and refused.json()["detail"]["param"] == param
+        noise = client.post("/v1/voices/add", data=form, files={"files": ("a.wav", b"no sound at all")})
+        assert noise.status_code == 400 and noise.json()["detail"]["param"] == "files"
+        assert len(client.get("/v1/voices").json()["voices"]) == 2
 
 
 def test_a_second_close_stops_a_turn_at_once_and_the_conversation_keeps_what_was_heard() -> None:
