@@ -6,7 +6,7 @@
 
 /** The conversation in words. @param {Entry[]} entries */
 export function transcript(entries) {
-  const lines = entries.map(({ who, text, heard, remaining, at }) => {
+  const lines = entries.filter(({ text }) => text.trim()).map(({ who, text, heard, remaining, at }) => {
     const time = new Date(at).toLocaleTimeString();
     if (who === "you") return `[${time}] You: ${text}`;
     const cut = remaining?.trim() ? `\n           (not heard: ${remaining.trim()})` : "";

@@ -26,8 +26,8 @@ export class Levels {
     for (const one of rms) {
       this.theirs.push(height(20 * Math.log10(one + 1e-6)));
       this.ours.push(height(this.pending));
-      this.pending = -100;
     }
+    if (rms.length) this.pending = -100;
     this.theirs.splice(0, this.theirs.length - KEPT);
     this.ours.splice(0, this.ours.length - KEPT);
   }

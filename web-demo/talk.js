@@ -78,7 +78,7 @@ export class Talk {
     }
     const heard = spokenText(turn.heard?.text ?? "");
     const rest = spokenText(turn.heard?.remaining ?? "");
-    this.announce(rest ? `Parley, cut off after: ${heard || "nothing"}. Not heard: ${rest}` : `Parley: ${heard}`);
+    if (heard || rest) this.announce(rest ? `Parley, cut off after: ${heard || "nothing"}. Not heard: ${rest}` : `Parley: ${heard}`);
   }
 
   /** @param {Turn} turn @param {Said} said */
@@ -86,9 +86,8 @@ export class Talk {
     said.settle();
     const entry = this.entryOf.get(turn.id);
     if (entry) Object.assign(entry, { text: turn.text, heard: turn.heard?.text, remaining: turn.heard?.remaining, ms: turn.heardMs });
-    const seconds = (turn.heardMs / 1000).toFixed(1);
     const words = document.createElement("span");
-    words.textContent = turn.state === "cut" ? `cut off after ${seconds} s` : turn.state === "failed" ? "could not be spoken" : `heard, ${seconds} s`;
+    words.textContent = outcome(turn);
     if (turn.state !== "played") words.className = "reason";
     said.meta.replaceChildren(words, ...said.meta.querySelectorAll(".warning"), ...this.offers(turn));
   }
@@ -139,6 +138,14 @@ export class Talk {
       this.follow(turn);
     });
   }
+}
+
+/** What became of it, in words. @param {Turn} turn */
+function outcome({ text, state, heardMs }) {
+  const seconds = (heardMs / 1000).toFixed(1);
+  if (!text.trim()) return "no answer";
+  if (state === "failed") return "could not be spoken";
+  return state === "cut" ? `cut off after ${seconds} s` : `heard, ${seconds} s`;
 }
 
 /** A turn that is only remembered. @param {Entry} entry @param {string} id @returns {any} */

@@ -1,4 +1,4 @@
-/** What the microphone hears is kept: as a voice, and as the other side of a saved conversation. */
+/** What the microphone hears: a voice, the other side of a saved conversation, and an interruption of the README's client. */
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -100,5 +100,25 @@ test("a saved conversation has Parley on the left and whoever interrupted on the
   const ms = (1000 * (silent - spoke)) / RATE;
   assert.ok(ms > -500 && ms < 1000, `Parley was heard until ${Math.round(ms)} ms after it was interrupted`);
   assert.deepEqual(faults, []);
+  await context.close();
+});
+
+test("the README's client for browsers speaks, listens and is interrupted", async () => {
+  const { page, faults, context } = await chromium.open(`${server.url}/health/live`, { connected: false });
+  const [, example] = /```js\n(.*?)```/su.exec(await readFile(`${ROOT}README.md`, "utf8"));
+  const code = example
+    .replace('import { Parley } from "./parley.js"', 'const { Parley } = await import("/parley.js")')
+    .replace(/ws:\/\/[\d.:]+/u, server.url.replace("http", "ws"));
+  const run = `(async () => {
+    const button = {};
+    const deltas = async function* () { yield* ${JSON.stringify(LONG)}.split(/(?<= )/u); };
+    ${code}
+    const interrupted = new Promise((resolve) => parley.addEventListener("interrupted", ({ detail }) => resolve(detail)));
+    await button.onclick();
+    const { turn, reason } = await interrupted;
+    await parley.close();
+    return [turn.state, reason, turn.heard.text + turn.heard.remaining];
+  })()`;
+  assert.deepEqual([await page.evaluate(run), faults], [["cut", "barge_in", LONG], []]);
   await context.close();
 });

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { PATIENCE_MS, ROOT, browsing, lastTurn, serving, sounds, speak } from "./harness.mjs";
+import { PATIENCE_MS, ROOT, browsing, lastTurn, saved, serving, sounds, speak } from "./harness.mjs";
 
 const TEXT = "Good evening, and thank you for waiting. The letters arrived on Thursday.";
 let server, chromium;
@@ -118,6 +118,44 @@ test("in a browser that recognises speech one speaks instead of typing", async (
   await page.waitForFunction(() => globalThis.parley.turns.size === 1, null, { timeout: PATIENCE_MS });
   const turn = await lastTurn(page);
   assert.deepEqual([turn.text, await page.getAttribute("#dictate", "aria-pressed")], ["Good morning to you.", "false"]);
+  await context.close();
+});
+
+test("parley.js is a client of its own, without the page", async () => {
+  const { page, faults, context } = await chromium.open(`${server.url}/health/live`, { connected: false });
+  const found = await page.evaluate(async (text) => {
+    const { Parley } = await import("/parley.js");
+    const parley = await Parley.connect({ url: new URL("/v1/live", location.href.replace("http", "ws")) });
+    await parley.unlock();
+    async function* deltas() {
+      for (const word of text.split(/(?<= )/u)) yield word;
+    }
+    const whole = await parley.say(deltas()).finished;
+    const sounds = new Promise((resolve) => parley.addEventListener("started", resolve, { once: true }));
+    const cut = parley.say(text);
+    await sounds;
+    await parley.interrupt();
+    await cut.finished;
+    await parley.close();
+    return [whole.state, whole.heard.text, cut.state, cut.heard.text + cut.heard.remaining, parley.live.state];
+  }, TEXT);
+  assert.deepEqual([found, faults], [["played", TEXT, "cut", TEXT, "closed"], []]);
+  await context.close();
+});
+
+test("a model that does not answer is told in words, and nothing was said", async () => {
+  const { page, context } = await chromium.open(server.url);
+  await page.check("[name=who][value=model]", { force: true });
+  await page.fill("#text", "How is it?");
+  await page.click("#speak");
+  await page.waitForSelector("#notice:not([hidden])");
+  assert.match(await page.textContent("#notice"), /at which address/u);
+  assert.equal(await page.inputValue("#text"), "How is it?");
+  await page.fill("#llm-url", `${server.url}/v1`); // somebody else answers there
+  await page.click("#speak");
+  await page.waitForFunction(() => document.querySelector("#notice").textContent.includes("refused with 40"), null, { timeout: PATIENCE_MS });
+  await page.waitForFunction(() => document.querySelector(".said.parley .meta")?.textContent === "no answer");
+  assert.doesNotMatch((await saved(page, "#save-text")).toString(), /Parley:/u);
   await context.close();
 });
 
