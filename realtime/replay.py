@@ -57,9 +57,9 @@ class Span:
         return self.position == 0
 
 
-# A message, when it was written (s), and for audio its span. Plain tuples of plain values, because the garbage collector does not look at
-# those again and again, and a thousand sessions keep a million.
-_Written = tuple[bytes | str, float, tuple[int, int, int, str] | None]
+# A message, when it was written (s), and for audio its span (else all zero). Plain tuples of plain values, because the garbage collector
+# does not look at those again and again, and a thousand sessions keep a million.
+_Written = tuple[bytes | str, float, int, int, int, str]
 
 
 class Replay:
@@ -76,8 +76,10 @@ class Replay:
 
     def record(self, message: bytes | str, span: Span | None, now: float) -> None:
         """A message was written. `span` None: it is no audio."""
-        plain = None if span is None else (span.n, span.position, span.samples, span.transport.value)
-        self._written.append((message, now, plain))
+        if span is None:
+            self._written.append((message, now, 0, 0, 0, ""))
+        else:
+            self._written.append((message, now, span.n, span.position, span.samples, span.transport.value))
         self._bytes += len(message)
         self.forget_old(now)
 
@@ -89,17 +91,17 @@ class Replay:
 
     def withdraw(self, n: int) -> None:
         """Let go of the audio of turn `n`: it was interrupted, and what was not heard must not be heard later."""
-        if any(span is not None and span[0] == n for _, _, span in self._written):
-            self._written = deque(item for item in self._written if item[2] is None or item[2][0] != n)
-            self._bytes = sum(len(message) for message, _, _ in self._written)
+        if any(item[2] == n for item in self._written):
+            self._written = deque(item for item in self._written if item[2] != n)
+            self._bytes = sum(len(item[0]) for item in self._written)
 
     def after(self, have: Have | None) -> list[bytes | str]:
         """Everything behind the last audio that the listener has, in order; None: it has nothing.
 
         Events that it did get may be among it: nobody can know. Where audio is missing before the first, that one says so.
         """
-        messages = [message for message, _, _ in self._written]
-        spans = [_span(plain) for _, _, plain in self._written]
+        messages = [item[0] for item in self._written]
+        spans = [_span(item) for item in self._written]
         if have is not None:
             had = [index for index, span in enumerate(spans) if span is not None and span.within(have)]
             since = had[-1] + 1 if had else 0
@@ -112,8 +114,9 @@ class Replay:
         return messages
 
 
-def _span(plain: tuple[int, int, int, str] | None) -> Span | None:
-    return None if plain is None else Span(plain[0], plain[1], plain[2], Transport(plain[3]))
+def _span(item: _Written) -> Span | None:
+    _, _, n, position, samples, transport = item
+    return Span(n, position, samples, Transport(transport)) if transport else None
 
 
 def _after_a_gap(message: bytes | str, transport: Transport) -> bytes | str:
