@@ -377,7 +377,7 @@ function giveUp(error) {
   $("connection").dataset.state = "closed";
   $("connection-text").textContent = "Not connected";
   say(error.message);
-  $("composer").inert = true;
+  $("composer").inert = $("beside").inert = true;
   $("try").hidden = true;
 }
 

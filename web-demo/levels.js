@@ -7,7 +7,7 @@ const BAR = 2.5; // px
 
 /** Of a bar, of all there is room for. @param {number} db */
 function height(db) {
-  return Math.min(1, Math.max(0, (db + 54) / 48) ** 1.5);
+  return Math.min(1, Math.max(0, (db + 52) / 40) ** 1.4);
 }
 
 export class Levels {

@@ -68,7 +68,9 @@ export class Parley extends EventTarget {
   /** As `connect`, without connecting: for who wants to hear all events. @param {Options} options */
   static async create(options) {
     if (!globalThis.isSecureContext) {
-      throw new Refused("insecure", "Browsers play live sound only from https or localhost. Open this page at http://localhost on the machine itself, or give its server a certificate (--tls-self-signed makes one).");
+      const { port } = new URL(options.url);
+      const local = `http://localhost${port && `:${port}`}`;
+      throw new Refused("insecure", `Browsers play live sound only from https or localhost. Open ${local} on the server's own machine, or give it a certificate (--tls-self-signed makes one).`);
     }
     const opus = options.opus ?? (await opusSupport());
     return new Parley(options, await Player.open(RATE), opus);
