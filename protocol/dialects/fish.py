@@ -26,8 +26,9 @@ MIN_BYTES: Final = 1025  # of samples in one message: pipecat up to 1.7 drops sm
 class _Call:
     """From one `start` to its `finish`."""
 
-    def __init__(self, encoder: StreamEncoder, settings: SessionUpdate, plain: bool) -> None:
+    def __init__(self, encoder: StreamEncoder, settings: SessionUpdate, plain: bool, begun_at: float) -> None:
         """plain: samples without a container, so that any number of bytes may be held back."""
+        self.begun_at = begun_at
         self.encoder = encoder
         self.settings = settings
         self.plain = plain
@@ -52,6 +53,7 @@ class FishLive:
         self._calls: list[_Call] = []  # that are not over, oldest first; the last one takes text
         self._last: _Call | None = None  # that is over
         self._of: dict[str, _Call] = {}  # by turn
+        self._now = 0.0
 
     def opened(self, now: float) -> Sequence[Output]:
         """Nothing is said until something is asked for."""
@@ -59,6 +61,7 @@ class FishLive:
 
     def received(self, message: str | bytes, now: float) -> Sequence[Output]:
         """See `Dialect`. Text messages are no part of this protocol."""
+        self._now = now
         if isinstance(message, str):
             return ()
         try:
@@ -78,6 +81,7 @@ class FishLive:
 
     def event(self, event: Event, now: float) -> Sequence[Output]:
         """See `Dialect`."""
+        self._now = now
         self._turns.event(event)
         match event:
             case TurnDone():
@@ -88,6 +92,7 @@ class FishLive:
 
     def audio(self, turn: str, payload: bytes, now: float) -> Sequence[Output]:
         """See `Dialect`."""
+        self._now = now
         call = self._of.get(turn)
         if call is None or call.over:
             return ()
@@ -97,7 +102,7 @@ class FishLive:
             call.held, data = data, b""
         else:
             call.held = b""
-        return _sound(data)
+        return self._sound(call, data)
 
     def disconnected(self, now: float) -> Sequence[Command]:
         """Whoever closes after everything was sent has let it be played; else it was an interruption.
@@ -138,7 +143,7 @@ class FishLive:
             settings = request.settings(self._host, encoder, voice)
         except Refused as error:
             return [_error(error.message)]
-        self._calls.append(_Call(encoder, settings, plain=request.format == "pcm"))
+        self._calls.append(_Call(encoder, settings, plain=request.format == "pcm", begun_at=self._now))
         return self._text(request.text)
 
     def _text(self, text: str) -> Sequence[Output]:
@@ -196,14 +201,15 @@ class FishLive:
             call.unflushed = False
         if event.status is Status.FAILED:
             return self._broken(call, event.reason or "failed")
-        outputs = _sound(call.held)
+        outputs = self._sound(call, call.held)
         call.held = b""
         return [*outputs, *self._finished(call)]
 
     def _finished(self, call: _Call) -> Sequence[Output]:
         if not call.stopped or call.waiting or call.over:
             return ()
-        outputs = [*_sound(call.held + call.encoder.finish()), _packed({"event": "finish", "reason": "stop"})]
+        rest = self._sound(call, call.held + call.encoder.finish())
+        outputs = [*rest, _packed({"event": "finish", "reason": "stop"})]
         self._over(call)
         return outputs
 
@@ -222,15 +228,16 @@ class FishLive:
         self._over(call)
         return [*cancelled, _error(why)]
 
+    def _sound(self, call: _Call, data: bytes) -> list[Output]:
+        """Nothing, if there is none. `time` is what it took, in ms since the `start`."""
+        took_ms = round(1000 * (self._now - call.begun_at))
+        return [_packed({"event": "audio", "audio": data, "time": took_ms})] if data else []
+
     def _over(self, call: _Call) -> None:
         call.over = call.stopped = True
         self._calls = [known for known in self._calls if known is not call]
         self._last = call
         self._of = {turn: known for turn, known in self._of.items() if known is call or known in self._calls}
-
-
-def _sound(data: bytes) -> list[Output]:
-    return [_packed({"event": "audio", "audio": data})] if data else []
 
 
 def _error(why: str) -> Output:

@@ -24,6 +24,10 @@ def start(**request: Any) -> bytes:
     return packed("start", request={"text": "", "format": "pcm", **request})
 
 
+def audio(data: bytes, time_ms: int = 0) -> dict[str, object]:
+    return {"event": "audio", "audio": data, "time": time_ms}
+
+
 def unpacked(outputs: list[object]) -> list[object]:
     return [ormsgpack.unpackb(output) if isinstance(output, bytes) else output for output in outputs]
 
@@ -56,7 +60,7 @@ def test_the_sdk_speaks_one_turn(desk: Desk) -> None:
     assert desk.says(packed("text", text="there.")) == [append("t1", "there.")]
     assert desk.says(packed("stop")) == [end("t1")]
     desk.started("t1")
-    assert unpacked(desk.sound("t1", b"\1" * 2000)) == [{"event": "audio", "audio": b"\1" * 2000}]
+    assert unpacked(desk.sound("t1", b"\1" * 2000)) == [audio(b"\1" * 2000)]
     assert unpacked(desk.ends("t1")) == [FINISHED]
     assert desk.leaves() == [], "all was sent after the stop: it is being listened to"
 
@@ -69,8 +73,9 @@ def test_livekit_speaks_again_on_the_same_socket(desk: Desk) -> None:
     assert desk.says(packed("text", text="Two.")) == ["session.update", append("t2", "Two.")]
     desk.says(packed("stop"))
     desk.started("t2")
-    assert unpacked(desk.sound("t2", b"\2" * 10)) == [{"event": "audio", "audio": b"\2" * 10}]
-    assert unpacked(desk.ends("t2")) == [{"event": "audio", "audio": b"<end>"}, FINISHED], "a container of its own"
+    desk.now += 0.25
+    assert unpacked(desk.sound("t2", b"\2" * 10)) == [audio(b"\2" * 10, 250)]
+    assert unpacked(desk.ends("t2")) == [audio(b"<end>", 250), FINISHED], "a container of its own"
 
 
 def test_pipecat_speaks_many_turns_after_one_start(desk: Desk) -> None:
@@ -132,11 +137,9 @@ def test_small_pieces_of_samples_wait_for_more() -> None:
     desk.says(start(sample_rate=8000), packed("text", text="Hello."), packed("stop"))
     desk.started("t1")
     assert desk.sound("t1", b"a" * 640) == []
-    assert unpacked(desk.sound("t1", b"b" * 640)) == [{"event": "audio", "audio": b"a" * 640 + b"b" * 640}]
+    assert unpacked(desk.sound("t1", b"b" * 640)) == [audio(b"a" * 640 + b"b" * 640)]
     assert desk.sound("t1", b"c" * 100) == []
-    assert unpacked(desk.ends("t1")) == [{"event": "audio", "audio": b"c" * 100}, FINISHED], (
-        "and the last do not get lost"
-    )
+    assert unpacked(desk.ends("t1")) == [audio(b"c" * 100), FINISHED], "and the last do not get lost"
 
 
 def test_a_turn_that_fails_ends_with_an_error(desk: Desk) -> None:
