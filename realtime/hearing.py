@@ -102,8 +102,11 @@ class Hearing:
         self._ear, self._policy = ear, BargeInPolicy(command.barge_in, resume_after_s)
         self._min_speech_s = command.min_speech_ms / 1000
 
-    def frame(self, frame: AudioFrame, now: float) -> None:
-        """Sound in a binary message. Raises ProtocolError."""
+    def frame(self, frame: AudioFrame, now: float) -> bool:
+        """Sound in a binary message. Returns whether something may have come of it; else `deadline` is what it was, or later.
+
+        Raises ProtocolError.
+        """
         if frame.leg != self._leg:
             text = f"leg {frame.leg} is not attached to this socket, which is leg {self._leg}"
             raise ProtocolError(ErrorCode.INVALID_VALUE, text, param="leg")
@@ -112,9 +115,10 @@ class Hearing:
         ear = self._announced()
         if frame.flags & Flag.FIRST:
             self._act(ear.restart(), now)
-        self._hear(ear, frame.payload, frame.position, now)
+        told = self._hear(ear, frame.payload, frame.position, now)
         if frame.flags & Flag.LAST:
             self.mute(now)
+        return told or frame.flags is not Flag.NONE
 
     def append(self, command: InputAudioAppend, now: float) -> None:
         """Sound in a text message. Raises ProtocolError."""
@@ -148,7 +152,7 @@ class Hearing:
             raise ProtocolError(ErrorCode.INVALID_VALUE, "sound came before an audio.input announced it", param="audio")
         return self._ear
 
-    def _hear(self, ear: Ear, payload: bytes, position: int | None, now: float) -> None:
+    def _hear(self, ear: Ear, payload: bytes, position: int | None, now: float) -> bool:
         try:
             noticed = ear.hear(payload, position, now, self._side.played_db)
         except ValueError as error:
@@ -156,6 +160,7 @@ class Hearing:
         self._act(noticed, now)
         if ear.speaking:
             self._note_overlap(ear, now)
+        return bool(noticed) or ear.speaking
 
     def _act(self, noticed: list[Noticed], now: float) -> None:
         for item in noticed:

@@ -180,8 +180,8 @@ class LiveSession:
 
     def hear(self, frame: AudioFrame) -> None:
         """Sound came from the client. Takes 0.1 ms for each 32 ms of it."""
-        self._session.on_audio(frame, self._clock())
-        self._changed()
+        if self._session.on_audio(frame, self._clock()):
+            self._changed()
 
     def on_leg(self, act: Callable[[Legs, float], None]) -> None:
         """Something happened at a telephone, see `Session.on_leg`. Does nothing once the session is over; raises what `act` does."""

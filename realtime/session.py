@@ -148,16 +148,19 @@ class Session:
             self.refuse(replace(error, event_id=command.event_id), now)
         self._go_on(now)
 
-    def on_audio(self, frame: AudioFrame, now: float) -> None:
-        """Sound came from the client."""
+    def on_audio(self, frame: AudioFrame, now: float) -> bool:
+        """Sound came from the client. Returns whether something may have come of it; else `deadline` is what it was, or later."""
         if self.closed:
-            return
+            return True
         self._life.touch(now)
+        told = True
         try:
-            self._hearing.frame(frame, now)
+            told = self._hearing.frame(frame, now)
         except ProtocolError as error:
             self.refuse(error, now)
-        self._go_on(now)
+        if told:
+            self._go_on(now)
+        return told
 
     def on_leg(self, act: Callable[[Legs, float], None], now: float) -> None:
         """Something happened at a telephone: it is there or gone, or has told something. Raises what `act` does."""
