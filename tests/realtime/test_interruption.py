@@ -17,6 +17,7 @@ from protocol.messages import (
     WarningEvent,
 )
 from realtime.delivery import COALESCE_S
+from realtime.playout import CATCH_UP
 from tests.realtime.stage import Stage, words
 
 GROUP_MS = COALESCE_S * 1000  # packets leave together that far behind the first one's time
@@ -92,7 +93,8 @@ def test_nobody_has_heard_more_than_was_sent() -> None:
     report(stage, 80_000)
     stage.send("turn.cancel")
     done = stage.one(TurnDone)
-    assert done.sent_ms - GROUP_MS <= done.heard.ms <= done.sent_ms
+    # What leaves upon the report was not heard: the packets of a group, which follow each other faster than they are played.
+    assert done.sent_ms - CATCH_UP * GROUP_MS - 20 <= done.heard.ms <= done.sent_ms
 
 
 def test_a_report_never_falls() -> None:
