@@ -87,6 +87,7 @@ class ModelInfo:
     dtype: str = "float32"  # of the AR stacks
     codec_id: str = "codec"  # equal where codes mean the same sound; letters, digits and - only
     scripts: tuple[str, ...] | None = None  # that it can read aloud, as Unicode names them; None: it takes every text
+    roof_s: float | None = None  # that a frame takes at least: its weights' bytes over the bandwidth of a copy; None: not known
     numbers_in_words: bool = False  # its folder says that digits and symbols must reach it written out
 
     @property

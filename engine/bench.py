@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from engine.api import EngineLimits
-from engine.bench_parts import Serving, Setting, Steps, codec_in_tf32, copy_bandwidth, frame_bytes, prefills
+from engine.bench_parts import Serving, Setting, Steps, bandwidth, codec_in_tf32, frame_bytes, prefills
 from engine.load import Loaded, core_of, load_model, warm_up
 from engine.quantize import FORMATS, QuantizeError
 from engine.random_weights import SHAPES, write_folder
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if device.type == "cuda":
         result["memory"] = limit | {"loaded_gb": gigabytes(torch.cuda.memory_allocated(device))}
         result["memory"]["load_peak_gb"] = gigabytes(torch.cuda.max_memory_allocated(device))
-    result["copy_gb_s"] = round(copy_bandwidth(device, NOW) / 1e9, 1)
+    result["copy_gb_s"] = round(bandwidth(device, NOW) / 1e9, 1)
     print(f"{result['model']} on {result['device']}, {result['dtype']}; copy {result['copy_gb_s']} GB/s", flush=True)
     for part in args.parts:
         result[part] = {"pieces": _pieces, "prefill": _prefill, "codec": _codec, "serve": _serve}[part](
@@ -131,7 +131,7 @@ def _setting(args: argparse.Namespace, streams: int) -> Setting:
     return Setting(streams, args.prefix, args.history, args.seed)
 
 
-def _pieces(args: argparse.Namespace, loaded: Loaded, bandwidth: float) -> list[dict[str, Any]]:
+def _pieces(args: argparse.Namespace, loaded: Loaded, copied: float) -> list[dict[str, Any]]:
     out = []
     heads = loaded.heads.heads if loaded.heads is not None else ()
     print(f"{'streams':>8} {'piece':10}{'p50':>9}{'p95':>9}{'p99':>9}  ms a step{'roof':>9}")
@@ -143,7 +143,7 @@ def _pieces(args: argparse.Namespace, loaded: Loaded, bandwidth: float) -> list[
         steps.pieces(1, NOW)
         warm_s = NOW() - begun
         times = steps.pieces(args.steps, NOW)
-        roofs = {name: 1000 * size / bandwidth for name, size in frame_bytes(loaded, steps.positions).items()}
+        roofs = {name: 1000 * size / copied for name, size in frame_bytes(loaded, steps.positions).items()}
         roof = {"slow": roofs["slow"] + roofs["kv"], "draw": roofs["fast"], "all": sum(roofs.values())}
         row: dict[str, Any] = {"streams": streams, "positions": steps.positions, "ready_s": ready_s, "warm_s": warm_s}
         for name, values in times.items():
@@ -175,7 +175,7 @@ def _profile(steps: Steps, folder: Path, streams: int) -> None:
     profile.export_chrome_trace(str(folder / f"steps-{streams}.json.gz"))
 
 
-def _prefill(args: argparse.Namespace, loaded: Loaded, bandwidth: float) -> list[dict[str, Any]]:
+def _prefill(args: argparse.Namespace, loaded: Loaded, copied: float) -> list[dict[str, Any]]:
     out = []
     for positions, times in prefills(loaded, args.prefill, 5, NOW):
         out.append({"positions": positions, **spread(times)})
@@ -183,7 +183,7 @@ def _prefill(args: argparse.Namespace, loaded: Loaded, bandwidth: float) -> list
     return out
 
 
-def _codec(args: argparse.Namespace, loaded: Loaded, bandwidth: float) -> list[dict[str, Any]]:
+def _codec(args: argparse.Namespace, loaded: Loaded, copied: float) -> list[dict[str, Any]]:
     out = []
     for streams in args.streams:
         out.append({"streams": streams, **codec_in_tf32(loaded, streams, 20, NOW)})
@@ -191,7 +191,7 @@ def _codec(args: argparse.Namespace, loaded: Loaded, bandwidth: float) -> list[d
     return out
 
 
-def _serve(args: argparse.Namespace, loaded: Loaded, bandwidth: float) -> list[dict[str, Any]]:
+def _serve(args: argparse.Namespace, loaded: Loaded, copied: float) -> list[dict[str, Any]]:
     out = []
     for streams in args.streams:
         setting = _setting(args, streams)

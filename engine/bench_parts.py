@@ -6,7 +6,6 @@ Knows how to set up and time each. Does not know the command line, nor clocks: `
 from __future__ import annotations
 
 import heapq
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +16,13 @@ import torch
 
 from engine import commands as c
 from engine.api import Codes, Conversation, EngineLimits, Frame, Reference, SamplingParams, SpokenSegment, Voice
-from engine.config import StackConfig
 from engine.core import EngineCore
 from engine.frame_graphs import Captured
 from engine.heads import Head
 from engine.kv import CachedSequence, Columns
 from engine.load import Loaded
 from engine.model import Hidden
-from engine.quantize import matrix_bytes
+from engine.roof import copy_bandwidth, step_bytes
 from engine.runner import FrameDrawn, Runner
 from engine.streaming import StreamingCodec
 
@@ -55,36 +53,19 @@ def sync(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def copy_bandwidth(device: torch.device, now: Now) -> float:
+def bandwidth(device: torch.device, now: Now) -> float:
     """Bytes a second of a large copy, read and written counted both."""
-    size = 1 << (32 if device.type == "cuda" else 26)
-    source = torch.empty(size, dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    best = math.inf
-    for _ in range(8):
+
+    def done() -> float:
         sync(device)
-        begun = now()
-        target.copy_(source)
-        sync(device)
-        best = min(best, now() - begun)
-    return 2 * size / best
+        return now()
+
+    return copy_bandwidth(device, 1 << (32 if device.type == "cuda" else 26), done)
 
 
 def frame_bytes(loaded: Loaded, positions: int) -> dict[str, int]:
-    """Bytes of weights and of keys and values that one step must read, with `positions` over all its rows. The codec is not counted."""
-    config, size = loaded.model.config, loaded.model.embeddings.weight.element_size()
-    passes, entries = config.num_codebooks - 1, loaded.codec.config.codebook_size
-    blocks = matrix_bytes(loaded.model) or size * _matrices(config.slow)
-    return {
-        "slow": blocks + size * (config.n_semantic + 1) * config.slow.dim,
-        "fast": size * passes * (_matrices(config.fast) + entries * config.fast.dim),
-        "kv": size * positions * config.slow.n_layer * 2 * config.slow.kv_dim,
-    }
-
-
-def _matrices(stack: StackConfig) -> int:
-    layer = stack.dim * (2 * stack.q_dim + 2 * stack.kv_dim) + 3 * stack.dim * stack.ffn_dim
-    return layer * stack.n_layer
+    """See `engine.roof.step_bytes`."""
+    return step_bytes(loaded.model, loaded.codec.config.codebook_size, positions)
 
 
 class Steps:

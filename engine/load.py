@@ -27,6 +27,7 @@ from engine.model import DualAR
 from engine.prompt import PromptBuilder
 from engine.quantize import check
 from engine.random_weights import ForcedEnds, RandomWeights
+from engine.roof import roof_s
 from engine.runner import Runner
 from engine.tokenizer import Tokenizer
 
@@ -146,6 +147,7 @@ def load_model(
         codec_id=codec_id(folder),
         scripts=declared_scripts(folder),
         numbers_in_words=declared_numbers_in_words(folder),
+        roof_s=roof_s(model, codec.config.codebook_size),
     )
     heads = ChosenHeads.load(folder, model.config.slow)
     return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info, heads, RandomWeights.of(folder))

@@ -7,35 +7,29 @@ What the protocol, the settings or the engine define takes its default from ther
 from __future__ import annotations
 
 import argparse
-import textwrap
 from pathlib import Path
 from typing import Final
 
-from protocol.config import Clock, Latency
+from protocol.config import Latency
 from realtime.argument_groups import (
     MODEL,
     Commands,
-    Kinds,
     Parser,
     add_engine,
     add_format,
     add_hub,
-    add_limits,
     add_model,
     add_sampling,
     add_server,
-    at_least_one,
     between,
-    rate,
-    seed,
     setting,
 )
+from realtime.arguments_bench import add_bench
 from realtime.arguments_voices import VOICES_DIR, add_voices
 from realtime.settings import KEYS_VARIABLE, PREFIX
 
 LLM_KEY_VARIABLES: Final = ("PARLEY_LLM_KEY", "OPENAI_API_KEY")  # the first that is set
 _NO_OPTION: Final = ("max_unauthenticated", "admission_timeout_s", "drain_s", "tls_dir", "twilio_auth_token", "limits")
-TEXT_RATE: Final = 200.0  # a hosted language model writes some 50 tokens of 4 characters a second
 
 
 def build_parser(version: str) -> Parser:
@@ -56,7 +50,7 @@ def build_parser(version: str) -> Parser:
         _add_generate,
         _add_decode,
         _add_download,
-        _add_bench,
+        add_bench,
         add_voices,
     ):
         add(commands)
@@ -297,181 +291,7 @@ def _add_download(commands: Commands) -> None:
     add_hub(download)
 
 
-def _add_bench(commands: Commands) -> None:
-    bench = _command(
-        commands,
-        "bench",
-        "measure a server with conversations",
-        "Hold N conversations at once over the public protocol, as clients that play what they hear, and measure how long a listener waits "
-        "and whether the sound ever runs short. Starts a server of its own unless --url is given. Prints a table; the last line is JSON.",
-        BENCH_MEASURES,
-    )
-    _add_load(bench)
-    running = bench.add_argument_group("a server that runs")
-    running.add_argument("--url", help="measure this one, instead of starting one")
-    running.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
-    own = bench.add_argument_group("a server of its own")
-    add_model(own)
-    own.add_argument(
-        "--random-weights",
-        choices=RANDOM_SHAPES,
-        help="instead of a model: this shape with random weights, which speak noise for as long as speech would take",
-    )
-    add_limits(own)
-    # What was not given is left to `parley serve`; and beside --url none of it may be given.
-    bench.set_defaults(**dict.fromkeys(OWN_SERVER))
-    _add_bench_conversation(bench)
-
-
-def _add_load(bench: argparse.ArgumentParser) -> None:
-    """What is measured: how many talk, how, and in which protocol."""
-    bench.add_argument(
-        "--streams", type=at_least_one, default=1, metavar="N", help="conversations at once (default: %(default)s)"
-    )
-    bench.add_argument(
-        "--turns",
-        type=at_least_one,
-        default=5,
-        metavar="M",
-        help="measured turns of each; one more warms up (default: %(default)s)",
-    )
-    bench.add_argument(
-        "--text-rate",
-        type=rate,
-        default=TEXT_RATE,
-        metavar="CHARS",
-        help="characters a second that each writer types, in deltas of some five; 0: each text at once (default: %(default)g)",
-    )
-    bench.add_argument(
-        "--cancel-every",
-        type=at_least_one,
-        metavar="K",
-        help="interrupt every K-th measured turn while it speaks (default: none)",
-    )
-    bench.add_argument(
-        "--pause",
-        type=rate,
-        default=0.5,
-        metavar="S",
-        help="mean silence between a conversation's turns, in seconds (default: %(default)g)",
-    )
-    bench.add_argument(
-        "--latency",
-        choices=[latency.value for latency in Latency],
-        default=Latency.LOW.value,
-        help="as in `say` (default: %(default)s)",
-    )
-    bench.add_argument(
-        "--clock",
-        choices=(Clock.REALTIME.value, Clock.NONE.value),
-        default=Clock.REALTIME.value,
-        help="realtime: clients that play what comes; none: that store it, as fast as the server makes it (default: %(default)s)",
-    )
-    bench.add_argument(
-        "--dialect",
-        choices=DIALECTS,
-        help="clients that speak another vendor's protocol, below /s/{session}/; they take 16-bit samples at 24 kHz as they are heard",
-    )
-    add_format(bench, "opus")
-    bench.add_argument(
-        "--seed", type=seed, default=0, help="of the texts, the pauses and the sampling (default: %(default)s)"
-    )
-
-
-def _add_bench_conversation(bench: argparse.ArgumentParser) -> None:
-    kinds = bench.add_subparsers(
-        dest="bench_command",
-        metavar="conversation",
-        parser_class=Parser,
-        action=Kinds,
-        help="try promises instead (see: parley bench conversation --help)",
-    )
-    conversation = kinds.add_parser(
-        "conversation",
-        help="try what the protocol promises of a conversation, instead of measuring a load",
-        description="Try what the protocol promises of a conversation: heard text that is true after every interruption, pacing, pauses, "
-        "a socket that is lost, the times of words, speed, volume. Starts a server of its own unless --url is given. Prints what was found "
-        "beside what was promised; the last line is JSON. Exit code 1: a promise was broken.",
-    )
-    conversation.add_argument(
-        "--turns", type=at_least_one, default=30, metavar="N", help="of the long conversation (default: %(default)s)"
-    )
-    conversation.add_argument(
-        "--barge-ins", type=at_least_one, default=10, metavar="N", help="of these turns (default: %(default)s)"
-    )
-    conversation.add_argument(
-        "--only",
-        action="append",
-        choices=PROBE_NAMES,
-        help="play this probe; may be given several times (default: all)",
-    )
-    conversation.add_argument(
-        "--seed", type=seed, default=0, help="of the texts and the sampling (default: %(default)s)"
-    )
-    running = conversation.add_argument_group("a server that runs")
-    running.add_argument("--url", help="try this one, instead of starting one")
-    running.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
-    own = conversation.add_argument_group("a server of its own")
-    add_model(own)
-    add_limits(own)
-    conversation.set_defaults(**dict.fromkeys(OWN_SERVER))
-
-
-DIALECTS: Final = (
-    "fish",
-    "openai",
-    "openai-stream",
-    "elevenlabs",
-    "cartesia",
-    "deepgram",
-    "deepgram-flux",
-    "openai-realtime",
-    "twilio",
-)  # as `bench_speakers.SPEAKERS`, which a test compares
-RANDOM_SHAPES: Final = ("s2-pro", "tiny")  # as `engine.random_weights.SHAPES`, which a test compares
-REPORT_NAMES: Final = ("reactions", "hearing")  # as `bench_reports.REPORTS`: of this code, not of a server that runs
-# As `bench_conversation.PROBES`, which a test compares.
-PROBE_NAMES: Final = (
-    "talk",
-    "silence",
-    "pacing",
-    "pause",
-    "lost socket",
-    "words",
-    "speed and volume",
-    "loudness",
-    "marked-up text",
-    "marks",
-    "barge-in by voice",
-    *REPORT_NAMES,
-)
-
-
-OWN_SERVER: Final = ("model", "device", "dtype", "revision", "token", "max_streams", "kv_positions", "threads")
-
-BENCH_MEASURES: Final = """\
-What is measured (times of a client on this machine; percentiles are nearest-rank, so each is a value that occurred):
-  first audible     until the listener hears the first sample above -50 dBFS; silence in front of it counts as waiting.
-    waiting for text    from the first delta to the one that completes the first segment (found with the server's segmenter)
-    waiting for engine  from there to the audible sample; this is what the server can be blamed for
-  first packet      from the first segment's text to the first packet, silent or not
-  real-time factor  seconds of generation per second of speech, as the server counts them (turn.done); below 1 is real time. With
-                    --clock realtime a server stays only so far ahead of its listeners, frame by frame, and the factor is the latency
-                    of single frames; --clock none lets it generate without a pause, and the factor is its throughput. Then a client's
-                    own count, from the first text to the last packet, stands beside it: use --text-rate 0.
-  short by          the worst lateness of a packet for a listener who plays from the first packet on and never stops: how much longer he
-                    should have waited to hear no gap. Lateness before the segment's text was there counts as waiting for text, apart.
-  cancel            from turn.cancel to turn.done
-Every text is new. Conversations begin at random within the first seconds and wait for the listener between turns (closed loop: N speakers,
-not N requests a second). Those that are done go on unmeasured until all are, so the load stays the same. The client and, without --url, the
-server share this machine's processors; `client late` says how late the client itself was."""
-
-
 def _command(
     commands: Commands, name: str, help_: str, description: str, epilog: str | None = None
 ) -> argparse.ArgumentParser:
-    # The one epilog with lines of its own keeps them.
-    raw = epilog is BENCH_MEASURES
-    formatter = argparse.RawDescriptionHelpFormatter if raw else argparse.HelpFormatter
-    description = textwrap.fill(description, 100) if raw else description
-    return commands.add_parser(name, help=help_, description=description, epilog=epilog, formatter_class=formatter)
+    return commands.add_parser(name, help=help_, description=description, epilog=epilog)

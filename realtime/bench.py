@@ -27,7 +27,9 @@ from urllib.request import ProxyHandler, Request, build_opener
 import anyio
 from pydantic import JsonValue
 
-from realtime.bench_load import BenchOptions, Load, Measured
+from realtime.bench_arrivals import Strangers
+from realtime.bench_load import Load, Measured
+from realtime.bench_options import BenchOptions
 from realtime.bench_report import summed_up
 from realtime.failure import FAILED, MISUSED, CommandFailed
 
@@ -39,11 +41,14 @@ PACKAGES: Final = ("parley", "torch", "numpy", "websockets", "uvicorn", "starlet
 def bench(options: BenchOptions, own_server: bool, out: TextIO, err: TextIO) -> int:
     """Measure and print; the exit code. Blocks. Raises CommandFailed where there is nothing to measure."""
 
+    load = Strangers if options.arrivals is not None else Load
+
     async def run() -> Measured:
-        return await Load(options, time.monotonic, _progress(options, err)).run()
+        return await load(options, time.monotonic, _progress(options, err)).run()
 
     begun = datetime.now(UTC)
-    model = loaded_model(options.url, options.key)
+    # Somebody else's list of models says nothing of the one that speaks.
+    model = loaded_model(options.url, options.key) if options.endpoint is None else {}
     measured = anyio.run(run)
     result = summed_up(measured, _conditions(options, own_server, begun, measured, model))
     print(result.table(), file=out)
@@ -109,11 +114,12 @@ def loaded_model(url: str, key: str | None) -> dict[str, JsonValue]:
 
 
 def _progress(options: BenchOptions, err: TextIO) -> Callable[[int], None]:
-    total = options.streams * options.turns
+    total = options.streams * options.turns if options.arrivals is None else None
 
     def show(over: int) -> None:
         if err.isatty():
-            print(f"\r{over} of {total} turns", end="\n" if over == total else "", file=err, flush=True)
+            of = f" of {total}" if total is not None else ""
+            print(f"\r{over}{of} turns", end="\n" if over == total else "", file=err, flush=True)
 
     return show
 
@@ -121,19 +127,33 @@ def _progress(options: BenchOptions, err: TextIO) -> Callable[[int], None]:
 def _conditions(
     options: BenchOptions, own_server: bool, begun: datetime, measured: Measured, model: Mapping[str, JsonValue]
 ) -> dict[str, JsonValue]:
+    if options.arrivals is None:
+        load: dict[str, JsonValue] = {
+            "streams": options.streams,
+            "turns": options.turns,
+            "warm_up_turns": 1,
+            "pause_s": options.pause_s,
+        }
+    else:
+        load = {
+            "arrivals_per_s": options.arrivals.per_s,
+            "duration_s": options.arrivals.duration_s,
+            "warm_up_s": options.arrivals.warm_up_s,
+        }
     return {
         **circumstances({"id": measured.model, **model}, options.url, own_server, begun),
-        "streams": options.streams,
-        "turns": options.turns,
-        "warm_up_turns": 1,
+        **load,
         "text": "generated English, no two turns alike",
         "text_rate": options.text_rate,
-        "pause_s": options.pause_s,
         "cancel_every": options.cancel_every,
         "clock": options.clock.value,
         "latency": options.latency.value,
         "format": options.fmt.value if options.dialect is None else "pcm_s16le",
+        "frame_ms": model.get("frame_ms"),
+        "roof_ms": model.get("roof_ms"),
         "dialect": options.dialect,
+        "endpoint": options.endpoint is not None,
+        "voice": options.voice if options.endpoint is None else options.endpoint.voice,
         "rate": measured.rate,
         "seed": options.seed,
     }

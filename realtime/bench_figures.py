@@ -62,6 +62,7 @@ class TurnRecord:
     done: TurnDone
     cancelled_at: float | None = None  # s, turn.cancel was sent
     done_at: float = 0.0  # s, turn.done arrived
+    whole_text: bool = False  # nothing could be asked before all of the text was there
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,15 @@ class Failure:
     reason: str
 
 
-Outcome = TurnRecord | Failure
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A turn that was not let in."""
+
+    reason: str
+    retry_after_s: float | None  # as the server told it
+
+
+Outcome = TurnRecord | Failure | Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,10 @@ def figures(record: TurnRecord) -> TurnFigures | None:
     if not record.packets or record.audible_ms is None:
         return None
     begun = record.deltas[0].at
-    texts = TextTimes.of(record.deltas, record.ended_at, record.latency)
+    if record.whole_text:
+        texts = TextTimes([sum(len(delta.text) for delta in record.deltas)], [record.ended_at])
+    else:
+        texts = TextTimes.of(record.deltas, record.ended_at, record.latency)
     complete = texts.complete_at(0)
     listener = _Listener(lambda end_ms: _text_at(texts, record.words, end_ms))
     audible_at = begun

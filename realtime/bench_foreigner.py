@@ -16,18 +16,35 @@ import numpy as np
 from protocol.config import Latency
 from protocol.events import Heard, HeardSource, Kept, Status, TurnDone, TurnMetrics
 from realtime.bench_dialects import RATE_HZ, DialectFailed, Speaker
-from realtime.bench_figures import Delta, Failure, Outcome, Packet, TurnRecord, first_audible
+from realtime.bench_endpoints import Refused
+from realtime.bench_figures import Delta, Failure, Outcome, Packet, Refusal, TurnRecord, first_audible
 from realtime.bench_text import typed
 from realtime.failure import leaf
 
 PATIENCE_S: Final = 180.0  # for one turn; a turn is some eight seconds of speech
 
 
+def without_turn(error: DialectFailed) -> Refusal | Failure:
+    """What came instead of a turn."""
+    return Refusal(str(error), error.retry_after_s) if isinstance(error, Refused) else Failure(str(error))
+
+
 class Foreigner:
     """A client and its listener, for one turn."""
 
-    def __init__(self, speaker: Speaker, text_rate: float, latency: Latency, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        speaker: Speaker,
+        text_rate: float,
+        latency: Latency,
+        now: Callable[[], float],
+        rate_hz: Callable[[], int] = lambda: RATE_HZ,
+        whole_text: bool = False,
+    ) -> None:
+        """rate_hz: of the samples that are heard; constant within a turn. whole_text: see TurnRecord."""
         self._speaker = speaker
+        self._rate_hz = rate_hz
+        self._whole_text = whole_text
         self._text_rate = text_rate
         self._latency = latency
         self._now = now
@@ -57,12 +74,12 @@ class Foreigner:
         except BaseExceptionGroup as errors:
             if not isinstance(error := leaf(errors), DialectFailed):
                 raise
-            return Failure(str(error))
+            return without_turn(error)
         done_at = self._let_go_at if self._cancelled_at is not None else self._now()
         if self._audible_ms is None:
             return Failure("nothing audible came")
         if self._cancelled_at is None:
-            await self._sleep_until(self._starts_at + self._samples / RATE_HZ)
+            await self._sleep_until(self._starts_at + self._samples / self._rate_hz())
         return self._record(text, done_at)
 
     async def _typed(self, text: str) -> AsyncIterator[str]:
@@ -81,11 +98,12 @@ class Foreigner:
         data = self._odd + data
         data, self._odd = data[: len(data) & ~1], data[len(data) & ~1 :]
         samples = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
-        start_ms = self._samples * 1000 / RATE_HZ
+        rate_hz = self._rate_hz()
+        start_ms = self._samples * 1000 / rate_hz
         if self._audible_ms is None and (index := first_audible(samples)) is not None:
-            self._audible_ms = start_ms + index * 1000 / RATE_HZ
+            self._audible_ms = start_ms + index * 1000 / rate_hz
         self._samples += len(samples)
-        self._packets.append(Packet(now, start_ms, self._samples * 1000 / RATE_HZ))
+        self._packets.append(Packet(now, start_ms, self._samples * 1000 / rate_hz))
         self._starts_at = max(self._starts_at, now - start_ms / 1000)
         self._first.set()
 
@@ -98,7 +116,7 @@ class Foreigner:
             self._let_go_at = self._now()
 
     def _record(self, text: str, done_at: float) -> TurnRecord:
-        audio_ms = round(self._samples * 1000 / RATE_HZ)
+        audio_ms = round(self._samples * 1000 / self._rate_hz())
         cancelled = self._cancelled_at is not None
         done = TurnDone(
             turn="foreign",
@@ -120,4 +138,5 @@ class Foreigner:
             done=done,
             cancelled_at=self._cancelled_at,
             done_at=done_at,
+            whole_text=self._whole_text,
         )

@@ -13,11 +13,13 @@ from typing import Final
 from pydantic import JsonValue
 
 from protocol.config import Clock
-from realtime.bench_figures import Failure, TurnFigures, figures, in_share, percentile
+from realtime.bench_figures import Failure, Refusal, TurnFigures, figures, in_share, percentile
 from realtime.bench_load import Measured
 
 PERCENTS: Final = (50, 95, 99)
 BOUNDS_MS: Final = (50, 100, 200)
+MOST_REASONS: Final = 5  # of refusals that are told; some name a time
+EACH_STREAM: Final = 16  # so many streams get a figure each in the table; more are summed up
 
 Json = dict[str, JsonValue]
 
@@ -38,32 +40,61 @@ def summed_up(measured: Measured, conditions: Mapping[str, JsonValue]) -> Result
     """The result of a run under `conditions`, which are passed on."""
     streams: list[list[TurnFigures]] = []
     failures: Counter[str] = Counter()
+    refusals: list[Refusal] = []
     for outcomes in measured.outcomes:
         streams.append([])
         for outcome in outcomes:
-            found = None if isinstance(outcome, Failure) else figures(outcome)
-            if found is not None:
+            if isinstance(outcome, Refusal):
+                refusals.append(outcome)
+            elif isinstance(outcome, Failure):
+                failures[outcome.reason] += 1
+            elif (found := figures(outcome)) is not None:
                 streams[-1].append(found)
             else:
-                failures[outcome.reason if isinstance(outcome, Failure) else "nothing audible came"] += 1
+                failures["nothing audible came"] += 1
     turns = [turn for stream in streams for turn in stream]
-    wall_s = measured.ended_at - measured.begun_at
     summary: Json = {
         "conditions": dict(conditions),
         "turns": {
-            "measured": sum(map(len, measured.outcomes)),
+            "measured": sum(map(len, measured.outcomes)) - len(refusals),
             "failed": failures.total(),
             "failures": dict(failures),
             "cancelled": sum(turn.cancel_ms is not None for turn in turns),
         },
-        "wall_s": round(wall_s, 3),
+        "wall_s": round(measured.ended_at - measured.begun_at, 3),
         "speech_s": round(sum(turn.audio_ms for turn in turns) / 1000, 3),
         "client_late_ms": _spread(1000 * late for late in measured.late_s),
+        "roof": _roof(conditions),
     }
+    if "arrivals_per_s" in conditions:
+        summary |= _strangers(measured, refusals)
     if turns:
         as_fast_as_possible = conditions["clock"] == Clock.NONE
         summary |= _figures(turns, [stream for stream in streams if stream], as_fast_as_possible)
     return Result(summary, failures.total())
+
+
+def _roof(conditions: Mapping[str, JsonValue]) -> Json | None:
+    """The least that a frame could take, where the server tells it: no figure of it can be below."""
+    roof_ms, frame_ms = conditions.get("roof_ms"), conditions.get("frame_ms")
+    if not isinstance(roof_ms, int | float) or not isinstance(frame_ms, int | float):
+        return None
+    return {"frame_ms": roof_ms, "real_time_factor": round(roof_ms / frame_ms, 4)}
+
+
+def _strangers(measured: Measured, refusals: Sequence[Refusal]) -> Json:
+    there, reasons = measured.at_once, Counter(refusal.reason for refusal in refusals)
+    told = [1000 * refusal.retry_after_s for refusal in refusals if refusal.retry_after_s is not None]
+    return {
+        "refused": {
+            "turns": len(refusals),
+            "reasons": dict(reasons.most_common(MOST_REASONS)),
+            "told_when": len(told),
+            "retry_after_ms": _spread(told),
+        },
+        "at_once": {"mean": round(sum(there) / len(there), 2), "most": max(there)} if there else None,
+        "connecting_ms": _spread(1000 * s for s in measured.connecting_s),
+    }
 
 
 def _figures(turns: Sequence[TurnFigures], streams: Sequence[Sequence[TurnFigures]], as_fast_as_possible: bool) -> Json:
@@ -122,8 +153,12 @@ def _spread(values: Iterable[float]) -> Json:
 
 def _lines(summary: Json) -> Iterable[str]:
     conditions, turns = _part(summary, "conditions"), _part(summary, "turns")
+    if "arrivals_per_s" in conditions:
+        load = f"{conditions['arrivals_per_s']:g} turns a second at random for {conditions['duration_s']:g} s"
+    else:
+        load = f"{conditions['streams']} streams x {conditions['turns']} turns"
     yield (
-        f"{conditions['streams']} streams x {conditions['turns']} turns of {conditions['model']} on "
+        f"{load} of {conditions['model']} on "
         f"{conditions['device'] or 'an unknown device'}, {conditions['format']} at {conditions['rate']} Hz, "
         + (f"typed at {conditions['text_rate']:g} characters/s" if conditions["text_rate"] else "each text at once")
         + (", as fast as possible" if conditions["clock"] == Clock.NONE else ", played in real time")
@@ -132,6 +167,8 @@ def _lines(summary: Json) -> Iterable[str]:
         f"{turns['measured']} turns measured, {turns['failed']} failed, {turns['cancelled']} cancelled; "
         f"{summary['speech_s']} s of speech"
     )
+    if "refused" in summary:
+        yield from _lines_of_strangers(summary)
     for reason, count in _part(turns, "failures").items():
         yield f"  failed {count} times: {reason}"
     if "first_audible_ms" not in summary:
@@ -147,12 +184,23 @@ def _lines(summary: Json) -> Iterable[str]:
     yield _row("  besides, without text", _part(summary, "text_short_ms"))
     if cancel := _part(summary, "cancel_ms"):
         yield _row("cancel", cancel)
+    if connecting := summary.get("connecting_ms"):
+        assert isinstance(connecting, dict), "a spread"
+        yield _row("connecting, before the turn", connecting)
     yield _row("client late", _part(summary, "client_late_ms"))
     yield ""
     rtf = _part(summary, "real_time_factor")
     streams = rtf["streams"]
     assert isinstance(streams, list), "one a stream"
-    yield "real-time factor of each stream    " + "  ".join(f"{f:.3f}" if f is not None else "?" for f in streams)
+    if len(streams) > EACH_STREAM:
+        known = [f for f in streams if isinstance(f, float)]
+        told = "  ".join(f"p{p} {percentile(known, p):.3f}" for p in PERCENTS) if known else "?"
+        yield f"real-time factor of {len(streams)} streams     {told}"
+    else:
+        yield "real-time factor of each stream    " + "  ".join(f"{f:.3f}" if f is not None else "?" for f in streams)
+    if summary["roof"] is not None:
+        roof = _part(summary, "roof")
+        yield f"  the roof is {roof['real_time_factor']}: weights cannot be read in less than {roof['frame_ms']} ms a frame"
     if rtf["shows"] == "throughput":
         yield "  is throughput: nothing held generation back"
         if summary["elapsed_per_speech"] is not None:
@@ -162,6 +210,17 @@ def _lines(summary: Json) -> Iterable[str]:
     for bound, share in _part(summary, "never_short_by_more").items():
         assert isinstance(share, dict), "turns and streams"
         yield f"never short by more than {bound:>3} ms    {share['turns']:7.1%} of turns, {share['streams']:7.1%} of streams"
+
+
+def _lines_of_strangers(summary: Json) -> Iterable[str]:
+    refused, at_once = _part(summary, "refused"), summary["at_once"]
+    wait = _part(refused, "retry_after_ms")
+    told = f", told to come again after {wait['p50']:.0f} ms (p50) to {wait['worst']:.0f} ms" if wait else ""
+    yield f"{refused['turns']} turns besides were refused{told}"
+    for reason, count in _part(refused, "reasons").items():
+        yield f"  refused {count} times: {reason}"
+    if isinstance(at_once, dict):
+        yield f"{at_once['mean']} turns at once on the mean, {at_once['most']} at most"
 
 
 def _row(name: str, spread: Json) -> str:

@@ -10,6 +10,9 @@ import random
 import re
 from typing import Final
 
+MEAN_CHARS: Final = 90  # of a stranger's turn: six seconds at 15 characters a second
+LEAST_CHARS: Final = 40  # shorter ones would soon be said twice
+SPREAD: Final = 0.5  # sigma of the logarithm: a fifth of them say half as much again
 TURN_CHARS: Final = 120  # a turn has at least so many characters: two or three sentences, some eight seconds
 
 
@@ -65,6 +68,18 @@ def short_text_of(seed: int, turn: int) -> str:
     """A few words, some three seconds: of a conversation that has many turns."""
     rng = random.Random(f"{seed}/short/{turn}")
     return f"{rng.choice(_OPENERS)}, the {rng.choice(_PEOPLE)} {rng.choice(_DEEDS)} the {rng.choice(_THINGS)}."
+
+
+def text_of_length(seed: int, number: int) -> str:
+    """What a stranger says, of arrival `number`: some MEAN_CHARS characters, of a log-normal number of them; cut at a word."""
+    rng = random.Random(f"{seed}/stranger/{number}")
+    chars = max(LEAST_CHARS, round(MEAN_CHARS * rng.lognormvariate(-SPREAD * SPREAD / 2, SPREAD)))
+    text = _sentence(rng)
+    while len(text) < chars:
+        text += " " + _sentence(rng)
+    if len(text) > chars:
+        text = text[: text.rfind(" ", 0, chars + 1)].rstrip(",.") + "."
+    return text
 
 
 def _sentence(rng: random.Random) -> str:

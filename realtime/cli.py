@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from engine.api import EngineLimits
 from realtime.argument_groups import FORMATS
-from realtime.arguments import LLM_KEY_VARIABLES, OWN_SERVER, REPORT_NAMES, build_parser
+from realtime.arguments import LLM_KEY_VARIABLES, build_parser
+from realtime.arguments_bench import ENDPOINT_KEYS, OWN_SERVER, REPORT_NAMES
 from realtime.failure import FAILED, INTERRUPTED, MISUSED, CommandFailed
 from realtime.settings import KEYS_VARIABLE, Settings, SettingsError, check_binding, read_settings
 from realtime.terminal import DownloadLine, log_to_stderr
@@ -239,38 +240,20 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from protocol.config import Clock, Latency
     from realtime.bench import bench, live_url, server_of_its_own
     from realtime.bench_conversation import PROBES, ConversationOptions, bench_conversation
-    from realtime.bench_load import BenchOptions
+    from realtime.bench_options import check, is_endpoint, options_of
 
     def run(url: str) -> int:
         if args.bench_command == "conversation":
             all_ = [name for name in PROBES if args.url is None or name not in REPORT_NAMES]
             talk = ConversationOptions(url, _key(args), args.turns, args.barge_ins, args.seed, args.only or all_)
             return bench_conversation(talk, args.url is None, sys.stdout)
-        options = BenchOptions(
-            url=url,
-            key=_key(args),
-            streams=args.streams,
-            turns=args.turns,
-            text_rate=args.text_rate,
-            cancel_every=args.cancel_every,
-            pause_s=args.pause,
-            latency=Latency(args.latency),
-            fmt=FORMATS[args.format],
-            clock=Clock(args.clock),
-            seed=args.seed,
-            dialect=args.dialect,
-        )
-        return bench(options, args.url is None, sys.stdout, sys.stderr)
+        key = _endpoint_key(args) if is_endpoint(args) else _key(args)
+        return bench(options_of(args, url, key), args.url is None, sys.stdout, sys.stderr)
 
-    if getattr(args, "dialect", None) is not None:
-        for option, default in (("latency", "low"), ("clock", "realtime"), ("format", "opus")):
-            if getattr(args, option) != default:
-                raise CommandFailed(
-                    f"--{option} is of our own protocol, and --dialect {args.dialect} has none", MISUSED
-                )
+    if args.bench_command is None:
+        check(args)
     given = {name: getattr(args, name) for name in OWN_SERVER if getattr(args, name) is not None}
     if args.url is not None:
         if getattr(args, "random_weights", None) is not None:
@@ -280,15 +263,20 @@ def _bench(args: argparse.Namespace) -> int:
             raise CommandFailed(f"{options} would change nothing about the server at {args.url}", MISUSED)
         if reports := sorted(set(getattr(args, "only", None) or ()) & set(REPORT_NAMES)):
             raise CommandFailed(f"--only {reports[0]} would say nothing about the server at {args.url}", MISUSED)
-        return run(live_url(args.url))
+        return run(args.url if is_endpoint(args) else live_url(args.url))
     if args.key is not None:
         raise CommandFailed("--key is for a server named with --url", MISUSED)
-    streams = 1 if args.bench_command == "conversation" else args.streams
+    streams = 1 if args.bench_command == "conversation" else options_of(args, "", None).most_at_once
     with (
         _random_weights(args) as random,
         server_of_its_own(_serve_command(given | random, streams), LISTENING, sys.stderr) as url,
     ):
         return run(url)
+
+
+def _endpoint_key(args: argparse.Namespace) -> str | None:
+    """The key for somebody else's endpoint: never one of ours."""
+    return args.key if args.key is not None else os.environ.get(ENDPOINT_KEYS[args.dialect]) or None
 
 
 @contextmanager

@@ -118,6 +118,8 @@ async def _models(request: Request) -> JSONResponse:
         "dtype": info.dtype,
         "voices": service.voices.names(),
     }
+    if info.roof_s is not None:
+        model["roof_ms"] = round(1000 * info.roof_s, 3)
     if info.scripts is not None:
         model["scripts"] = info.scripts
     if info.attribution is not None:

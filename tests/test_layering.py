@@ -36,6 +36,7 @@ MAY_IMPORT = {
     ),
     "realtime/llm.py": "realtime httpx2",
     "realtime/bench_dialects.py": "realtime anyio httpx2 ormsgpack websockets",
+    "realtime/bench_endpoints.py": "realtime anyio httpx2 ormsgpack websockets",
     "realtime/references.py": "anyio httpx2",
     "realtime/encoders/aac.py": "realtime numpy av",
     # The composition root: the only place in the server that builds a real engine.

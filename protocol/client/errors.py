@@ -20,6 +20,7 @@ class Refused(ClientError):
 
     status: int | None  # HTTP; None: it could not be reached, or does not speak WebSocket
     detail: str
+    retry_after_s: float | None = None  # when it is worth another try, where the server said so
 
     def __str__(self) -> str:
         return f"connection refused{f' with {self.status}' if self.status else ''}: {self.detail}"

@@ -38,7 +38,11 @@ async def open_socket(url: str, token: str | None, timeout_s: float) -> ClientCo
         )
     except InvalidStatus as error:
         detail = error.response.body.decode("utf-8", "replace").strip() if error.response.body else "no reason given"
-        raise Refused(error.response.status_code, detail) from error
+        told = error.response.headers.get("Retry-After", "")
+        retry_after_s = (
+            float(told) if told.isascii() and told.isdigit() else None
+        )  # a date, as proxies may send it, is none
+        raise Refused(error.response.status_code, detail, retry_after_s) from error
     except (OSError, InvalidHandshake) as error:  # TimeoutError is an OSError
         raise Refused(None, f"{url}: {str(error) or 'timed out'}") from error
 

@@ -87,6 +87,21 @@ async def test_a_refused_handshake_says_with_what(body: str) -> None:
     assert caught.value.status == 401
 
 
+@pytest.mark.parametrize(("told", "retry_after_s"), [("7", 7.0), ("Sat, 21 Nov 2026 21:30:00 GMT", None), (None, None)])
+async def test_a_refused_handshake_says_when_to_come_again(told: str | None, retry_after_s: float | None) -> None:
+    def refuse(socket: ServerConnection, request: Request) -> Response:
+        response = socket.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "full")
+        if told is not None:
+            response.headers["Retry-After"] = told
+        return response
+
+    async with serving(only_opens, refuse) as url:
+        with pytest.raises(Refused) as caught:
+            async with connect(url):
+                pass
+    assert caught.value.retry_after_s == retry_after_s
+
+
 async def test_a_server_that_is_not_there_refuses() -> None:
     async with serving(only_opens) as url:
         pass

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from engine.api import SynthesisFailed
 from protocol.config import Clock, Format, Latency
 from realtime.bench import bench, live_url, loaded_model, server_of_its_own
-from realtime.bench_load import BenchOptions
+from realtime.bench_options import Arrivals, BenchOptions
 from realtime.failure import CommandFailed
 from realtime.scripted import MINI_LIKE, Script
 from realtime.settings import Settings
@@ -24,7 +25,7 @@ SHORT = 0.06  # frames a character: a turn lasts some 0.4 s, and the bench liste
 
 def options(url: str, **changes: object) -> BenchOptions:
     plain: dict[str, object] = {
-        "url": live_url(url),
+        "url": url if "endpoint" in changes else live_url(url),
         "key": None,
         "streams": 1,
         "turns": 1,
@@ -106,6 +107,62 @@ def test_as_fast_as_possible_measures_throughput_and_waits_for_no_listener() -> 
     assert result["real_time_factor"]["worst"] <= result["elapsed_per_speech"] < 0.9
     assert result["wall_s"] < result["speech_s"]
     assert "is throughput" in table
+
+
+def test_the_roof_stands_beside_the_figures_of_a_server_that_tells_it() -> None:
+    with running_server(Script(frames_per_char=SHORT), info=replace(MINI_LIKE, roof_s=0.00341)) as (url, _):
+        _, result, table = run(url)
+    assert result["roof"] == {"frame_ms": 3.41, "real_time_factor": round(3.41 / result["conditions"]["frame_ms"], 4)}
+    assert "the roof is 0.0734" in table
+
+
+def test_strangers_come_at_random_and_each_has_a_session_of_its_own() -> None:
+    with running_server(Script(frames_per_char=SHORT)) as (url, engine):
+        code, result, table = run(url, arrivals=Arrivals(per_s=10.0, duration_s=1.5, warm_up_s=1.0))
+        opened = engine.opened[1:]
+    assert code == 0, result
+    assert len({one.conversation.id for one in opened}) == len(opened)
+    measured = result["turns"]["measured"]
+    assert 4 <= measured < len(opened), "some warm up"
+    assert result["turns"]["failed"] == result["refused"]["turns"] == 0
+    assert 0 < result["connecting_ms"]["p50"] < 2000 and 0 < result["at_once"]["mean"] <= result["at_once"]["most"]
+    assert result["first_audible_ms"]["waiting_for_text"]["p50"] == pytest.approx(0, abs=50)
+    assert "10 turns a second at random for 1.5 s of scripted" in table and "turns besides were refused" in table
+
+
+def test_the_same_seed_brings_the_same_strangers() -> None:
+    texts = []
+    for seed in (3, 3, 4):
+        with running_server(Script(frames_per_char=0.01)) as (url, engine):
+            run(url, seed=seed, arrivals=Arrivals(per_s=10.0, duration_s=1.0, warm_up_s=0.0))
+            texts.append(sorted(one.params.seed for one in engine.opened[1:]))
+    assert texts[0] == texts[1] != texts[2]
+
+
+ONE_PLACE = Script(frames_per_char=0.2, step_s=0.04, max_streams=1)  # some 0.7 s for each, as it is made
+
+
+def test_strangers_whom_the_engine_has_no_place_for_are_refused_and_not_failed() -> None:
+    with running_server(ONE_PLACE, Settings(port=0, admission_timeout_s=0)) as (url, _):
+        code, result, table = run(url, arrivals=Arrivals(per_s=10.0, duration_s=1.0, warm_up_s=0.0))
+    refused = result["refused"]
+    assert code == 0 and refused["turns"] > 0 and result["turns"]["failed"] == 0
+    assert refused["told_when"] == refused["turns"] and refused["retry_after_ms"]["p50"] == 200
+    assert result["turns"]["measured"] == len(result["short_by_ms"]["streams"]) > 0
+    assert "no_capacity" in table
+
+
+def test_strangers_whom_the_server_does_not_let_in_are_refused_too() -> None:
+    with running_server(ONE_PLACE, Settings(port=0, max_sessions=1)) as (url, _):
+        _, result, _ = run(url, arrivals=Arrivals(per_s=10.0, duration_s=1.0, warm_up_s=0.0))
+    assert result["refused"]["turns"] > 0 and result["turns"]["failed"] == 0
+    assert result["refused"]["retry_after_ms"]["p50"] == 5000
+
+
+def test_strangers_are_interrupted_too() -> None:
+    with running_server(Script(frames_per_char=2.0)) as (url, _):
+        code, result, _ = run(url, cancel_every=1, arrivals=Arrivals(per_s=4.0, duration_s=1.0, warm_up_s=0.0))
+    assert code == 0 and result["turns"]["cancelled"] == result["turns"]["measured"] > 0
 
 
 def test_a_turn_that_fails_is_counted_and_the_command_fails() -> None:

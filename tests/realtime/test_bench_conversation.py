@@ -12,7 +12,8 @@ import pytest
 from engine.api import SynthesisFailed
 from protocol.audio_frame import Flag
 from protocol.client import AudioChunk, ConnectionLost
-from realtime.arguments import PROBE_NAMES, REPORT_NAMES, build_parser
+from realtime.arguments import build_parser
+from realtime.arguments_bench import PROBE_NAMES, REPORT_NAMES
 from realtime.bench import live_url
 from realtime.bench_conversation import PROBES, ConversationOptions, bench_conversation
 from realtime.bench_probes_sound import _pitch_ratio

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from realtime.arguments import DIALECTS
+from realtime.arguments_bench import DIALECTS
 from realtime.bench_speakers import SPEAKERS
 from realtime.cli import main
 from realtime.scripted import Script

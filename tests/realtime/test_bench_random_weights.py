@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from realtime import cli
-from realtime.arguments import RANDOM_SHAPES, build_parser
+from realtime.arguments import build_parser
+from realtime.arguments_bench import RANDOM_SHAPES
 from realtime.failure import MISUSED
 
 

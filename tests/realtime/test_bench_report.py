@@ -5,7 +5,8 @@ import json
 import pytest
 from pydantic import JsonValue
 
-from realtime.bench_load import Failure, Measured, Outcome
+from realtime.bench_figures import Failure, Outcome, Refusal
+from realtime.bench_load import Measured
 from realtime.bench_report import Json, summed_up
 from tests.realtime.test_bench_figures import done, late, packets, record
 
@@ -73,6 +74,61 @@ def test_a_stream_is_as_short_as_its_worst_turn() -> None:
         "100": {"turns": 0.75, "streams": 0.5},
         "200": {"turns": 1, "streams": 1},
     }
+
+
+STRANGERS: Json = {
+    **{name: value for name, value in CONDITIONS.items() if name not in ("streams", "turns")},
+    "arrivals_per_s": 2.0,
+    "duration_s": 10.0,
+    "warm_up_s": 1.0,
+}
+
+
+def strangers() -> Measured:
+    """Two who spoke, one of them late, one who failed, two who were refused, of whom one was told until when."""
+    refused: list[Outcome] = [Refusal("no_capacity: full", 0.5), Refusal("no_capacity: full", None)]
+    came: list[Outcome] = [record(), record(packets=late(after=25, by_ms=120)), Failure("it broke"), *refused]
+    return Measured(
+        [[one] for one in came], "mini", 48000, 5.0, 25.0, [0.001], connecting_s=[0.01, 0.02], at_once=[1, 2, 3]
+    )
+
+
+def test_who_was_refused_is_in_no_other_figure() -> None:
+    result = summed_up(strangers(), STRANGERS)
+    assert result.failed == 1
+    assert at(result.summary, "turns", "measured") == 3
+    assert at(result.summary, "refused") == {
+        "turns": 2,
+        "reasons": {"no_capacity: full": 2},
+        "told_when": 1,
+        "retry_after_ms": {"p50": 500, "p95": 500, "p99": 500, "worst": 500},
+    }
+    assert at(result.summary, "never_short_by_more", "50") == {"turns": 0.5, "streams": 0.5}
+    assert at(result.summary, "at_once") == {"mean": 2, "most": 3}
+    assert at(result.summary, "connecting_ms", "worst") == 20
+    lines = result.table().splitlines()
+    assert lines[0].startswith("2 turns a second at random for 10 s of mini on cpu")
+    assert "2 turns besides were refused, told to come again after 500 ms (p50) to 500 ms" in lines
+    assert "2.0 turns at once on the mean, 3 at most" in lines
+
+
+def test_nobody_at_all_makes_no_figures() -> None:
+    result = summed_up(Measured([], at_once=[]), STRANGERS)
+    assert at(result.summary, "turns", "measured") == 0 and "first_audible_ms" not in result.summary
+    assert result.table()
+
+
+def test_many_streams_have_their_factors_summed_up() -> None:
+    run = Measured([[record(done=done(rtf=0.01 * n))] for n in range(1, 21)], "mini", 48000, 5.0, 25.0, [0.001])
+    assert "real-time factor of 20 streams     p50 0.100  p95 0.190  p99 0.200" in summed_up(run, CONDITIONS).table()
+
+
+def test_the_roof_stands_beside_the_factor_where_the_server_tells_it() -> None:
+    told = summed_up(measured(), {**CONDITIONS, "frame_ms": 46.4, "roof_ms": 3.41})
+    assert at(told.summary, "roof") == {"frame_ms": 3.41, "real_time_factor": 0.0735}
+    assert "the roof is 0.0735: weights cannot be read in less than 3.41 ms a frame" in told.table()
+    for missing in ({"frame_ms": 46.4, "roof_ms": None}, {}):
+        assert summed_up(measured(), {**CONDITIONS, **missing}).summary["roof"] is None
 
 
 def test_cancels_are_counted_and_timed() -> None:

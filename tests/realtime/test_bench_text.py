@@ -1,11 +1,14 @@
 """What the benchmark's conversations say: never the same twice, and the same again for the same seed."""
 
+import math
+import statistics
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.config import Latency, TagMode
-from realtime.bench_text import TURN_CHARS, text_of, typed
+from realtime.bench_text import LEAST_CHARS, MEAN_CHARS, TURN_CHARS, text_of, text_of_length, typed
 from realtime.segmenter import Segmenter
 
 
@@ -19,6 +22,18 @@ def first_segment(text: str) -> str:
 def test_no_two_turns_say_the_same() -> None:
     texts = {text_of(seed, stream, turn) for seed in range(2) for stream in range(64) for turn in range(16)}
     assert len(texts) == 2 * 64 * 16
+
+
+def test_strangers_say_something_new_of_a_log_normal_length() -> None:
+    texts = [text_of_length(0, number) for number in range(2000)]
+    lengths = [len(text) for text in texts]
+    assert len(set(texts)) == len(texts) and texts[0] == text_of_length(0, 0) != text_of_length(1, 0)
+    assert statistics.mean(lengths) == pytest.approx(MEAN_CHARS, rel=0.05)
+    assert min(lengths) >= LEAST_CHARS - 14 and max(lengths) > 200, "a word is not cut"
+    logs = [math.log(length) for length in lengths]
+    assert statistics.stdev(logs) == pytest.approx(0.5, abs=0.07)
+    assert abs(statistics.mean(logs) - statistics.median(logs)) < 0.04
+    assert all(text.endswith(".") and not text.endswith((",.", " ..")) for text in texts)
 
 
 def test_the_same_numbers_give_the_same_text() -> None:

@@ -18,7 +18,8 @@ import soundfile
 
 from engine.api import ModelInfo
 from realtime import cli
-from realtime.arguments import OWN_SERVER, build_parser
+from realtime.arguments import build_parser
+from realtime.arguments_bench import OWN_SERVER
 from realtime.cli import main, start_up_block
 from realtime.scripted import MINI_LIKE, Script
 from realtime.settings import KEYS_VARIABLE, PREFIX, Settings
