@@ -35,7 +35,9 @@ LINES = (
     Line("german_phoneme_error_rate", "phoneme error rate, German", True),
     Line("retrieval_top1", "of all sentences the teacher's rendering of the right one is nearest"),
     Line("duration_in_range", "lasts 0.6 to 1.6 times as long as the teacher"),
+    Line("opening_duration_in_range", "so do its first 3 to 12 words alone, cut off in mid-sentence"),
     Line("last_word_recognised", "last word recognised"),
+    Line("cut_phoneme_error_rate", "phoneme error rate of sentences cut there", True),
     Line("unknown_tags_not_spoken", "an unknown tag is not read out"),
     Line("tag_*", "a tag moves its quantity the right way (the weakest of {count} tags)"),
     Line("neighbour_*", "so do wordings it was never trained on (the weakest of {count})"),
@@ -87,7 +89,7 @@ def markdown(found: dict[str, Any]) -> str:
     lines += [
         "",
         f"{targets - len(found['failed'])} of {targets} targets reached (bold: not). `python -m engine.evaluate {about['checkpoint']}`, "
-        f"{about['date']}, {about['sentences']} sentences, {about['device']}, seed {about['seed']}, temperature {about['temperature']}, "
+        f"{about['date']}, {about['sentences']} sentences, {about['device']}, {about['dtype']}, seed {about['seed']}, temperature {about['temperature']}, "
         f"top_p {about['top_p']}, {about['seconds'] / 60:.0f} minutes.",
     ]
     return "\n".join(lines)

@@ -82,7 +82,8 @@ def test_of_several_figures_the_worst_is_shown_and_what_failed_is_bold() -> None
     assert line.startswith(
         "| a tag moves its quantity the right way (the weakest of 12 tags) | **0.500** | at least 0.95 |"
     )
-    assert "51 of 52 targets reached" in markdown(found)
+    targets = len(found["targets"])
+    assert f"{targets - 1} of {targets} targets reached" in markdown(found)
 
 
 def test_an_evaluation_writes_what_the_table_needs() -> None:

@@ -14,6 +14,7 @@ import torch
 
 from engine.api import Reference, SamplingParams, SpokenSegment, Voice
 from engine.evaluate import measure
+from engine.evaluate.clarity import openings
 from engine.evaluate.listening import Ear, has_last_word
 from engine.evaluate.speaking import Mouth, Request, Setting
 from engine.evaluate.styles import ACTS, HOLDS, STYLES, move
@@ -102,6 +103,19 @@ def test_every_turn_ends_where_its_text_does(trial: Trial, texts: list[str], pla
     ratios = [len(take.samples) / len(trial.teacher.say(text)) for take, text in zip(plain, texts, strict=True)]
     assert min(ratios) > 0.6 and max(ratios) < 1.6
     assert all(take.spoken.cut is None for take in plain)
+
+
+def test_an_opening_that_stops_in_mid_sentence_ends_there(trial: Trial) -> None:
+    """What a server says first: three to twelve words, before it knows the rest of the sentence."""
+    cuts = openings(trial.english, 10)
+    takes = trial.turns([trial.request((text[:at], text[at:])) for text, at in cuts], "sentences cut in two")
+    ratios = [
+        len(take.part(0)) / len(trial.teacher.say(text[:at])) for take, (text, at) in zip(takes, cuts, strict=True)
+    ]
+    assert min(ratios) > 0.5 and max(ratios) < 1.8
+    assert all(take.spoken.cut is None for take in takes)
+    heard = trial.hear([take.samples for take in takes])
+    assert error_rate([h.phones for h in heard], [trial.teacher.read(text).phones for text, _ in cuts]) < 0.07
 
 
 @pytest.mark.parametrize("style", MOVES, ids=lambda style: style.value)
