@@ -101,8 +101,7 @@ class _Stage:
     words: int  # never fewer, unless idle or at the end
     sentence: int  # from this weight on it ends with a sentence; a paragraph or a speaker may end at half of it
     clause: int | None  # from this weight on a comma is enough
-    # From this number of words on any word border is enough. Six, as the mini has learned it: of 96 openings of seven to
-    # nine words without a comma eleven never ended, of as many shorter ones none.
+    # From this number of words on any word border is enough. Six are spoken for some two seconds, in which more text comes.
     word: int | None
     cap: int  # at this weight the best border that came is taken
 
