@@ -121,6 +121,7 @@ class WorkerSpec:
     limits: EngineLimits
     attribution: str | None
     guarded: bool = True  # watch for degenerate output; see EngineCore
+    quantize: str | None = None  # format of the slow stack's matrices, see engine.quantize; None: the model's dtype
 
 
 Job = Encode | Recording | Decode | Abandon

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.quantize import Norm, Quantized
 
 MOST_ROWS = 128  # beyond, arithmetic bounds a product and the library's is better, also with a matrix to unpack first
-_KINDS = {"int8": 8, "fp8": 8, "nf4": 4}
+_BITS = {"int8": 8, "fp8": 8, "nf4": 4}
 _HALF = 32  # columns in the lower and in the upper halves of a block of nf4
 _NARROW = 4096  # outputs: a matrix with no more has so few rows that each program takes fewer of them, or some units would idle
 
@@ -27,11 +27,11 @@ _NARROW = 4096  # outputs: a matrix with no more has so few rows that each progr
 @triton.jit  # type: ignore[untyped-decorator]
 def _dot_8(  # type: ignore[no-untyped-def]
     x_ptr, gain_ptr, rows_ptr, row, there, columns: tl.constexpr, normed: tl.constexpr, block_k: tl.constexpr,
-    block_n: tl.constexpr,
+    block_n: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     """One row of x with some rows of 8 bits, not scaled: float32 [block_n]."""
     sums = tl.zeros((block_n, block_k), tl.float32)
-    for first in range(0, columns, block_k):
+    for first in tl.range(0, columns, block_k, num_stages=stages):
         k = first + tl.arange(0, block_k)
         inside = k < columns
         x = tl.load(x_ptr + k, mask=inside, other=0.0).to(tl.float32)
@@ -45,13 +45,13 @@ def _dot_8(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _dot_4(  # type: ignore[no-untyped-def]
     x_ptr, gain_ptr, rows_ptr, scale_ptr, level_ptr, row, there, columns: tl.constexpr, normed: tl.constexpr,
-    half: tl.constexpr, blocks: tl.constexpr, block_n: tl.constexpr,
+    half: tl.constexpr, blocks: tl.constexpr, block_n: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     """One row of x with some rows of nf4, scaled: float32 [block_n]. blocks: of two halves, at once."""
     count: tl.constexpr = columns // (2 * half)
     sums = tl.zeros((block_n, blocks, half), tl.float32)
     row3, there3 = row[:, None, None], there[:, None, None]
-    for first in range(0, count, blocks):
+    for first in tl.range(0, count, blocks, num_stages=stages):
         b = (first + tl.arange(0, blocks))[None, :, None]
         inside = b < count
         j = tl.arange(0, half)[None, None, :]
@@ -73,17 +73,18 @@ def _one_row_kernel(  # type: ignore[no-untyped-def]
     x_ptr, rows_ptr, scale_ptr, level_ptr, gain_ptr, add_ptr, out_ptr, eps,
     outputs: tl.constexpr, columns: tl.constexpr, bits: tl.constexpr, normed: tl.constexpr, gated: tl.constexpr,
     adds: tl.constexpr, half: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr, width: tl.constexpr,
+    stages: tl.constexpr,
 ):  # fmt: skip
-    """block_n of the outputs of one row. width: a power of two that holds all columns."""
+    """block_n of the outputs of one row. width: a power of two that holds all columns. stages: loads that are on their way at once."""
     row = tl.program_id(0) * block_n + tl.arange(0, block_n)
     there = row < outputs
     if bits == 8:
-        out = _dot_8(x_ptr, gain_ptr, rows_ptr, row, there, columns, normed, block_k, block_n)
+        out = _dot_8(x_ptr, gain_ptr, rows_ptr, row, there, columns, normed, block_k, block_n, stages)
         out *= tl.load(scale_ptr + row, mask=there, other=0.0).to(tl.float32)
     else:
         blocks: tl.constexpr = block_k // (2 * half)
         out = _dot_4(
-            x_ptr, gain_ptr, rows_ptr, scale_ptr, level_ptr, row, there, columns, normed, half, blocks, block_n
+            x_ptr, gain_ptr, rows_ptr, scale_ptr, level_ptr, row, there, columns, normed, half, blocks, block_n, stages
         )
     if normed:
         k = tl.arange(0, width)
@@ -92,12 +93,12 @@ def _one_row_kernel(  # type: ignore[no-untyped-def]
         out *= size
     if gated:
         if bits == 8:
-            up = _dot_8(x_ptr, gain_ptr, rows_ptr, row + outputs, there, columns, normed, block_k, block_n)
+            up = _dot_8(x_ptr, gain_ptr, rows_ptr, row + outputs, there, columns, normed, block_k, block_n, stages)
             up *= tl.load(scale_ptr + outputs + row, mask=there, other=0.0).to(tl.float32)
         else:
             up = _dot_4(
                 x_ptr, gain_ptr, rows_ptr, scale_ptr, level_ptr, row + outputs, there, columns, normed, half, blocks,
-                block_n,
+                block_n, stages,
             )  # fmt: skip
         if normed:
             up *= size
@@ -192,13 +193,16 @@ class Plan:
     block_n: int  # outputs of a program
     block_k: int  # columns at once
     warps: int
+    stages: int  # loads of a program that are on their way at once
 
 
-def plan_of(count: int, outputs: int) -> Plan:
+def plan_of(count: int, outputs: int, bits: int) -> Plan:
     """For `count` rows. Not yet tuned: reckoned so that each thread reads 16 bytes at a time and every unit has several programs."""
+    ahead = bits == 8  # of 4 bits, the look-up of each level would be put off together with the loads
     if count == 1:
-        return Plan(1, 4 if outputs <= _NARROW else 8, 512, 4)
-    return Plan(max(16, min(64, triton.next_power_of_2(count))), 16 if outputs <= _NARROW else 32, 128, 4)
+        return Plan(1, 4 if outputs <= _NARROW else 8, 512, 4, 4 if ahead else 1)
+    block_m = max(16, min(64, triton.next_power_of_2(count)))
+    return Plan(block_m, 16 if outputs <= _NARROW else 32, 128, 4, 3 if ahead else 1)
 
 
 def few_rows(x: Tensor, matrix: Quantized, norm: Norm | None, gated: bool, add: Tensor | None) -> Tensor:
@@ -214,16 +218,17 @@ def few_rows(x: Tensor, matrix: Quantized, norm: Norm | None, gated: bool, add: 
     added = x if add is None else add.contiguous()
     tensors = (x, matrix.rows, matrix.scale, levels, gain, added, out, eps)
     what = {
-        "outputs": outputs, "columns": columns, "bits": _KINDS[matrix.format], "normed": norm is not None,
+        "outputs": outputs, "columns": columns, "bits": _BITS[matrix.format], "normed": norm is not None,
         "gated": gated, "adds": add is not None, "half": _HALF,
     }  # fmt: skip
-    plan = plan_of(count, outputs)
+    plan = plan_of(count, outputs, _BITS[matrix.format])
     grid = triton.cdiv(outputs, plan.block_n), triton.cdiv(count, plan.block_m)
     blocks = {"block_n": plan.block_n, "block_k": plan.block_k, "num_warps": plan.warps}
     if plan.block_m == 1:
-        _one_row_kernel[grid[:1]](*tensors, **what, **blocks, width=triton.next_power_of_2(columns))
+        width = triton.next_power_of_2(columns)
+        _one_row_kernel[grid[:1]](*tensors, **what, **blocks, width=width, stages=plan.stages)
     else:
-        _rows_kernel[grid](*tensors, count, **what, **blocks, block_m=plan.block_m)
+        _rows_kernel[grid](*tensors, count, **what, **blocks, block_m=plan.block_m, num_stages=plan.stages)
     return out
 
 

@@ -19,6 +19,7 @@ from engine import commands as c
 from engine.codec_process import CodecGone
 from engine.core import EngineCore
 from engine.load import load_core
+from engine.quantize import QuantizeError
 from engine.wire import BlockingPeer, PeerGone
 
 LEAVE_S = 5.0  # from the end of the server to ours. A step takes far less; loading a model, or a device that hangs, takes longer
@@ -46,7 +47,14 @@ def serve(peer: BlockingPeer) -> None:
     assert isinstance(first, c.WorkerSpec), "the first message is a WorkerSpec"
     try:
         core = load_core(
-            first.folder, first.name, first.device, first.dtype, first.limits, first.attribution, guarded=first.guarded
+            first.folder,
+            first.name,
+            first.device,
+            first.dtype,
+            first.limits,
+            first.attribution,
+            guarded=first.guarded,
+            quantize=first.quantize,
         )
     except Exception as error:  # supervisor: whatever it is, the server tells a person
         peer.send(c.Failed(_named(error)))
@@ -64,7 +72,7 @@ def serve(peer: BlockingPeer) -> None:
 
 
 def _named(error: Exception) -> str:
-    return str(error) if isinstance(error, CodecGone) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, CodecGone | QuantizeError) else f"{type(error).__name__}: {error}"
 
 
 def run(core: EngineCore, peer: BlockingPeer, commands: list[object]) -> None:
