@@ -18,6 +18,9 @@ from typing import Final
 from engine.commands import Load
 
 MOST: Final = 10_000  # streams; no device carries as many
+HOPELESS: Final = (
+    2.0  # times a frame for one stream; what is only a little too slow may be so for a while, and refuses a second one
+)
 MARGIN: Final = 0.1  # of a frame, for what the engine's process does between steps: commands, reports
 TRUSTED: Final = (
     2  # times the largest number of rows seen; a burst of newcomers is let in as fast as larger steps are seen
@@ -120,17 +123,21 @@ class Pace:
     def carries(self) -> int:
         """How many streams a step has time for beside the usual prefill; at least one. 0: not known.
 
-        Where one alone would not be heard without gaps nobody listens as it comes, and there is nothing to keep: then MOST.
+        Where one alone takes HOPELESS frames for each of its own, nobody listens to it as it comes, and there is nothing to keep: MOST.
         """
         if not self._seen:
             return 0
         spare_s = self.frame_s * (1 - MARGIN - min(self._beside, MOST_BESIDE))
         begins, each = self._line
-        if begins + each > self.frame_s:
+        if self._hopeless:
             return MOST
         if begins >= spare_s:
             return 1
         return max(1, int((spare_s - begins) / each)) if each * MOST > spare_s - begins else MOST
+
+    @property
+    def _hopeless(self) -> bool:
+        return self.step_s(1) > HOPELESS * self.frame_s
 
     def load(self, held: Sequence[Held], kv_positions: int, working: bool) -> Load | None:
         """What follows for a front. held: by each open stream, of a cache of so many positions. working: one of them could go on now."""
@@ -140,7 +147,7 @@ class Pace:
         if held:
             carries = min(carries, room_for(held, kv_positions))
         # More streams than the device carries, whatever its times say; but who has nothing left to do is short of nothing.
-        if working and self._short > OFTEN_SHORT and self.step_s(1) <= self.frame_s:
+        if working and self._short > OFTEN_SHORT and not self._hopeless:
             carries = min(carries, len(held))
         return Load(carries, min(max(self.turn_s / max(1, len(held)), RETRY_S[0]), RETRY_S[1]))
 

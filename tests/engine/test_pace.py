@@ -62,6 +62,7 @@ def test_a_fast_device_that_never_sees_large_steps_still_learns_what_they_would_
 def test_a_device_that_carries_one_with_little_to_spare_carries_no_second_one() -> None:
     assert Device(0.030, 0.018).steps(1, 2).carries() == 1
     assert Device(0.048, 0.0).steps(1, 2).carries() == 1
+    assert Device(0.080, 0.0).steps(1, 2).carries() == 1
 
 
 def test_a_device_that_is_too_slow_for_anybody_refuses_nobody() -> None:
