@@ -16,6 +16,7 @@ from realtime.failure import MISUSED
 from realtime.settings import KEYS_VARIABLE, Settings
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+QUANTIZE: Final = ("int8", "fp8", "nf4")  # as `engine.quantize.FORMATS`, which a test compares
 DEFAULT_URL: Final = f"ws://{Settings.model_fields['host'].default}:{Settings.model_fields['port'].default}/v1/live"
 
 FORMATS: Final = {"pcm": Format.PCM_S16LE, "opus": Format.OPUS}
@@ -80,6 +81,11 @@ def add_device(parser: Group) -> None:
         choices=DTYPES,
         default="auto",
         help="of the language model; auto: float32 on cpu, bfloat16 on cuda (default: auto)",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=QUANTIZE,
+        help="keep most of the language model in 8 or 4 bits, for GPUs of 8 to 24 GB; int8 is the most exact (default: none of it)",
     )
 
 

@@ -57,7 +57,17 @@ PROBE_NAMES: Final = (
     "barge-in by voice",
     *REPORT_NAMES,
 )
-OWN_SERVER: Final = ("model", "device", "dtype", "revision", "token", "max_streams", "kv_positions", "threads")
+OWN_SERVER: Final = (
+    "model",
+    "device",
+    "dtype",
+    "quantize",
+    "revision",
+    "token",
+    "max_streams",
+    "kv_positions",
+    "threads",
+)
 
 BENCH_MEASURES: Final = """\
 What is measured (times of a client on this machine; percentiles are nearest-rank, so each is a value that occurred):

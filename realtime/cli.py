@@ -427,7 +427,7 @@ def _spec(args: argparse.Namespace, model: ResolvedModel) -> WorkerSpec:
     attribution = (
         f"{model.attribution.notice} {model.attribution.built_with}" if model.attribution is not None else None
     )
-    return WorkerSpec(model.folder, model.name, args.device, args.dtype, limits, attribution)
+    return WorkerSpec(model.folder, model.name, args.device, args.dtype, limits, attribution, quantize=args.quantize)
 
 
 @asynccontextmanager
