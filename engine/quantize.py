@@ -12,7 +12,7 @@ a segment ends; of the embeddings a position reads one row. Errors of each forma
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -238,14 +238,17 @@ class QuantizedFeed(nn.Module):
         assert not packed, "a quantised model is not packed"
 
 
-def put(block: Block, name: str, matrices: Mapping[str, Quantized]) -> None:
-    """Let a block multiply by `matrices`, which have the names of its weights behind `name`."""
+def put(block: Block, name: str, matrices: dict[str, Quantized]) -> None:
+    """Let a block multiply by those of `matrices` that have the names of its weights behind `name`.
+
+    They leave the dict: two of them become one, and a GPU shall not hold them twice.
+    """
     attention = block.attention
     attention.wqkv, attention.wo = (  # type: ignore[assignment]
-        QuantizedMap(matrices[f"{name}.attention.{part}.weight"], old.bias)
+        QuantizedMap(matrices.pop(f"{name}.attention.{part}.weight"), old.bias)
         for part, old in (("wqkv", attention.wqkv), ("wo", attention.wo))
     )
-    w1, w3, w2 = (matrices[f"{name}.feed_forward.{part}.weight"] for part in ("w1", "w3", "w2"))
+    w1, w3, w2 = (matrices.pop(f"{name}.feed_forward.{part}.weight") for part in ("w1", "w3", "w2"))
     block.feed_forward = QuantizedFeed(joined([w1, w3]), w2)  # type: ignore[assignment]
 
 

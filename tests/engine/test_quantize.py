@@ -216,6 +216,25 @@ def test_no_more_than_one_matrix_is_there_at_full_size(
     assert most <= 1
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_more_than_one_block_is_there_twice_while_two_matrices_become_one(
+    tiny: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def watched(parts: list[Quantized]) -> Quantized:
+        halves.extend(weakref.ref(part.rows) for part in parts if len(parts) == 2)
+        alive.append(sum(it() is not None for it in halves))
+        return joined(parts)
+
+    monkeypatch.setattr(quantize, "joined", watched)
+    load_dual_ar(tiny, quantize=format)
+    assert len(halves) == 2 * 2
+    assert max(alive) == 2
+    assert not any(it() is not None for it in halves)
+
+
 def test_what_is_stored_in_8_bits_is_taken_as_it_is(stored: Path) -> None:
     small, name = load_dual_ar(stored, dtype=torch.bfloat16, quantize="int8"), "layers.1.attention.wo.weight"
     raw = dict(checkpoint._safetensors(stored / "model.safetensors"))
