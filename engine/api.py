@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 import numpy as np
@@ -87,7 +88,9 @@ class ModelInfo:
     dtype: str = "float32"  # of the AR stacks
     codec_id: str = "codec"  # equal where codes mean the same sound; letters, digits and - only
     scripts: tuple[str, ...] | None = None  # that it can read aloud, as Unicode names them; None: it takes every text
-    roof_s: float | None = None  # that a frame takes at least: its weights' bytes over the bandwidth of a copy; None: not known
+    roof_s: float | None = (
+        None  # that a frame takes at least: its weights' bytes over the bandwidth of a copy; None: not known
+    )
     numbers_in_words: bool = False  # its folder says that digits and symbols must reach it written out
 
     @property
@@ -214,6 +217,15 @@ class Engine(Protocol):
         """Samples [T * frame_samples] of codes [K, T]; an index beyond its codebook counts as the last one. Errors as in `encode`."""
 
 
+class Admission(Enum):
+    """What bounds the streams that are let in."""
+
+    ROWS = "rows"  # max_streams
+    MEASURED = (
+        "measured"  # and what the device carries in real time, by the times of its steps and the room of its cache
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """Sizes fixed when an engine starts."""
@@ -221,3 +233,6 @@ class EngineLimits:
     max_streams: int = 8  # rows of a step
     kv_positions: int = 32768  # positions of KV in the pool, over all conversations
     threads: int | None = None  # CPU threads; None: half the machine, at most four
+    # None: measured on a GPU. On a CPU step times are mostly the noise of other processes, and would refuse a second listener on a laptop
+    # that is busy for a minute.
+    admission: Admission | None = None

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from engine import commands as c
 from engine.api import (
+    Admission,
     Conversation,
     EngineLimits,
     Frame,
@@ -93,6 +94,7 @@ class EngineCore:
         self._streams: dict[int, OpenStream] = {}
         self._free_rows = list(reversed(range(limits.max_streams)))
         self._pace = Pace(info.frame_s)
+        self._measures = limits.admission is Admission.MEASURED or (limits.admission is None and info.device != "cpu")
         self._report = c.Report()
 
     def handle(self, command: c.Command) -> None:
@@ -127,12 +129,12 @@ class EngineCore:
         return bool(self._report or self._decoding or self._jobs or self._prefetches or self._streams_work())
 
     def _streams_work(self) -> bool:
-        now = self._clock()
-        return any(stream.view(now, self.info.frame_s) for stream in self._streams.values())
+        return any(stream.view(self._clock(), self.info.frame_s) for stream in self._streams.values())
 
     def rehearse(self) -> None:
-        """Learn how long steps take, before the first stream."""
-        rehearse(self._runner, self._pace, self.limits.max_streams, self._clock)
+        """Learn how long steps take, before the first stream, where that decides who is let in."""
+        if self._measures:
+            rehearse(self._runner, self._pace, self.limits.max_streams, self._clock)
 
     def close(self) -> None:
         """End what works beside this process. No other call follows."""
@@ -261,8 +263,9 @@ class EngineCore:
             self._jobs_waited = 0
             self._jobs.step(self._report)
         report, self._report = self._report, c.Report()
-        held = [stream.held for stream in self._streams.values()]
-        report.load = self._pace.load(held, self.limits.kv_positions, self._streams_work())
+        if self._measures:
+            held = [stream.held for stream in self._streams.values()]
+            report.load = self._pace.load(held, self.limits.kv_positions, self._streams_work())
         return report
 
     def _execute(self, planned: Plan) -> int:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeAlias
 
-from engine.api import EngineLimits
+from engine.api import Admission, EngineLimits
 from protocol.config import Format, SamplingConfig
 from realtime.failure import MISUSED
 from realtime.settings import KEYS_VARIABLE, Settings
@@ -105,6 +105,12 @@ def add_limits(parser: Group) -> None:
         default=limits.kv_positions,
         metavar="N",
         help=f"size of the cache over all conversations; a second of speech is some 22 positions (default: {limits.kv_positions})",
+    )
+    parser.add_argument(
+        "--admission",
+        choices=[kind.value for kind in Admission],
+        help="who is let in: rows: up to --max-streams; measured: and no more than the device's step times and cache carry in real time "
+        "(default: measured on a GPU; on a CPU step times are mostly the noise of other processes)",
     )
     parser.add_argument(
         "--threads",

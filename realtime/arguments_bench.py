@@ -66,6 +66,7 @@ OWN_SERVER: Final = (
     "token",
     "max_streams",
     "kv_positions",
+    "admission",
     "threads",
 )
 

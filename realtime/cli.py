@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from engine.api import EngineLimits
+from engine.api import Admission, EngineLimits
 from realtime.argument_groups import FORMATS
 from realtime.arguments import LLM_KEY_VARIABLES, build_parser
 from realtime.arguments_bench import ENDPOINT_KEYS, OWN_SERVER, REPORT_NAMES
@@ -423,6 +423,7 @@ def _spec(args: argparse.Namespace, model: ResolvedModel) -> WorkerSpec:
         max_streams=getattr(args, "max_streams", default.max_streams),
         kv_positions=getattr(args, "kv_positions", default.kv_positions),
         threads=getattr(args, "threads", default.threads),
+        admission=Admission(args.admission) if getattr(args, "admission", None) is not None else None,
     )
     attribution = (
         f"{model.attribution.notice} {model.attribution.built_with}" if model.attribution is not None else None

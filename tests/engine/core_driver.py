@@ -12,6 +12,7 @@ import torch
 
 from engine import commands as c
 from engine.api import (
+    Admission,
     Codes,
     Conversation,
     EngineLimits,
@@ -38,10 +39,18 @@ def tiny_model(folder: Path) -> Loaded:
     return load_model(folder, "tiny", "cpu", "float32", None)
 
 
-def tiny_core(folder: Path, max_streams: int = 4, kv_positions: int = 8192, guarded: bool = False) -> EngineCore:
+def tiny_core(
+    folder: Path,
+    max_streams: int = 4,
+    kv_positions: int = 8192,
+    guarded: bool = False,
+    admission: Admission | None = None,
+) -> EngineCore:
     """A new core. Random weights speak noise and hardly ever end, so the guard is off unless asked for."""
     return core_of(
-        tiny_model(folder), EngineLimits(max_streams=max_streams, kv_positions=kv_positions), guarded=guarded
+        tiny_model(folder),
+        EngineLimits(max_streams=max_streams, kv_positions=kv_positions, admission=admission),
+        guarded=guarded,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,15 @@ import pytest
 import torch
 
 from engine import commands as c
-from engine.api import Busy, Conversation, Frame, Samples, SamplingParams, Voice
+from engine.api import Admission, Busy, Conversation, EngineLimits, Frame, Samples, SamplingParams, Voice
 from engine.core import EngineCore
 from engine.front import EngineFront
 from engine.gaze import Gaze
 from engine.kv import CachedSequence
+from engine.load import core_of, warm_up
 from engine.model import Hidden
 from engine.runner import Drawn, FrameDrawn, Outcome
-from tests.engine.core_driver import tiny_core
+from tests.engine.core_driver import tiny_core, tiny_model
 
 STEP_S, ROW_S, POSITION_S = 0.014, 0.003, 0.00005
 FRAME_S = 0.0464
@@ -120,7 +121,7 @@ class Evening:
 
 def evening(folder: Path, per_s: float, seconds: float, *, told: bool = True) -> Evening:
     """Poisson arrivals of turns. told: the front learns what the core reports."""
-    core = tiny_core(folder, max_streams=40, kv_positions=1 << 17)
+    core = tiny_core(folder, max_streams=40, kv_positions=1 << 17, admission=Admission.MEASURED)
     device = Device(core, random.Random(1))
     front = EngineFront(core.info, 40, core.handle, lambda: asyncio.sleep(0))
     rng, out, listeners = random.Random(0), Evening(seconds=seconds), dict[int, Listener]()
@@ -180,6 +181,25 @@ def test_those_that_it_carries_are_let_in(crowd: Evening) -> None:
 
 def test_without_it_nearly_everybody_would_hear_gaps(s2pro: Path) -> None:
     assert evening(s2pro, 2 * CARRIES / SPEECH_S, 30.0, told=False).short() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "measured"),
+    [
+        ("cpu", None, False),
+        ("cpu", Admission.MEASURED, True),
+        ("NVIDIA H200", None, True),
+        ("NVIDIA H200", Admission.ROWS, False),
+    ],
+)
+def test_a_gpu_is_measured_and_a_cpu_only_when_asked_to_be(
+    s2pro: Path, device: str, asked: Admission | None, measured: bool
+) -> None:
+    loaded = tiny_model(s2pro)
+    limits = EngineLimits(max_streams=2, kv_positions=1024, admission=asked)
+    core = core_of(replace(loaded, info=replace(loaded.info, device=device)), limits, guarded=False)
+    warm_up(core)
+    assert (core.step().load is not None) == measured
 
 
 def test_a_load_that_the_device_carries_is_not_refused(s2pro: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.api import Conversation, EngineLimits, ModelInfo, SynthesisFailed
+from engine.api import Admission, Conversation, EngineLimits, ModelInfo, SynthesisFailed
 from engine.codec_identity import codec_id
 from engine.load import DEFAULT_HISTORY_S, load_core, load_model, warm_up
 from tests.engine.core_driver import Driver, assert_nothing_leaked, tiny_core, tiny_model
@@ -55,7 +55,7 @@ def test_limits_that_leave_no_room_to_speak_are_an_error_at_the_start(s2pro: Pat
 
 
 def test_a_core_that_was_warmed_up_tells_how_many_streams_it_carries(s2pro: Path) -> None:
-    core = tiny_core(s2pro, max_streams=3)
+    core = tiny_core(s2pro, max_streams=3, admission=Admission.MEASURED)
     assert core.step().load is None
     warm_up(core)
     load = core.step().load
@@ -65,7 +65,7 @@ def test_a_core_that_was_warmed_up_tells_how_many_streams_it_carries(s2pro: Path
 
 
 def test_a_cache_with_room_for_one_stream_is_enough_to_start(s2pro: Path) -> None:
-    core = tiny_core(s2pro, max_streams=8, kv_positions=64)
+    core = tiny_core(s2pro, max_streams=8, kv_positions=64, admission=Admission.MEASURED)
     warm_up(core)
     assert_nothing_leaked(core)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.api import Admission
 from realtime import cli
 from realtime.arguments import build_parser
-from realtime.arguments_bench import RANDOM_SHAPES
+from realtime.arguments_bench import OWN_SERVER, RANDOM_SHAPES
 from realtime.failure import MISUSED
 
 
@@ -45,3 +46,15 @@ def test_it_is_refused_beside_a_model_or_a_server_that_runs(
 ) -> None:
     assert cli.main(["bench", "--random-weights", "tiny", *other]) == MISUSED
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("given", "wanted"), [([], None), (["--admission", "measured"], Admission.MEASURED)])
+def test_who_is_let_in_is_told_to_the_engine(given: list[str], wanted: Admission | None) -> None:
+    from engine.hub import resolve
+
+    args = build_parser("0").parse_args(["serve", "mini", *given])
+    assert cli._spec(args, resolve("mini")).limits.admission is wanted
+    own = build_parser("0").parse_args(["bench", *given])
+    passed = {name: getattr(own, name) for name in OWN_SERVER if getattr(own, name) is not None}
+    assert cli._serve_command(passed, 1)[-len(given) or None :] == (given or cli._serve_command({}, 1))
