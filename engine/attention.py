@@ -7,6 +7,7 @@ positions of the fast stack. Does not know pages; `engine.kv` attends over those
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = Non
     k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, Hkv, S, hd]
     if q.shape[1] == 1 and (mask is None or mask.shape[1] == 1):
         # One query a row: the heads of a group take the place of query positions, so that keys are read once and never repeated.
-        q = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # [B, Hkv, H/Hkv, hd]
+        q = torch.unflatten(q.squeeze(1), 1, (k.shape[1], -1))  # [B, Hkv, H/Hkv, hd]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).flatten(1, 2).unsqueeze(1)
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
     return out.transpose(1, 2)
@@ -65,6 +66,13 @@ class ContiguousKV:
         return attend
 
 
+class FrameMemory(Protocol):
+    """What the passes of a frame remember."""
+
+    def at(self, start: int, stop: int, rows: int) -> Attend:
+        """Attend for the pass over positions start..stop-1 of the first `rows` rows; `start` is 0 or the pass is one position."""
+
+
 class FrameKV:
     """K and V of the fast stack within one frame: a handful of positions, overwritten by every frame, never reset.
 
@@ -82,7 +90,7 @@ class FrameKV:
         self._passes: dict[tuple[int, int, int], list[tuple[Tensor, ...]]] = {}
 
     def at(self, start: int, stop: int, rows: int) -> Attend:
-        """Attend for the pass over positions start..stop-1 of the first `rows` rows; `start` is 0 or the pass is one position."""
+        """See FrameMemory."""
         assert start == 0 or stop == start + 1, "a pass after the first has one position, or it would need a mask"
         views = self._passes.get((start, stop, rows))
         if views is None:
@@ -115,3 +123,21 @@ class FrameKV:
             )
             for caches in zip(self.k, self.v, strict=True)
         ]
+
+
+class FrameGrown:
+    """The same for one frame, as tensors that grow: each pass makes new ones. Where it costs less than to look for places in old ones."""
+
+    def __init__(self) -> None:
+        self._past: dict[int, tuple[Tensor, Tensor]] = {}  # of each layer
+
+    def at(self, start: int, stop: int, rows: int) -> Attend:
+        """See FrameMemory."""
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if start:
+                k, v = (torch.cat(pair, 1) for pair in zip(self._past[layer], (k, v), strict=True))
+            self._past[layer] = k, v
+            return grouped_attention(q, k, v, causal=start == 0 and stop > 1)
+
+        return attend

@@ -119,7 +119,16 @@ class Rope(nn.Module):
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions: int64 [...]. Returns float32 cosines and sines [..., head_dim / 2]."""
-        inverse_frequency = self.inverse_frequency_bits.view(torch.float32)
+        return self.turned(positions, self.inverse_frequency)
+
+    @property
+    def inverse_frequency(self) -> Tensor:
+        """float32 [head_dim / 2]."""
+        return self.inverse_frequency_bits.view(torch.float32)
+
+    @staticmethod
+    def turned(positions: Tensor, inverse_frequency: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with frequencies that were looked up before."""
         angle = (positions.unsqueeze(-1).float() * inverse_frequency).double()
         return angle.cos().to(torch.bfloat16).float(), angle.sin().to(torch.bfloat16).float()
 

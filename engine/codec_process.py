@@ -28,6 +28,7 @@ import torch
 from engine.api import Samples
 from engine.codec_weights import load_codec
 from engine.streaming import StreamingCodec
+from engine.traced import can_trace
 from engine.wire import BlockingPeer, PeerGone
 
 # As for the engine's own process: import what the parent imports, never what lies in the current folder.
@@ -147,7 +148,7 @@ def serve(peer: BlockingPeer) -> None:
     spec, *messages = peer.receive(wait=True)
     assert isinstance(spec, CodecSpec), "the first message is a CodecSpec"
     torch.set_num_threads(spec.threads)
-    codec = StreamingCodec(load_codec(spec.folder, "cpu"), spec.rows)
+    codec = StreamingCodec(load_codec(spec.folder, "cpu"), spec.rows, solo=can_trace())
     peer.send(Loaded())
     while True:
         for message in messages:

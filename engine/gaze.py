@@ -71,17 +71,27 @@ class Gaze:
             looked = scores.softmax(-1).sum(1)
             self._sum = looked if self._sum is None else self._sum + looked
 
+    @property
+    def seen(self) -> Tensor:
+        """What was seen so far, float32 [B, L]: the sum over heads. Settable, for a pass that somebody else computed."""
+        assert self._sum is not None, "every chosen head is in a layer of the pass"
+        return self._sum
+
+    @seen.setter
+    def seen(self, total: Tensor) -> None:
+        self._sum = total
+
     def finish(self) -> None:
         """The pass is over: send what was seen to the host without waiting for it."""
-        assert self._sum is not None, "every chosen head is in a layer of the pass"
+        total = self.seen
         if len(self._texts) == 1:
             text = self._texts[0]
-            seen = self._sum[:, text.start : text.start + text.count]
+            seen = total[:, text.start : text.start + text.count]
         else:
-            device = self._sum.device
+            device = total.device
             width = torch.arange(max(text.count for text in self._texts), device=device)
             starts = torch.tensor([text.start for text in self._texts], device=device)
-            seen = self._sum.gather(1, (starts[:, None] + width).clamp_(max=self._sum.shape[1] - 1))
+            seen = total.gather(1, (starts[:, None] + width).clamp_(max=total.shape[1] - 1))
         self._at_text = seen.div(self._groups.count).to("cpu", non_blocking=True)
 
     def looks(self) -> list[Look]:

@@ -169,6 +169,12 @@ class CachedSequence:
         return twin
 
 
+def contiguous_run(row: CachedSequence) -> int | None:
+    """The first page of a row of at least one position, if those it needs lie one after the other: then its keys can be viewed."""
+    own = row.pages[: -(-row.length // PAGE)]
+    return own[0] if own == list(range(own[0], own[0] + len(own))) else None
+
+
 class PagedAttention:
     """`attend` for rows whose last `new` positions are being computed: writes their keys and values, then attends over all before.
 
@@ -195,7 +201,7 @@ class PagedAttention:
         )  # [B, T]; padded places repeat the last position, whatever they compute is dropped
         self._slots, self._source = self._write_slots(rows, starts, new, device)
         pages = -(-self._longest // PAGE)
-        self._run = self._contiguous_run(rows, pages)
+        self._run = contiguous_run(rows[0]) if len(rows) == 1 else None
         self._table = None
         self._seen: list[
             tuple[Tensor, Tensor]
@@ -220,13 +226,6 @@ class PagedAttention:
                 source.append(b * self._width + t)
         padded = len(source) != len(rows) * self._width
         return torch.tensor(slots, device=device), torch.tensor(source, device=device) if padded else None
-
-    @staticmethod
-    def _contiguous_run(rows: Sequence[CachedSequence], pages: int) -> int | None:
-        if len(rows) != 1:
-            return None
-        own = rows[0].pages[:pages]
-        return own[0] if own == list(range(own[0], own[0] + pages)) else None
 
     def _causal_mask(self, device: torch.device, rows: int) -> Tensor | None:
         if rows == 1 and self._width == 1:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.attention import Attend, FrameKV, causal
+from engine.attention import Attend, FrameMemory, causal
 from engine.config import ModelConfig, StackConfig
 from engine.fused import Compile, FusedSteps
 from engine.packed import Packed
@@ -337,7 +337,7 @@ class DualAR(nn.Module):
         x = torch.cat((self.fast_project_in(hidden)[:, None], known), 1)
         return F.linear(self._fast_blocks(x, self.fast_rope, causal), self.fast_output.weight)
 
-    def fast_frame(self, hidden: Tensor, code0: Tensor, draw: Draw, kv: FrameKV) -> Tensor:
+    def fast_frame(self, hidden: Tensor, code0: Tensor, draw: Draw, kv: FrameMemory) -> Tensor:
         """Draw the rest of a frame. hidden: Hidden.fast, [B, D]. code0: int64 [B]. Returns codes int64 [B, K].
 
         `draw` is asked once a codebook, 1 to K - 1. Nothing waits for the device; shapes follow from B alone.
@@ -390,10 +390,10 @@ class Steps:
 
     def run(self, x: Tensor, turn: Tensor, attend: Attend) -> Tensor:
         """x: [B, T, D], overwritten. turn: `turns` of the positions, [B, T, 1, hd / 2] or without B. Returns [B, T, D]."""
-        flat = x.view(-1, x.shape[-1])
+        flat, positions = x.flatten(0, 1), int(x.shape[1])
         for block in self._blocks:
-            block(flat, turn, attend, x.shape[1])
-        return x
+            block(flat, turn, attend, positions)
+        return flat.view(-1, positions, flat.shape[1])
 
 
 def rope_table(stack: StackConfig, positions: int) -> Tensor:

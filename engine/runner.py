@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from engine.api import EngineLimits, SamplingParams
 from engine.attention import FrameKV
 from engine.codec import Codec
 from engine.decoding import FrameDecoder, InlineDecoder
+from engine.drawing import draw_frame
 from engine.frame_graphs import FrameGraphs, GraphedDecoder, buckets
 from engine.gaze import Gaze, HeadGroups, TextSpan
 from engine.heads import Head
@@ -26,6 +27,7 @@ from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool
 from engine.model import DualAR, Hidden
 from engine.random_weights import ForcedEnds
 from engine.sampling import Sampler
+from engine.solo import SoloGraphs, traceable
 from engine.streaming import StreamingCodec
 
 
@@ -63,7 +65,8 @@ class Runner:
         """model: prepared for serving. decoder: of `codec` and as many rows as `limits` has streams; None: one on the model's device.
 
         heads: that follow the text; without any, nobody can tell where in it a row is. ends: of segments, where the model
-        itself never ends one and what it draws as an end is none. graphs: steps run as `FrameGraphs`.
+        itself never ends one and what it draws as an end is none. graphs: steps run as `FrameGraphs`. On a CPU steps of one row run as
+        `SoloGraphs` where they can.
         Memory for every row and page is taken now.
         """
         config, rows = model.config, limits.max_streams
@@ -81,11 +84,14 @@ class Runner:
         # For jobs, which never take a row from speech: one row more than streams, or one here if speech is decoded elsewhere.
         self.spare_row = rows if decoder is None else 0
         nobodys = 1 if graphs and decoder is None else 0
-        self.streaming = StreamingCodec(codec, self.spare_row + 1 + nobodys)
+        solo = traceable(model)
+        self.streaming = StreamingCodec(codec, self.spare_row + 1 + nobodys, solo=solo and decoder is None)
+        self._solo = SoloGraphs(model, self.pool, self._heads, self.sampler) if solo else None
         self._graphs: FrameGraphs | None = None
         if graphs:
             with torch.inference_mode():
-                self._graphs = FrameGraphs(model, self.pool, self._frame, rows, spare_row=rows)
+                frame = partial(draw_frame, model, self.sampler, self._frame_kv)
+                self._graphs = FrameGraphs(model, self.pool, frame, rows, spare_row=rows)
                 if decoder is None:
                     decoder = GraphedDecoder(self.streaming, buckets(rows), self.spare_row + 1, model.device)
         self.decoder = InlineDecoder(self.streaming, model.device) if decoder is None else decoder
@@ -123,6 +129,8 @@ class Runner:
         """Compute the last position of every sequence in one pass. Returns [B, D]."""
         if self._graphs is not None and gaze is None:
             return self._graphs.decode(sequences)
+        if self._solo is not None and self._solo.takes(sequences):
+            return self._solo.decode(sequences[0], gaze)
         attend = PagedAttention(self.pool, sequences, [1] * len(sequences), gaze)
         return self._slow(np.stack([sequence.columns[:, -1:] for sequence in sequences]), attend, gaze)
 
@@ -142,30 +150,13 @@ class Runner:
         if self._graphs is not None and self.sampler.usual:
             host = self._graphs.draw(hidden, rows)
         else:
-            parts = Hidden(torch.cat([part.head for part in hidden]), torch.cat([part.fast for part in hidden]))
+            solo = self._solo if len(rows) == 1 and self.sampler.usual else None
+            frame = partial(draw_frame, self._model, self.sampler, self._frame_kv) if solo is None else solo.draw
             # The one copy to the host before the codec: which rows ended or broke decides who has a frame.
-            host = self._frame(parts, torch.tensor(rows, device=self._model.device)).cpu().numpy()
+            host = frame(_joined(hidden), torch.tensor(rows, device=self._model.device)).cpu().numpy()
         if self._ends is not None:
             return [self._drawn_until(row, out) for row, out in zip(rows, host, strict=True)]
         return [self._drawn(row) for row in host]
-
-    def _frame(self, parts: Hidden, index: Tensor) -> Tensor:
-        """Draw one frame. parts: [B, D]. index: int64 [B]. Returns int64 [B, K + 2]: whether it is sound, its token, its codes."""
-        model = self._model
-        draws = self.sampler.frame(index)
-        logits = model.head(parts.head)
-        # Of all logits of the frame: finite only if each of them is. In float32, which a sum of half-precision ones does not exceed.
-        mass = logits.sum(-1, dtype=torch.float32)
-
-        def draw(codebook: int, logits: Tensor) -> Tensor:
-            mass.add_(logits.sum(-1, dtype=torch.float32))
-            return draws.codebook(codebook, logits)
-
-        column = draws.semantic(logits)
-        codes = model.fast_frame(parts.fast, model.code_of(column), draw, self._frame_kv)
-        draws.commit(column)
-        sound = mass.isfinite()[:, None].long()
-        return torch.cat((sound, model.token_of(column)[:, None], codes), 1)
 
     def _drawn_until(self, row: int, out: npt.NDArray[np.int64]) -> Drawn:
         """As `_drawn`, with the end where it is forced and nowhere else."""
@@ -183,3 +174,9 @@ class Runner:
         if row[1] == self._model.config.im_end:
             return Outcome.END
         return FrameDrawn(row[2:].astype(np.int16), row[1:, None])
+
+
+def _joined(parts: Sequence[Hidden]) -> Hidden:
+    if len(parts) == 1:
+        return parts[0]
+    return Hidden(torch.cat([part.head for part in parts]), torch.cat([part.fast for part in parts]))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ WIDTHS = (32, 128, 1024, 8192)  # candidates are taken by these counts, so that 
 SEMANTIC, FALLBACK = 0, 1
 
 _NOTHING = -1  # in the history: no token yet
+_STATE = ("_temperature", "_limit", "_penalty", "_key", "_frame", "_age", "_history")  # of a Sampler
 _MASK = 0xFFFFFFFF
 _STRIDE = 0x1E3779B1  # odd and far from round numbers: neighbouring entries start far apart
 _MIN_TEMPERATURE = 1e-5
@@ -110,8 +112,8 @@ def probabilities(found: Candidates, rule: Policy, entries: int) -> Tensor:
 
 
 def _kept(found: Candidates, rule: Policy, score: Tensor) -> Tensor:
-    """`score` where the rule keeps the candidate, else -inf (the logarithm of False; `where` would copy a -inf to a GPU each time)."""
-    return score + (found.mass <= rule.limit[..., : score.shape[-1]]).log()
+    """`score` where the rule keeps the candidate, else -inf."""
+    return score.masked_fill(found.mass > rule.limit[..., : score.shape[-1]], -math.inf)
 
 
 def penalised(logits: Tensor, history: Tensor, penalty: Tensor) -> Tensor:
@@ -185,6 +187,18 @@ class Sampler:
         self._frame = torch.zeros(rows, dtype=torch.int64, device=device)  # drawn in the turn
         self._age = torch.zeros(rows, dtype=torch.int64, device=device)  # drawn in the segment
         self._history = torch.full((rows, PENALTY_WINDOW), _NOTHING, device=device)  # of the segment, newest last
+
+    @property
+    def state(self) -> list[Tensor]:
+        """Every tensor in it."""
+        return [getattr(self, name) for name in _STATE]
+
+    def over(self, state: Sequence[Tensor]) -> Sampler:
+        """The same sampler with other tensors in the place of `state`."""
+        twin = copy(self)
+        for name, tensor in zip(_STATE, state, strict=True):
+            setattr(twin, name, tensor)
+        return twin
 
     def open(self, row: int, params: SamplingParams, turn: int) -> None:
         """Start a turn in a row. Its noise follows from params.seed and `turn` alone."""

@@ -32,7 +32,7 @@ class StepNorm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 [R, D]."""
-        size = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._floor)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(self._floor)
         return (x * self._gain).div_(size).bfloat16()
 
 
@@ -70,9 +70,9 @@ class StepBlock:
     def __call__(self, x: Tensor, turn: Tensor, attend: Attend, positions: int) -> Tensor:
         """x: float32 [B * T, D], overwritten with the result. turn: complex [B or 1, T, 1, hd / 2]. positions: T."""
         heads = self._wqkv(self._attention_norm(x)).float().view(-1, positions, sum(self._parts), self._head_dim)
+        self._turn(heads.narrow(2, 0, sum(self._parts[:2])), turn)
         q, k, v = torch.split(heads, self._parts, 2)
-        self._turn(heads[:, :, : -self._parts[2]], turn)
-        heard = attend(self._layer, q, k, v).reshape(x.shape[0], -1)
+        heard = attend(self._layer, q, k, v).reshape(-1, self._parts[0] * self._head_dim)
         x.add_(self._wo(heard.bfloat16()))
         gate, up = self._both(self._ffn_norm(x)).chunk(2, -1)
         return x.add_(self._w2(F.silu(gate).mul_(up)))
@@ -80,7 +80,7 @@ class StepBlock:
     def _turn(self, qk: Tensor, turn: Tensor) -> None:
         """Normalise and rotate queries and keys where they are."""
         if self._gain is not None:
-            size = torch.hypot(torch.linalg.vector_norm(qk, dim=-1, keepdim=True), self._floor)
+            size = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).hypot_(self._floor)
             qk.mul_(self._gain).div_(size)
         torch.view_as_complex(torch.unflatten(qk, -1, (-1, 2))).mul_(turn)
 

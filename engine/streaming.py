@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -35,6 +36,7 @@ from engine.streaming_layers import (
     residuals,
     transposed_taps,
 )
+from engine.traced import Traced
 
 # A longer call runs as several of this many frames. It bounds the workspace of a call and what the attention rings
 # hold beyond their window.
@@ -52,24 +54,46 @@ class Layer(Protocol):
         """x [B * T, C], which may be overwritten -> [B * T', C']."""
 
 
+@dataclass(frozen=True, slots=True)
+class Opened(Step):
+    """A step of rows whose states are known."""
+
+    history: Tensor  # float [B, Layout.floats], which `places` are views of
+
+
 class RowStates:
     """What the rows of a stream remember, in tensors allocated once."""
 
-    def __init__(self, rows: int, layout: Layout, transformers: Sequence[Transformer], device: torch.device) -> None:
+    def __init__(self, rows: int, layout: Layout, device: torch.device) -> None:
+        """layout: complete."""
         self.rows = rows
+        self._layout = layout
         self._history = torch.zeros(rows, layout.floats, device=device)  # last inputs of every convolution
         self._frames = torch.zeros(rows, dtype=torch.int64, device=device)  # frames so far
+        self._rings = [torch.zeros(rows, *shape, device=device) for shape in layout.rings]
         self._numbers = torch.arange(rows, device=device)
-        self._transformers = tuple(transformers)
 
-    def open(self, rows: Sequence[int] | Tensor, frames: int) -> Step:
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, a row each."""
+        return [self._history, self._frames, *self._rings]
+
+    def of(self, row: int) -> list[Tensor]:
+        """Views of what a row remembers."""
+        return [state.narrow(0, row, 1) for state in self.tensors]
+
+    def check(self, rows: Sequence[int]) -> None:
+        """Raises ValueError for rows that are not ours."""
+        if not rows or len(set(rows)) != len(rows) or min(rows) < 0 or max(rows) >= self.rows:
+            raise ValueError(f"rows {list(rows)} must be distinct and lie in 0..{self.rows - 1}")
+
+    def open(self, rows: Sequence[int] | Tensor, frames: int) -> Opened:
         """Begin a call that advances `rows` by `frames`; `close` ends it. Raises ValueError for rows that are not ours."""
         first = None
         if isinstance(rows, Tensor):
             index = rows
         else:
-            if not rows or len(set(rows)) != len(rows) or min(rows) < 0 or max(rows) >= self.rows:
-                raise ValueError(f"rows {list(rows)} must be distinct and lie in 0..{self.rows - 1}")
+            self.check(rows)
             if list(rows) == list(range(rows[0], rows[0] + len(rows))):
                 first = rows[0]
                 index = self._numbers.narrow(0, first, len(rows))
@@ -79,9 +103,9 @@ class RowStates:
             history, start = self._history.index_select(0, index), self._frames.index_select(0, index)
         else:
             history, start = (state.narrow(0, first, len(index)) for state in (self._history, self._frames))
-        return Step(len(index), frames, history, start, index, first)
+        return Opened(len(index), frames, self._layout.places(history), self._rings, start, index, first, history)
 
-    def close(self, step: Step) -> None:
+    def close(self, step: Opened) -> None:
         """Keep what the call left behind."""
         if step.first is None:
             self._history.index_copy_(0, step.index, step.history)
@@ -93,15 +117,12 @@ class RowStates:
         """Make `row` new. Raises IndexError for a row that is not ours."""
         if not 0 <= row < self.rows:
             raise IndexError(f"row {row} does not lie in 0..{self.rows - 1}")
-        self._history[row].zero_()
-        self._frames[row].zero_()
-        for transformer in self._transformers:
-            transformer.reset(row)
+        for state in self.of(row):
+            state.zero_()  # masks alone would hide an old ring, but not a NaN in it: 0 * NaN is NaN
 
     def nbytes(self) -> int:
         """Bytes of state; constant."""
-        past = [layer.past for transformer in self._transformers for layer in transformer.layers]
-        return sum(state.nbytes for state in (self._history, self._frames, *past))
+        return sum(state.nbytes for state in self.tensors)
 
 
 class StreamingCodec:
@@ -110,20 +131,28 @@ class StreamingCodec:
     Holds copies of the weights that it needs, so the codec may be dropped. One thread at a time.
     """
 
-    def __init__(self, codec: offline.Codec, rows: int) -> None:
+    def __init__(self, codec: offline.Codec, rows: int, solo: bool = False) -> None:
+        """solo: make a graph of the step of one frame of one row (`engine.traced`), which takes some tenths of a second."""
         stages, layout = codec.quantizer.stages(), Layout()
         self.rows, self.codebooks, self.frame_samples = rows, codec.codebooks, codec.frame_samples
         self._table = torch.cat([_stage_outputs(stage) for stage in stages])  # [sum of codebook sizes, latent_dim]
         sizes = torch.tensor([[stage.codebook.num_embeddings] for stage in stages], device=self._table.device)
         self._last_code, self._no_code = sizes - 1, torch.zeros_like(sizes)  # [K, 1]
         self._first_row = sizes.cumsum(0) - sizes  # [K, 1], of each codebook in the table
-        post = Transformer(codec.quantizer.post_module, rows, rate=1, chunk_frames=CHUNK_FRAMES)
+        post = Transformer(layout, codec.quantizer.post_module, rate=1, chunk_frames=CHUNK_FRAMES)
         self.parts: dict[str, list[Layer]] = {  # in order; the names are for whoever measures them
             "post_module": [post],
             "upsample": list(_upsample(layout, codec.quantizer)),
             **_decoder(layout, codec),
         }
-        self._states = RowStates(rows, layout, [post], self._table.device)
+        self._layout = layout
+        self._states = RowStates(rows, layout, self._table.device)
+        self._solo: Traced | None = None
+        if solo:
+            state = [tensor.clone() for tensor in self._states.of(0)]
+            codes = torch.zeros(1, self.codebooks, 1, dtype=torch.int64)
+            self._zero = torch.zeros(1, dtype=torch.int64)
+            self._solo = Traced(self._decode_one, codes, self._zero, *state)
 
     @torch.inference_mode()
     def step(self, codes: Tensor, rows: Sequence[int] | Tensor) -> Tensor:
@@ -138,6 +167,10 @@ class StreamingCodec:
             raise ValueError(
                 f"codes {list(codes.shape)} are not [{len(rows)} rows, {self.codebooks} codebooks, frames]"
             )
+        if self._solo is not None and not isinstance(rows, Tensor) and codes.shape[::2] == (1, 1):
+            self._states.check(rows)
+            (wave,) = self._solo(codes, self._zero, *self._states.of(rows[0]))
+            return wave
         parts = [self._decode(chunk, rows) for chunk in torch.split(codes, CHUNK_FRAMES, dim=2)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -148,11 +181,22 @@ class StreamingCodec:
 
     def _decode(self, codes: Tensor, rows: Sequence[int] | Tensor) -> Tensor:
         step = self._states.open(rows, codes.shape[2])
+        wave = self._run(step, codes)
+        self._states.close(step)
+        return wave
+
+    def _decode_one(self, codes: Tensor, row: Tensor, history: Tensor, frames: Tensor, *rings: Tensor) -> tuple[Tensor]:
+        """A frame of one row whose state is given. row: int64 [1], always 0."""
+        step = Step(1, 1, self._layout.places(history), rings, frames, row, 0)
+        wave = self._run(step, codes)
+        frames.add_(1)
+        return (wave,)
+
+    def _run(self, step: Step, codes: Tensor) -> Tensor:
         x = self.embed(codes)
         for layers in self.parts.values():
             for layer in layers:
                 x = layer.run(step, x)
-        self._states.close(step)
         return x.view(step.batch, -1).tanh_()
 
     def reset(self, row: int) -> None:
@@ -174,11 +218,10 @@ class StreamingEncoder:
     def __init__(self, codec: offline.Codec, rows: int = 1) -> None:
         layout = Layout()
         self.rows, self.codebooks, self.frame_samples = rows, codec.codebooks, codec.frame_samples
-        self._layers = list(_encoder(layout, codec, rows))
+        self._layers = list(_encoder(layout, codec))
         self._stages = codec.quantizer.stages()
         device = self._stages[0].codebook.weight.device
-        transformers = [layer for layer in self._layers if isinstance(layer, Transformer)]
-        self._states = RowStates(rows, layout, transformers, device)
+        self._states = RowStates(rows, layout, device)
         self._waiting = [torch.zeros(0, device=device) for _ in range(rows)]  # samples short of a frame
 
     @torch.inference_mode()
@@ -271,7 +314,7 @@ def _decoder(layout: Layout, codec: offline.Codec) -> dict[str, list[Layer]]:
     return parts
 
 
-def _encoder(layout: Layout, codec: offline.Codec, rows: int) -> Iterator[Layer]:
+def _encoder(layout: Layout, codec: offline.Codec) -> Iterator[Layer]:
     """Waveform [B * L, 1] to what is quantised."""
     blocks, positions = codec.encoder.block, codec.frame_samples  # positions a frame
     first = child(blocks, 0, offline.CausalConv)
@@ -288,7 +331,7 @@ def _encoder(layout: Layout, codec: offline.Codec, rows: int) -> Iterator[Layer]
         yield SnakeProduct(Snake(alpha, pending), CausalProduct(layout, taps, bias if attends else None))
         pending = None if attends else bias
         if attends:
-            yield Transformer(child(block, 5, offline.WindowTransformer), rows, positions, CHUNK_FRAMES)
+            yield Transformer(layout, child(block, 5, offline.WindowTransformer), positions, CHUNK_FRAMES)
     at = len(blocks) - 2
     alpha, last = alpha_of(child(blocks, at, offline.Snake)), child(blocks, at + 1, offline.CausalConv)
     final = CausalProduct(layout, conv_taps(last) / alpha[:, None], bias_of(last.conv))
@@ -298,4 +341,4 @@ def _encoder(layout: Layout, codec: offline.Codec, rows: int) -> Iterator[Layer]
         conv = child(pair, 0, offline.CausalConv)
         yield CausalProduct(layout, conv_taps(conv), bias_of(conv.conv))
         yield ConvNext(layout, child(pair, 1, offline.ConvNextBlock))
-    yield Transformer(codec.quantizer.pre_module, rows, 1, CHUNK_FRAMES)
+    yield Transformer(layout, codec.quantizer.pre_module, 1, CHUNK_FRAMES)

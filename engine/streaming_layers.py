@@ -15,6 +15,7 @@ Elementwise passes cost as much as the products save, so what is linear is folde
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -40,15 +41,31 @@ def child(module: nn.Module, index: int, kind: type[Part]) -> Part:
 
 
 class Layout:
-    """Hands out places in the one tensor that holds every convolution's last inputs of a row."""
+    """Hands out places in what a row remembers: the last inputs of every convolution, and a ring of each attention."""
 
     def __init__(self) -> None:
-        self.floats = 0  # size of a row so far
+        self._inputs: list[tuple[int, int]] = []  # (inputs, channels) of every window
+        self.rings: list[tuple[int, ...]] = []  # shapes
 
-    def take(self, floats: int) -> int:
-        """Reserve `floats` and return where they start."""
-        start, self.floats = self.floats, self.floats + floats
-        return start
+    @property
+    def floats(self) -> int:
+        """Size of a row's last inputs."""
+        return sum(inputs * channels for inputs, channels in self._inputs)
+
+    def take(self, inputs: int, channels: int) -> int:
+        """A window's number. inputs: that it remembers."""
+        self._inputs.append((inputs, channels))
+        return len(self._inputs) - 1
+
+    def take_ring(self, *shape: int) -> int:
+        """A ring's number."""
+        self.rings.append(shape)
+        return len(self.rings) - 1
+
+    def places(self, history: Tensor) -> list[Tensor]:
+        """Views of last inputs [B, floats], by number: [B, inputs, channels] each."""
+        parts = torch.split(history, [inputs * channels for inputs, channels in self._inputs], 1)
+        return [torch.unflatten(part, 1, shape) for part, shape in zip(parts, self._inputs, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +74,8 @@ class Step:
 
     batch: int  # B
     frames: int  # frames of each row in this call
-    history: Tensor  # float [B, Layout.floats], updated in place
+    places: Sequence[Tensor]  # the last inputs of each window, [B, inputs, channels], updated in place
+    rings: Sequence[Tensor]  # of each attention and of all rows, [rows, ring, 2, H, hd], updated in place
     start: Tensor  # int64 [B], frames of each row before this call
     index: Tensor  # int64 [B], the rows
     first: int | None  # the rows are first, first + 1, ...: their state can be viewed; None: it has to be gathered
@@ -80,28 +98,23 @@ class Window:
         self.channels, self.dilation, self.block = channels, dilation, block
         self.remembered = (taps - 1) * dilation  # inputs
         self.seen = taps + block - 1
-        self.place = layout.take(self.remembered * channels)
+        self.place = layout.take(self.remembered, channels)
 
     def open(self, step: Step, time: int) -> tuple[Tensor, Tensor]:
         """[B, remembered + time, C] whose first inputs are filled in, and the part of it to fill, [B, time, C]."""
-        window = step.history.new_empty(step.batch, self.remembered + time, self.channels)
+        window = step.places[self.place].new_empty(step.batch, self.remembered + time, self.channels)
         if self.remembered:
-            window[:, : self.remembered].copy_(self._state(step))
-        return window, window[:, self.remembered :]
+            window.narrow(1, 0, self.remembered).copy_(step.places[self.place])
+        return window, window.narrow(1, self.remembered, time)
 
     def close(self, step: Step, window: Tensor) -> Tensor:
         """Remember the last inputs of a filled window. Returns, as a view, what is seen: [B, time / block, seen, C]."""
-        span, channels = window.shape[1], self.channels
+        span, channels = int(window.shape[1]), self.channels
         time = span - self.remembered
         if self.remembered:
-            self._state(step).copy_(window[:, time:])
+            step.places[self.place].copy_(window.narrow(1, time, self.remembered))
         strides = (span * channels, self.block * channels, self.dilation * channels, 1)
         return window.as_strided((step.batch, time // self.block, self.seen, channels), strides)
-
-    def _state(self, step: Step) -> Tensor:
-        history = step.history
-        shape, strides = (step.batch, self.remembered, self.channels), (history.stride(0), self.channels, 1)
-        return history.as_strided(shape, strides, history.storage_offset() + self.place)
 
 
 class Factor:
@@ -169,7 +182,7 @@ class CausalProduct:
         x = x.view(step.batch, -1, self.window.channels)
         if not self.window.remembered:
             return self._product(x)
-        window, fresh = self.window.open(step, x.shape[1])
+        window, fresh = self.window.open(step, int(x.shape[1]))
         fresh.copy_(x)
         return self.multiply(step, window)
 
@@ -192,7 +205,7 @@ class WideProduct(CausalProduct):
         self.kernel = kernel.contiguous(memory_format=torch.channels_last) if kernel.device.type == "cpu" else None
 
     def multiply(self, step: Step, window: Tensor) -> Tensor:
-        positions = window.shape[0] * (window.shape[1] - self.window.remembered)
+        positions = step.batch * (int(window.shape[1]) - self.window.remembered)
         if self.kernel is None or positions * self.kernel.numel() < self.MIN_PRODUCTS:
             return super().multiply(step, window)
         self.window.close(step, window)
@@ -263,7 +276,7 @@ class SnakeProduct:
         u = x if self.snake is None else self.snake.scaled(x)
         memory = self.product.window
         u = u.view(step.batch, -1, memory.channels)
-        window, fresh = memory.open(step, u.shape[1])
+        window, fresh = memory.open(step, int(u.shape[1]))
         bend(u, out=fresh)
         return self.product.multiply(step, window)
 
@@ -321,7 +334,7 @@ class ConvNext:
         """x [B * T, C], overwritten with the output."""
         channels = x.shape[1]
         rows = x.view(step.batch, -1, channels)
-        window, fresh = self.window.open(step, rows.shape[1])
+        window, fresh = self.window.open(step, int(rows.shape[1]))
         fresh.copy_(rows)
         y = (self.window.close(step, window) * self.taps).sum(2).add_(self.bias)
         y = F.layer_norm(y.view(-1, channels), (channels,), eps=self.eps)
@@ -363,7 +376,7 @@ class UnitNorm:
 class TransformerLayer:
     """One block of a windowed transformer, with its ring of past keys and values."""
 
-    def __init__(self, layer: codec.TransformerLayer, rows: int, ring: int) -> None:
+    def __init__(self, layout: Layout, layer: codec.TransformerLayer, ring: int) -> None:
         attention, feed = layer.attention, layer.feed_forward
         attention_scale = layer.attention_layer_scale.gamma.detach().double()
         feed_scale = layer.ffn_layer_scale.gamma.detach().double()
@@ -376,19 +389,19 @@ class TransformerLayer:
         self.narrow = Factor((feed.w2.weight * feed_scale[:, None]).t(), few_rows=True)
         self.heads, self.head_dim = attention.n_head, attention.head_dim
         # Keys, rotated at their absolute positions, and values.
-        self.past = self.wo.weight.new_zeros(rows, ring, 2, self.heads, self.head_dim)
+        self.past = layout.take_ring(ring, 2, self.heads, self.head_dim)
 
     def run(self, step: Step, x: Tensor, place: RingPlace) -> Tensor:
         """x [B * T, dim], overwritten with the output."""
         heads, head_dim = self.heads, self.head_dim
         qkv = self.wqkv.of(self.attention_norm.run(x)).view(step.batch, -1, 3, heads, head_dim)
-        time = qkv.shape[1]
+        time, past = int(qkv.shape[1]), step.rings[self.past]
         pairs = qkv[:, :, :2].view(step.batch, time, 2, heads, head_dim // 2, 2)
         torch.view_as_complex(pairs).mul_(place.turn)  # turns q and k where they are
-        self.past.flatten(0, 1).index_copy_(0, place.slots, qkv[:, :, 1:].flatten(0, 1))
-        keys, values = step.select(self.past).permute(2, 0, 3, 1, 4)  # [B, H, ring, head_dim] each
+        past.flatten(0, 1).index_copy_(0, place.slots, qkv[:, :, 1:].flatten(0, 1))
+        keys, values = step.select(past).permute(2, 0, 3, 1, 4)  # [B, H, ring, head_dim] each
         heard = F.scaled_dot_product_attention(qkv[:, :, 0].transpose(1, 2), keys, values, attn_mask=place.mask)
-        x.add_(self.wo.of(heard.transpose(1, 2).reshape(x.shape[0], -1)))
+        x.add_(self.wo.of(heard.transpose(1, 2).reshape(-1, heads * head_dim)))
         gate, up = self.wide.of(self.feed_norm.run(x)).chunk(2, dim=1)
         return x.add_(self.narrow.of(F.silu(gate).mul_(up)))
 
@@ -396,13 +409,13 @@ class TransformerLayer:
 class Transformer:
     """A windowed transformer whose rows remember the keys and values of their last positions."""
 
-    def __init__(self, module: codec.WindowTransformer, rows: int, rate: int, chunk_frames: int) -> None:
+    def __init__(self, layout: Layout, module: codec.WindowTransformer, rate: int, chunk_frames: int) -> None:
         """rate: positions a frame. chunk_frames: most frames of one call."""
-        self.rate, self.window, self.rope = rate, module.window, module.rope
+        self.rate, self.window, self.frequency = rate, module.window, module.rope.inverse_frequency
         # Long enough that the keys of one call overwrite none which its first query still sees.
         self.ring = module.window - 1 + chunk_frames * rate
         self.layers = [
-            TransformerLayer(child(module.layers, i, codec.TransformerLayer), rows, self.ring)
+            TransformerLayer(layout, child(module.layers, i, codec.TransformerLayer), self.ring)
             for i in range(len(module.layers))
         ]
         self.norm = UnitNorm(module.norm)
@@ -428,7 +441,7 @@ class Transformer:
         """Position p lies in slot p mod ring; which position a slot holds follows from the last one written."""
         time = step.frames * self.rate
         positions = (step.start * self.rate).unsqueeze(1) + torch.arange(time, device=step.start.device)  # [B, T]
-        cos, sin = self.rope(positions)
+        cos, sin = codec.Rope.turned(positions, self.frequency)
         slots = step.index.unsqueeze(1) * self.ring + positions % self.ring
         last = positions[:, -1:]
         age = (last - torch.arange(self.ring, device=last.device)) % self.ring  # [B, ring], positions before the last
@@ -440,8 +453,3 @@ class Transformer:
         mask = torch.zeros_like(hidden, dtype=cos.dtype).masked_fill_(hidden, -math.inf)
         turn = torch.complex(cos, sin).view(step.batch, time, 1, 1, -1)
         return RingPlace(turn, slots.flatten(), mask.unsqueeze(1))
-
-    def reset(self, row: int) -> None:
-        """Forget a row's past. The mask alone would hide it, but not a NaN in it: 0 * NaN is NaN."""
-        for layer in self.layers:
-            layer.past[row].zero_()

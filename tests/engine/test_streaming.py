@@ -19,6 +19,7 @@ from engine.codec_weights import load_codec
 from engine.config import CodecConfig, CodecTransformerConfig
 from engine.streaming import CHUNK_FRAMES, StreamingCodec, StreamingEncoder
 from engine.streaming_layers import WideProduct, child
+from engine.traced import can_trace
 
 pytestmark = pytest.mark.torch
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "s2pro"
@@ -211,11 +212,27 @@ def test_a_row_of_garbage_does_not_reach_its_neighbours(rows: list[int]) -> None
     assert_close(streaming.step(codes[:1], rows[:1])[0], offline(codec, codes[0]))
 
 
+@pytest.mark.skipif(not can_trace(), reason="TorchScript ends with Python 3.13")
+@every_codec
+def test_a_graph_for_one_frame_of_one_row_gives_the_same_bits_beside_other_calls(name: str) -> None:
+    codec = codec_named(name)
+    plain, solo = (StreamingCodec(codec, 3, solo=solo) for solo in (False, True))
+    calls: list[tuple[int, list[int]]] = [(1, [2]), (1, [2]), (3, [0, 2]), (1, [0]), (1, [1, 2]), (1, [0]), (1, [2])]
+    for repeat in range(3):
+        for number, (frames, rows) in enumerate(calls):
+            codes = torch.stack([codes_of(codec, frames, 100 * repeat + 10 * number + row) for row in rows])
+            assert torch.equal(plain.step(codes, rows), solo.step(codes, rows))
+        for streaming in (plain, solo):
+            streaming.reset(repeat)
+    assert all(torch.equal(*pair) for pair in zip(state_tensors(plain), state_tensors(solo), strict=True))
+    with pytest.raises(ValueError, match="distinct"):
+        solo.step(codes_of(codec, 1, 0)[None], [-1])
+
+
 def state_tensors(streaming: StreamingCodec) -> list[Tensor]:
     """Every tensor that rows remember something in."""
     states = streaming._states
-    past = [layer.past for transformer in states._transformers for layer in transformer.layers]
-    return [states._history, states._frames, *past]
+    return [states._history, states._frames, *states._rings]
 
 
 def test_state_stays_where_and_as_large_as_it_was_allocated() -> None:
