@@ -7,6 +7,7 @@ the socket is the end of the loop, and of whatever keeps the loop from noticing.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -59,6 +60,7 @@ def serve(peer: BlockingPeer) -> None:
     except Exception as error:  # supervisor: whatever it is, the server tells a person
         peer.send(c.Failed(_named(error)))
         return
+    gc.freeze()  # what was loaded stays; to look through it for garbage takes 0.2 s, which a listener might hear
     with contextlib.closing(core):
         try:
             peer.send(c.Ready(core.info))
