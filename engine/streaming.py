@@ -1,8 +1,8 @@
 """The codec for live streams: a few frames at a time, for any of its rows, in constant memory.
 
-Knows which row is how far and what each remembers; the arithmetic is in streaming_layers.py. Gives what the offline
-codec gives for the whole clip, within 1e-5, however a clip is cut into calls and whatever rows share a call. Does not
-know turns, voices or devices other than its own.
+Knows the chain of layers and how calls go through it; the arithmetic is in streaming_layers.py, what rows remember in
+streaming_state.py. Gives what the offline codec gives for the whole clip, within 1e-5, however a clip is cut into calls
+and whatever rows share a call. Does not know turns, voices or devices other than its own.
 
 All state is allocated once. For CUDA graphs: with `rows` a tensor a call has fixed shapes for a given [B, T], waits for
 nothing on the host and depends on no value in Python.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -24,10 +23,8 @@ from engine import codec as offline
 from engine.streaming_layers import (
     CausalProduct,
     ConvNext,
-    Layout,
     Snake,
     SnakeProduct,
-    Step,
     Transformer,
     alpha_of,
     bias_of,
@@ -36,6 +33,7 @@ from engine.streaming_layers import (
     residuals,
     transposed_taps,
 )
+from engine.streaming_state import Layout, RowStates, Step
 from engine.traced import Traced
 
 # A longer call runs as several of this many frames. It bounds the workspace of a call and what the attention rings
@@ -52,77 +50,6 @@ class Layer(Protocol):
 
     def run(self, step: Step, x: Tensor) -> Tensor:
         """x [B * T, C], which may be overwritten -> [B * T', C']."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened(Step):
-    """A step of rows whose states are known."""
-
-    history: Tensor  # float [B, Layout.floats], which `places` are views of
-
-
-class RowStates:
-    """What the rows of a stream remember, in tensors allocated once."""
-
-    def __init__(self, rows: int, layout: Layout, device: torch.device) -> None:
-        """layout: complete."""
-        self.rows = rows
-        self._layout = layout
-        self._history = torch.zeros(rows, layout.floats, device=device)  # last inputs of every convolution
-        self._frames = torch.zeros(rows, dtype=torch.int64, device=device)  # frames so far
-        self._rings = [torch.zeros(rows, *shape, device=device) for shape in layout.rings]
-        self._numbers = torch.arange(rows, device=device)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All of them, a row each."""
-        return [self._history, self._frames, *self._rings]
-
-    def of(self, row: int) -> list[Tensor]:
-        """Views of what a row remembers."""
-        return [state.narrow(0, row, 1) for state in self.tensors]
-
-    def check(self, rows: Sequence[int]) -> None:
-        """Raises ValueError for rows that are not ours."""
-        if not rows or len(set(rows)) != len(rows) or min(rows) < 0 or max(rows) >= self.rows:
-            raise ValueError(f"rows {list(rows)} must be distinct and lie in 0..{self.rows - 1}")
-
-    def open(self, rows: Sequence[int] | Tensor, frames: int) -> Opened:
-        """Begin a call that advances `rows` by `frames`; `close` ends it. Raises ValueError for rows that are not ours."""
-        first = None
-        if isinstance(rows, Tensor):
-            index = rows
-        else:
-            self.check(rows)
-            if list(rows) == list(range(rows[0], rows[0] + len(rows))):
-                first = rows[0]
-                index = self._numbers.narrow(0, first, len(rows))
-            else:
-                index = torch.tensor(rows, device=self._numbers.device)
-        if first is None:
-            history, start = self._history.index_select(0, index), self._frames.index_select(0, index)
-        else:
-            history, start = (state.narrow(0, first, len(index)) for state in (self._history, self._frames))
-        return Opened(len(index), frames, self._layout.places(history), self._rings, start, index, first, history)
-
-    def close(self, step: Opened) -> None:
-        """Keep what the call left behind."""
-        if step.first is None:
-            self._history.index_copy_(0, step.index, step.history)
-            self._frames.index_copy_(0, step.index, step.start + step.frames)
-        else:
-            step.start.add_(step.frames)
-
-    def reset(self, row: int) -> None:
-        """Make `row` new. Raises IndexError for a row that is not ours."""
-        if not 0 <= row < self.rows:
-            raise IndexError(f"row {row} does not lie in 0..{self.rows - 1}")
-        for state in self.of(row):
-            state.zero_()  # masks alone would hide an old ring, but not a NaN in it: 0 * NaN is NaN
-
-    def nbytes(self) -> int:
-        """Bytes of state; constant."""
-        return sum(state.nbytes for state in self.tensors)
 
 
 class StreamingCodec:

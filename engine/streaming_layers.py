@@ -1,4 +1,4 @@
-"""The codec's layers for streams: per-row state, folded weights, one matrix product a convolution.
+"""The codec's layers for streams: folded weights, one matrix product a convolution.
 
 Knows how each module of codec.py runs on the next few positions of several rows when all that it may remember is a
 fixed number of earlier inputs. Does not know which rows a call is about, codes or samples (streaming.py).
@@ -15,7 +15,6 @@ Elementwise passes cost as much as the products save, so what is linear is folde
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine import codec
+from engine.streaming_state import Layout, Step, Window
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -38,83 +38,6 @@ def child(module: nn.Module, index: int, kind: type[Part]) -> Part:
     part = module[index]
     assert isinstance(part, kind), f"part {index} is {type(part).__name__}, not {kind.__name__}"
     return part
-
-
-class Layout:
-    """Hands out places in what a row remembers: the last inputs of every convolution, and a ring of each attention."""
-
-    def __init__(self) -> None:
-        self._inputs: list[tuple[int, int]] = []  # (inputs, channels) of every window
-        self.rings: list[tuple[int, ...]] = []  # shapes
-
-    @property
-    def floats(self) -> int:
-        """Size of a row's last inputs."""
-        return sum(inputs * channels for inputs, channels in self._inputs)
-
-    def take(self, inputs: int, channels: int) -> int:
-        """A window's number. inputs: that it remembers."""
-        self._inputs.append((inputs, channels))
-        return len(self._inputs) - 1
-
-    def take_ring(self, *shape: int) -> int:
-        """A ring's number."""
-        self.rings.append(shape)
-        return len(self.rings) - 1
-
-    def places(self, history: Tensor) -> list[Tensor]:
-        """Views of last inputs [B, floats], by number: [B, inputs, channels] each."""
-        parts = torch.split(history, [inputs * channels for inputs, channels in self._inputs], 1)
-        return [torch.unflatten(part, 1, shape) for part, shape in zip(parts, self._inputs, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What the layers of one call share."""
-
-    batch: int  # B
-    frames: int  # frames of each row in this call
-    places: Sequence[Tensor]  # the last inputs of each window, [B, inputs, channels], updated in place
-    rings: Sequence[Tensor]  # of each attention and of all rows, [rows, ring, 2, H, hd], updated in place
-    start: Tensor  # int64 [B], frames of each row before this call
-    index: Tensor  # int64 [B], the rows
-    first: int | None  # the rows are first, first + 1, ...: their state can be viewed; None: it has to be gathered
-
-    def select(self, state: Tensor) -> Tensor:
-        """state [rows, ...] -> its rows of this call, [B, ...], a view where possible."""
-        if self.first is None:
-            return state.index_select(0, self.index)
-        return state.narrow(0, self.first, self.batch)
-
-
-class Window:
-    """The last inputs of a causal convolution of stride 1, for every row.
-
-    `open` leaves room for the new inputs behind the remembered ones, so that they are computed in place.
-    """
-
-    def __init__(self, layout: Layout, taps: int, channels: int, dilation: int = 1, block: int = 1) -> None:
-        """block: outputs looked at together; they see block - 1 inputs more. Needs dilation 1."""
-        self.channels, self.dilation, self.block = channels, dilation, block
-        self.remembered = (taps - 1) * dilation  # inputs
-        self.seen = taps + block - 1
-        self.place = layout.take(self.remembered, channels)
-
-    def open(self, step: Step, time: int) -> tuple[Tensor, Tensor]:
-        """[B, remembered + time, C] whose first inputs are filled in, and the part of it to fill, [B, time, C]."""
-        window = step.places[self.place].new_empty(step.batch, self.remembered + time, self.channels)
-        if self.remembered:
-            window.narrow(1, 0, self.remembered).copy_(step.places[self.place])
-        return window, window.narrow(1, self.remembered, time)
-
-    def close(self, step: Step, window: Tensor) -> Tensor:
-        """Remember the last inputs of a filled window. Returns, as a view, what is seen: [B, time / block, seen, C]."""
-        span, channels = int(window.shape[1]), self.channels
-        time = span - self.remembered
-        if self.remembered:
-            step.places[self.place].copy_(window.narrow(1, time, self.remembered))
-        strides = (span * channels, self.block * channels, self.dilation * channels, 1)
-        return window.as_strided((step.batch, time // self.block, self.seen, channels), strides)
 
 
 class Factor:
