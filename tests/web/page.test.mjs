@@ -165,7 +165,32 @@ test("a page that is loaded again goes on in the same conversation", async () =>
   await speak(page, "And on we go.");
   const next = await lastTurn(page);
   assert.deepEqual([next.done.n, (await seen(page)).heard], [2, "And on we go."]);
+  const ms = ((await saved(page, "#save-wav")).length - 44) / 96;
+  assert.ok(ms > turn.heardMs + next.heardMs - 100, `${ms} ms are saved of ${turn.heardMs} and ${next.heardMs}`);
   await close(opened);
+});
+
+test("the sound of a tab that is gone is not kept", async () => {
+  const { page, context } = await chromium.open(server.url);
+  await speak(page, TEXT);
+  await lastTurn(page);
+  const kept = (tab) =>
+    tab.evaluate(async () => {
+      const { name, store } = globalThis.page.shelf;
+      const asked = store.getAllKeys();
+      await new Promise((resolve) => (asked.onsuccess = resolve));
+      return asked.result.map(([owner]) => (owner === name ? "own" : "other"));
+    });
+  const second = await context.newPage();
+  await second.goto(server.url);
+  await isConnected(second);
+  assert.deepEqual([await kept(page), await kept(second)], [["own"], ["other"]]);
+  await page.close();
+  await second.waitForFunction(async () => (await navigator.locks.query()).held.length === 1);
+  await second.reload();
+  await isConnected(second);
+  assert.deepEqual(await kept(second), []);
+  await context.close();
 });
 
 test("a model at an OpenAI-compatible address is heard while it writes, and keeps of itself what was heard", async () => {
