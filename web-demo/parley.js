@@ -21,7 +21,8 @@
  *   paused, resumed {turn}             it is silent for now, or goes on
  *   speech     {speaking, ...}         somebody speaks into the microphone, or has stopped
  *   interrupted {turn, reason, silentMs}  silence, so many ms after it was wanted
- *   hop        {level, voiced}         16 ms of the microphone, in dB
+ *   samples    {turn, samples, position} sound of a turn has come, at 48 kHz; the player is given it next, so copy what is kept
+ *   hop        {samples, level, voiced, at} 16 ms of the microphone at 16 kHz, in dB, ending at that second of the player's context
  *   clock      player's clock, some 20 times a second
  *   warning, error, server             what the server says; `server` is every event
  */
