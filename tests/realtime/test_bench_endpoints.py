@@ -17,7 +17,7 @@ from realtime.bench_endpoints import Samples
 from realtime.bench_options import Arrivals, Endpoint
 from realtime.cli import main
 from realtime.scripted import Script
-from realtime.settings import Settings
+from realtime.settings import KEYS_VARIABLE, Settings
 from tests.realtime.foreign_endpoint import Foreign, over_http, over_websocket
 from tests.realtime.running import running_server
 from tests.realtime.test_bench import SHORT, run
@@ -199,7 +199,7 @@ def test_options_that_change_nothing_are_refused(
 def test_an_endpoint_never_gets_a_key_of_ours(
     dialect: str, path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("PARLEY_KEYS", "ours")
+    monkeypatch.setenv(KEYS_VARIABLE, "ours")
     monkeypatch.delenv(ENDPOINT_KEYS[dialect], raising=False)
     foreign = Foreign(char_s=0.002)
     with over_http(foreign) as base:
