@@ -36,6 +36,9 @@ def test_a_step_computes_for_less_than_twice_its_rows(rows: int, sizes: list[int
     assert buckets(rows) == sizes
 
 
+CANCELLED = 1  # of the streams
+
+
 def spoken(loaded: Loaded, graphs: bool, params: SamplingParams = SAMPLED, streams: int = 5) -> list[Heard]:
     """Streams that begin one after the other, with prompts of different lengths and a cancelled one among them."""
     limits = EngineLimits(max_streams=6, kv_positions=4096)
@@ -47,18 +50,24 @@ def spoken(loaded: Loaded, graphs: bool, params: SamplingParams = SAMPLED, strea
         driver.step()
         driver.step()
         if number == 2:
-            driver.cancel(heard[1])
+            driver.cancel(heard[CANCELLED])
     driver.run()
     assert_nothing_leaked(core)
     return heard
 
 
+def same_frames(plain: list[Heard], fixed: list[Heard]) -> list[tuple[Heard, Heard]]:
+    """What each stream said, twice. As many frames, but for the cancelled one: how long others' prefills held it up, the clock knows."""
+    pairs = list(zip(plain, fixed, strict=True))
+    assert all(len(one.frames) == len(other.frames) for i, (one, other) in enumerate(pairs) if i != CANCELLED)
+    return pairs
+
+
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED, SamplingParams(top_k=40, repetition_penalty=1.2)], ids=str)
 def test_fixed_shapes_give_the_same_frames(s2pro: Path, params: SamplingParams) -> None:
     loaded = tiny_model(s2pro)
-    for plain, fixed in zip(spoken(loaded, False, params), spoken(loaded, True, params), strict=True):
-        assert len(plain.frames) == len(fixed.frames)
-        for one, other in zip(plain.frames, fixed.frames, strict=True):
+    for plain, fixed in same_frames(spoken(loaded, False, params), spoken(loaded, True, params)):
+        for one, other in zip(plain.frames, fixed.frames, strict=False):
             assert (one.codes == other.codes).all()
             assert np.abs(one.samples - other.samples).max() < 1e-5
 
@@ -130,9 +139,9 @@ def test_captured_steps_give_the_same_frames(tiny: Path, params: SamplingParams)
     loaded = replace(
         load_model(tiny, "tiny", "cuda", "float32", None, fused=False), random=None
     )  # ends come by themselves
-    for plain, captured in zip(spoken(loaded, False, params), spoken(loaded, True, params), strict=True):
-        assert len(plain.frames) == len(captured.frames) > 0
-        assert all((one.codes == other.codes).all() for one, other in zip(plain.frames, captured.frames, strict=True))
+    for plain, captured in same_frames(spoken(loaded, False, params), spoken(loaded, True, params)):
+        assert len(plain.frames) > 0
+        assert all((one.codes == other.codes).all() for one, other in zip(plain.frames, captured.frames, strict=False))
 
 
 @pytest.mark.gpu
