@@ -129,7 +129,7 @@ class Runner:
         """Compute the last position of every sequence in one pass. Returns [B, D]."""
         if self._graphs is not None and gaze is None:
             return self._graphs.decode(sequences)
-        if self._solo is not None and self._solo.takes(sequences):
+        if self._solo is not None and len(sequences) == 1:
             return self._solo.decode(sequences[0], gaze)
         attend = PagedAttention(self.pool, sequences, [1] * len(sequences), gaze)
         return self._slow(np.stack([sequence.columns[:, -1:] for sequence in sequences]), attend, gaze)

@@ -8,8 +8,6 @@ Steps of several rows stay with Python, which several rows share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -32,7 +30,7 @@ class SoloGraphs:
 
     def __init__(self, model: DualAR, pool: PagePool, groups: HeadGroups | None, sampler: Sampler) -> None:
         """groups: heads that a gaze is to see. Traces now, which takes some tenths of a second."""
-        self._model, self._groups = model, groups
+        self._model, self._groups, self._pool = model, groups, pool
         self._keys, self._values = pool.keys.flatten(1, 2), pool.values.flatten(1, 2)  # [layers, slots, Hkv, hd]
         self._sampler = sampler
         columns = torch.full((1, model.config.num_codebooks + 1, 1), model.config.semantic_begin)
@@ -44,18 +42,20 @@ class SoloGraphs:
         state = [tensor.clone() for tensor in sampler.state]
         self._draw = Traced(self._draws, *hidden, torch.zeros(1, dtype=torch.int64), *state)
 
-    def takes(self, sequences: Sequence[CachedSequence]) -> bool:
-        """Whether `decode` can compute the step: one row whose pages lie one after the other."""
-        return len(sequences) == 1 and contiguous_run(sequences[0]) is not None
-
     def decode(self, sequence: CachedSequence, gaze: Gaze | None = None) -> Hidden:
         """As `Runner.decode`."""
-        run = contiguous_run(sequence)
-        assert run is not None, "the step is one that this takes"
-        seen = slice(run * PAGE, run * PAGE + sequence.length)
-        position = torch.tensor([[sequence.length - 1]])
+        pool, length, run = self._pool, sequence.length, contiguous_run(sequence)
+        if run is None:
+            table = torch.tensor(sequence.pages[: -(-length // PAGE)])
+            both = [cache.index_select(1, table).flatten(1, 2)[:, :length] for cache in (pool.keys, pool.values)]
+        else:
+            both = [cache[:, run * PAGE : run * PAGE + length] for cache in (self._keys, self._values)]
         column = torch.from_numpy(sequence.columns[None, :, -1:])
-        head, fast, *looked = self._slow(column, position, self._keys[:, seen], self._values[:, seen])
+        head, fast, *looked = self._slow(column, torch.tensor([[length - 1]]), *both)
+        if run is None:  # the position was written to copies
+            page, place = divmod(length - 1, PAGE)
+            for cache, copied in zip((pool.keys, pool.values), both, strict=True):
+                cache[:, sequence.pages[page], place] = copied[:, -1]
         if gaze is not None:
             (gaze.seen,) = looked
             gaze.finish()

@@ -14,7 +14,7 @@ from engine.api import Conversation, EngineLimits, SamplingParams
 from engine.checkpoint import load_dual_ar
 from engine.gaze import TextSpan
 from engine.heads import ChosenHeads, Head
-from engine.kv import CachedSequence
+from engine.kv import CachedSequence, contiguous_run
 from engine.load import Loaded, core_of
 from engine.runner import Runner
 from engine.traced import Traced, can_trace
@@ -84,7 +84,7 @@ def filled(runner: Runner, length: int, apart: bool) -> CachedSequence:
     return sequence
 
 
-def test_a_graph_serves_every_length_and_pages_apart_are_served_without(s2pro: Path) -> None:
+def test_a_graph_serves_every_length_and_pages_that_lie_apart(s2pro: Path) -> None:
     loaded = packed(s2pro, HEADS)
     for length, apart in ((3, False), (31, False), (32, False), (33, False), (300, False), (300, True)):
         seen = []
@@ -92,7 +92,7 @@ def test_a_graph_serves_every_length_and_pages_apart_are_served_without(s2pro: P
             runner = Runner(loaded.model, loaded.codec, EngineLimits(1, 1024), heads=HEADS)
             assert runner._solo is not None
             sequence = filled(runner, length, apart)
-            assert runner._solo.takes([sequence]) is not apart
+            assert (contiguous_run(sequence) is None) is apart
             if not solo:
                 runner._solo = None
             for step in range(3):
