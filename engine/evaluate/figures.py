@@ -89,8 +89,8 @@ def markdown(found: dict[str, Any]) -> str:
     lines += [
         "",
         f"{targets - len(found['failed'])} of {targets} targets reached (bold: not). `python -m engine.evaluate {about['checkpoint']}`, "
-        f"{about['date']}, {about['sentences']} sentences, {about['device']}, {about['dtype']}, seed {about['seed']}, temperature {about['temperature']}, "
-        f"top_p {about['top_p']}, {about['seconds'] / 60:.0f} minutes.",
+        f"{about['date']}, {about['sentences']} sentences, {about['device']}, {about['dtype']}, seed {about['seed']}, "
+        f"temperature {about['temperature']}, top_p {about['top_p']}, {about['seconds'] / 60:.0f} minutes.",
     ]
     return "\n".join(lines)
 
