@@ -37,6 +37,9 @@ STEP_S: Final = 0.012  # of the engine: four times as fast as it is heard
 CANCEL_P99_MS: Final = 5.0
 LAG_P99_MS: Final = 3.0
 LAG_P999_MS: Final = 20.0
+# Mean, between an interruption and the next turn: who interrupts says something. With next to none of it the load was as high as the
+# server was fast: whatever it saved, it got more turns to do.
+PAUSE_S: Final = 3.0
 LEAST_SAMPLES: Final = 500  # below, a 99th percentile says little
 # `parley` where nobody else wants the processor. Clients sit on machines of their own; here each message to them wakes them, and a process
 # that was just woken takes the processor from the one that woke it (cancel p99 6.4 ms; in idle time 3.3 to 8.3, four runs).
@@ -180,7 +183,7 @@ def bench_clients(sessions: int, turns: int) -> Callable[[str], Sequence[str]]:
     """The command that lets so many clients talk to a server, as `measure` wants it."""
 
     def command(url: str) -> Sequence[str]:
-        counts = ("--streams", str(sessions), "--turns", str(turns), "--cancel-every", "1", "--pause", "0.3")
+        counts = ("--streams", str(sessions), "--turns", str(turns), "--cancel-every", "1", "--pause", str(PAUSE_S))
         return (sys.executable, "-c", _IN_IDLE_TIME, "bench", "--url", url, *counts)
 
     return command
