@@ -176,6 +176,7 @@ class EngineFront:
         self._send(c.Forget(conversation_id))
 
     async def encode(self, samples: Samples, sample_rate: int) -> Codes:
+        """See `engine.api.Engine.encode`."""
         _check_recording(samples, sample_rate)
         key, job = self._new_job()
         try:
@@ -191,6 +192,7 @@ class EngineFront:
         return np.concatenate(job.pieces, axis=1)
 
     async def decode(self, codes: Codes) -> Samples:
+        """See `engine.api.Engine.decode`."""
         _check_codes(codes, self._info.codebooks)
         key, job = self._new_job()
         try:

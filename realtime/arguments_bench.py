@@ -95,6 +95,7 @@ client and, without --url, the server share this machine's processors; `client l
 
 
 def add_bench(commands: Commands) -> None:
+    """`parley bench` and `parley bench conversation`, with all their options."""
     description = (
         "Hold N conversations at once over the public protocol, as clients that play what they hear, and measure how long a listener waits "
         "and whether the sound ever runs short; or, with --arrivals, let turns come as they come. Starts a server of its own unless "

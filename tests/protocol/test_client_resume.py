@@ -416,8 +416,10 @@ async def test_a_socket_that_is_lost_while_the_client_catches_up_is_replaced_aga
         await peer.ends("t1")
         await peer.stays()
 
-    async with client_of(first, second, third) as (client, _):
-        await client.speak().finish()
+    async with client_of(first, second, third) as (client, paths):
+        done = await client.speak().finish()
+    assert done.turn == "t1"
+    assert [path.partition("=")[2] for path in paths[1:]] == ["r1", "r2"]
 
 
 async def test_the_address_of_a_resumption_keeps_what_is_not_about_it() -> None:
