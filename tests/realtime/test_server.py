@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,11 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from realtime.scripted import Script
+from realtime.scripted import MINI_LIKE, Script, ScriptedEngine
+from realtime.server import listen, serve_on
+from realtime.settings import Settings
 from tests.realtime.sockets import (
+    PATIENCE_S,
     Watched,
     client,
     live,
@@ -93,3 +98,29 @@ print("ended", flush=True)
             assert to_the_end(ws)[1] == 1012
         assert server.wait(60) == 0
         assert server.stdout.read().split("\n") == ["engine closed", "ended", ""]
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_who_connects_while_the_server_ends_is_not_left_hanging(steps: int) -> None:
+    """Whether the connection still waits to be accepted, just was, or is known: it ends with the server, not with its garbage."""
+
+    async def play(caller: socket.socket) -> None:
+        with listen("127.0.0.1", 0) as sock:
+            ready = asyncio.Event()
+            engine = ScriptedEngine(Script(), MINI_LIKE)
+            server = asyncio.create_task(serve_on(sock, Settings(port=0), engine, lambda _: ready.set()))
+            await ready.wait()
+            caller.connect(sock.getsockname())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            server.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await server
+
+    with socket.socket() as caller:
+        caller.settimeout(PATIENCE_S)
+        asyncio.run(play(caller))
+        try:
+            assert caller.recv(1) == b""
+        except ConnectionResetError:
+            assert steps < 2, "nobody had taken it"
