@@ -5,7 +5,8 @@ the plain path's (`engine.model`, `engine.sampling`, `engine.streaming`); only t
 the same frames. Does not know streams. A launch from Python takes some 5 us and a frame of S2 Pro has thousands (SPEED.md, "GPU plan").
 
 A step of n rows runs in the smallest bucket that holds it. Rows too many compute on a page, a row of the sampler and a row of the codec
-that are nobody's.
+that are nobody's. A row of the slow step is a position of any sequence, so a short prefill is a step, too: its positions are rows that
+share their pages, and each sees those before it, as all keys of a layer are written before any row attends.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.api import Samples
-from engine.attention import grouped_attention
+from engine.attention import Attend, grouped_attention
 from engine.kv import PAGE, CachedSequence, PagePool
 from engine.model import DualAR, Hidden
 from engine.streaming import StreamingCodec
@@ -31,6 +32,9 @@ Frame = Callable[[Hidden, Tensor], Tensor]  # (hidden [B, D], rows int64 [B]) ->
 _WARM_UPS = 3  # before a capture: libraries make their handles, and compilers compile
 _PROGRAMS = 4 * 132  # of the attention, about: four for each multiprocessor of a Hopper GPU
 _MOST_SPLITS = 32
+# Of a prefill that runs as rows: the text of a segment. Each row reads all keys before it for itself, which costs more than launches do
+# where there are many.
+MOST_POSITIONS = 128
 
 
 def buckets(rows: int) -> list[int]:
@@ -69,7 +73,7 @@ def _memory(device: torch.device) -> Memory:
 
 
 class SlowGraph:
-    """The slow stack's step for up to `rows` sequences."""
+    """The slow stack at up to `rows` positions, the last ones of their sequences."""
 
     def __init__(self, model: DualAR, pool: PagePool, rows: int, most_pages: int, memory: Memory) -> None:
         """most_pages: of one sequence."""
@@ -82,54 +86,75 @@ class SlowGraph:
         # First how many entries a row has, then the rows' pages, one row after the other.
         self._table = torch.zeros(1 + rows * most_pages, dtype=torch.int32, device=device)
         self._host_table = torch.zeros(1 + rows * most_pages, dtype=torch.int32, pin_memory=pinned)
+        # Recorded when the device has what `_host` and `_host_table` held.
+        self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
         self._stride = 1
         self._fill([])
         self._step = Captured(self._compute, device, memory)
 
     def run(self, sequences: Sequence[CachedSequence]) -> Hidden:
-        """As `Runner.decode`, with no gaze. Valid until the next call."""
-        self._fill(sequences)
+        """As `Runner.decode`, with no gaze. Valid until the next call of a graph with the same memory."""
+        self._fill([(sequence, 1) for sequence in sequences])
         hidden = self._step()
         return Hidden(hidden.head[: len(sequences)], hidden.fast[: len(sequences)])
 
-    def _fill(self, sequences: Sequence[CachedSequence]) -> None:
-        spare, pages = self._pool.spare, max((len(row.pages) for row in sequences), default=1)
+    def prefill(self, sequence: CachedSequence, new: int) -> Hidden:
+        """As `Runner.prefill`, with no gaze, for at most `rows` positions. The result is the caller's."""
+        self._fill([(sequence, new)])
+        hidden = self._step()
+        return Hidden(hidden.head[new - 1 : new].clone(), hidden.fast[new - 1 : new].clone())
+
+    def _fill(self, parts: Sequence[tuple[CachedSequence, int]]) -> None:
+        """parts: sequences, and how many of each one's last positions are rows."""
+        if self._copied is not None:
+            self._copied.synchronize()  # two prefills may follow each other without a wait between them
+        spare, pages = self._pool.spare, max((len(row.pages) for row, _ in parts), default=1)
         numbers = self._host.numpy()
-        numbers[len(sequences) :] = 0
-        numbers[len(sequences) :, -1] = spare * PAGE
         table = self._host_table.numpy()[1 : 1 + self.rows * pages].reshape(self.rows, pages)
-        table[len(sequences) :] = spare
-        for b, row in enumerate(sequences):
-            position = row.length - 1
-            numbers[b, : self._width] = row.columns[:, -1]
-            numbers[b, -2:] = position, row.pages[position // PAGE] * PAGE + position % PAGE
-            table[b, : len(row.pages)] = row.pages
+        begin = 0
+        for row, new in parts:
+            end, own = begin + new, np.asarray(row.pages)
+            positions = np.arange(row.length - new, row.length)
+            numbers[begin:end, : self._width] = row.columns[:, -new:].T
+            numbers[begin:end, -2] = positions
+            numbers[begin:end, -1] = own[positions // PAGE] * PAGE + positions % PAGE
+            table[begin:end, : len(own)] = own
+            begin = end
+        numbers[begin:] = 0
+        numbers[begin:, -1] = spare * PAGE
+        table[begin:] = spare
         self._host_table[0] = self._stride = pages
         self._numbers.copy_(self._host, non_blocking=True)
         used = 1 + self.rows * pages
         self._table[:used].copy_(self._host_table[:used], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
 
     @torch.inference_mode()
     def _compute(self) -> Hidden:
         columns, positions = self._numbers[:, : self._width, None], self._numbers[:, self._width, None]
         x = self._model.embed(columns)
-        return self._model.slow(x, positions, self._attend).at(-1)
+        return self._model.slow(x, positions, self._attention((positions[:, 0] + 1).int())).at(-1)
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        into_keys, into_values = self._pool.slots[layer]
-        slots = self._numbers[:, -1]
-        into_keys.index_copy_(0, slots, k[:, 0])
-        into_values.index_copy_(0, slots, v[:, 0])
-        keys, values = self._pool.keys[layer], self._pool.values[layer]
-        lengths = (self._numbers[:, -2] + 1).int()
-        if q.device.type == "cuda":
-            from engine.paged_triton import attend
+    def _attention(self, lengths: Tensor) -> Attend:
+        """lengths: int32 [rows], of what each sees."""
+        pool, slots = self._pool, self._numbers[:, -1]
 
-            splits = max(1, min(_MOST_SPLITS, _PROGRAMS // (self.rows * k.shape[2])))
-            return attend(q[:, 0], keys, values, self._table[1:], self._table[:1], lengths, splits)[:, None]
-        table = self._table[1 : 1 + self.rows * self._stride].view(self.rows, -1).long()
-        mask = torch.arange(self._stride * PAGE) < lengths[:, None]
-        return grouped_attention(q, keys[table].flatten(1, 2), values[table].flatten(1, 2), mask[:, None, None])
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            into_keys, into_values = pool.slots[layer]
+            into_keys.index_copy_(0, slots, k[:, 0])
+            into_values.index_copy_(0, slots, v[:, 0])
+            keys, values = pool.keys[layer], pool.values[layer]
+            if q.device.type == "cuda":
+                from engine.paged_triton import attend
+
+                splits = max(1, min(_MOST_SPLITS, _PROGRAMS // (self.rows * k.shape[2])))
+                return attend(q[:, 0], keys, values, self._table[1:], self._table[:1], lengths, splits)[:, None]
+            table = self._table[1 : 1 + self.rows * self._stride].view(self.rows, -1).long()
+            mask = torch.arange(self._stride * PAGE) < lengths[:, None]
+            return grouped_attention(q, keys[table].flatten(1, 2), values[table].flatten(1, 2), mask[:, None, None])
+
+        return attend
 
 
 class DrawGraph:
@@ -162,19 +187,23 @@ class DrawGraph:
 
 
 class GraphedDecoder:
-    """A `FrameDecoder` that runs a graph for each number of rows."""
-
-    beside = False
+    """A `FrameDecoder` that runs a graph for each number of rows; on a GPU in a stream of its own, while the next frame is drawn."""
 
     def __init__(self, codec: StreamingCodec, sizes: Sequence[int], spare_row: int, device: torch.device) -> None:
         """spare_row: of the codec."""
         self._codec, self._spare = codec, spare_row
+        self.beside = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self.beside else None  # type: ignore[no-untyped-call]
+        self._decoded = torch.cuda.Event() if self.beside else None  # type: ignore[no-untyped-call]
         memory = _memory(device)
         self._index = {size: torch.full((size,), spare_row, device=device) for size in sizes}
         self._codes = {size: torch.zeros(size, codec.codebooks, 1, dtype=torch.int64, device=device) for size in sizes}
         steps = {size: Captured(self._of(size), device, memory) for size in reversed(sizes)}  # as in FrameGraphs
         self._steps = {size: steps[size] for size in sizes}
-        self._wave, self._wanted = torch.zeros(0), 0
+        self._wave = torch.zeros(max(sizes), codec.frame_samples, pin_memory=self.beside)
+        self._wanted = 0
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def _of(self, size: int) -> Callable[[], Tensor]:
         return lambda: self._codec.step(self._codes[size], self._index[size])
@@ -185,18 +214,25 @@ class GraphedDecoder:
         size = next(size for size in self._steps if size >= len(rows))
         padded = np.zeros((size, codes.shape[1], 1), np.int64)
         padded[: len(rows), :, 0] = codes
-        self._codes[size].copy_(torch.from_numpy(padded))
-        self._index[size].copy_(torch.tensor([*rows, *[self._spare] * (size - len(rows))]))
-        self._wave, self._wanted = self._steps[size](), len(rows)
+        with torch.cuda.stream(self._stream):
+            self._codes[size].copy_(torch.from_numpy(padded))
+            self._index[size].copy_(torch.tensor([*rows, *[self._spare] * (size - len(rows))]))
+            self._wave[:size].copy_(self._steps[size](), non_blocking=True)
+            if self._decoded is not None:
+                self._decoded.record()
+        self._wanted = len(rows)
 
     def finish(self) -> Samples:
         """See FrameDecoder."""
-        samples: Samples = self._wave[: self._wanted].cpu().numpy()
+        if self._decoded is not None:
+            self._decoded.synchronize()
+        samples: Samples = self._wave[: self._wanted].numpy().copy()
         return samples
 
     def reset(self, row: int) -> None:
         """See FrameDecoder."""
-        self._codec.reset(row)
+        with torch.cuda.stream(self._stream):
+            self._codec.reset(row)
 
     def close(self) -> None:
         """See FrameDecoder."""
@@ -210,8 +246,15 @@ class FrameGraphs:
         most_pages = min(pool.pages, -(-model.config.max_positions // PAGE))
         sizes, slow, draw = buckets(rows), _memory(model.device), _memory(model.device)
         # The largest first: smaller ones then find room in its memory.
-        self._slow = [SlowGraph(model, pool, size, most_pages, slow) for size in reversed(sizes)][::-1]
+        longer = sorted({*sizes, *buckets(max(rows, MOST_POSITIONS))}, reverse=True)
+        self._slow = [SlowGraph(model, pool, size, most_pages, slow) for size in longer][::-1]
         self._draw = [DrawGraph(frame, model, size, spare_row, draw) for size in reversed(sizes)][::-1]
+
+    def prefill(self, sequence: CachedSequence, new: int) -> Hidden | None:
+        """As `Runner.prefill`. None, and nothing done: too many positions."""
+        if new > MOST_POSITIONS:
+            return None
+        return next(graph for graph in self._slow if graph.rows >= new).prefill(sequence, new)
 
     def decode(self, sequences: Sequence[CachedSequence]) -> Hidden:
         """As `Runner.decode`."""

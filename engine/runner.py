@@ -121,6 +121,10 @@ class Runner:
     @torch.inference_mode()
     def prefill(self, sequence: CachedSequence, new: int, gaze: Gaze | None = None) -> Hidden:
         """Compute the last `new` positions of a sequence. Returns the last one's hidden state, [1, D]."""
+        if self._graphs is not None and gaze is None:
+            hidden = self._graphs.prefill(sequence, new)
+            if hidden is not None:
+                return hidden
         attend = PagedAttention(self.pool, [sequence], [new], gaze)
         return self._slow(sequence.columns[None, :, -new:], attend, gaze)
 

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 
 from engine.api import Conversation, EngineLimits, SamplingParams
 from engine.attention import causal
-from engine.frame_graphs import buckets
+from engine.frame_graphs import MOST_POSITIONS, buckets
 from engine.fused import compiled
+from engine.kv import CachedSequence
 from engine.load import Loaded, core_of, load_model
-from engine.model import DualAR
+from engine.model import DualAR, Hidden
 from engine.random_weights import RandomWeights, write_folder
+from engine.runner import Runner
 from tests.engine.core_driver import GREEDY, Driver, Heard, assert_nothing_leaked, tiny_model
 
 SAMPLED = SamplingParams(seed=5)
@@ -70,6 +72,34 @@ def test_fixed_shapes_give_the_same_frames(s2pro: Path, params: SamplingParams) 
         for one, other in zip(plain.frames, fixed.frames, strict=False):
             assert (one.codes == other.codes).all()
             assert np.abs(one.samples - other.samples).max() < 1e-5
+
+
+@torch.inference_mode()
+def test_positions_that_run_as_rows_compute_what_a_prefill_computes(s2pro: Path) -> None:
+    """Behind pages that another sequence shares, then behind pages of its own, up to the most and beyond."""
+    loaded = tiny_model(s2pro)
+    limits, noise = EngineLimits(max_streams=2, kv_positions=2048), np.random.default_rng(0)
+    runners = [Runner(loaded.model, loaded.codec, limits, graphs=graphs) for graphs in (False, True)]
+    codebooks, frames = loaded.model.config.num_codebooks, loaded.model.config.semantic_begin
+    made: list[list[Hidden]] = [[], []]
+    columns = noise.integers(0, 8, (codebooks + 1, 400))
+    columns[0, 100:] += frames
+    for runner, out in zip(runners, made, strict=True):
+        first = CachedSequence(runner.pool, codebooks)
+        first.extend(columns[:, :40])
+        out.append(runner.prefill(first, 40))
+        twin = first.fork(37)
+        for new in (1, 5, MOST_POSITIONS, MOST_POSITIONS + 1):
+            twin.extend(columns[:, twin.length : twin.length + new])
+            out.append(runner.prefill(twin, new))
+        first.extend(columns[:, -1:])
+        out.append(runner.decode([first, twin]))
+    for plain, rows in zip(*made, strict=True):
+        assert plain.head.shape == rows.head.shape
+        assert torch.allclose(plain.head, rows.head, atol=1e-5)
+        assert torch.allclose(plain.fast, rows.fast, atol=1e-5)
+    plain_keys, row_keys = (runner.pool.keys[:, : runner.pool.spare] for runner in runners)
+    assert torch.allclose(plain_keys, row_keys, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
