@@ -169,7 +169,7 @@ def _model(folder: Path, device: torch.device, dtype: torch.dtype, quantize: str
 @torch.inference_mode()
 def _compile_products(model: DualAR) -> None:
     """Compile what products of any number of rows will run."""
-    from engine.quantize_triton import row_counts
+    from engine.products_triton import row_counts
 
     for rows in row_counts():
         x = torch.zeros(1, rows, model.config.slow.dim, device=model.device, dtype=model.dtype)

@@ -1,7 +1,7 @@
 """The slow stack's matrices in 8 or 4 bits, so that S2 Pro fits cards of 8 to 24 GB and a step reads half or a quarter as much.
 
 Knows three formats, the product with a matrix in one of them, and which modules of a block it takes the place of. Weights only: what they
-multiply stays in the model's dtype. Does not know files (`engine.checkpoint` quantises while it reads) or kernels (`quantize_triton`, which
+multiply stays in the model's dtype. Does not know files (`engine.checkpoint` quantises while it reads) or kernels (`products_triton`, which
 a GPU uses for few rows and tests hold to the path here).
 
 The fast stack, norms, embeddings and output heads keep their dtype. Nine of ten codes of a frame come from the fast stack, each drawn from
@@ -192,7 +192,7 @@ def product(
     norm: of x, first. gated: silu of the first half of the result, times the second. add: what is added at last, of the result's shape.
     """
     if x.device.type == "cuda":
-        from engine.quantize_triton import MOST_ROWS, few_rows
+        from engine.products_triton import MOST_ROWS, few_rows
 
         if len(x) <= MOST_ROWS:
             return few_rows(x, matrix, norm, gated, add)

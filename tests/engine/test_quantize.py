@@ -365,7 +365,7 @@ EXACT = [(torch.float32, 1e-6), (torch.float16, 1e-3) if INTERPRETED else (torch
 @pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
 @pytest.mark.parametrize("format", FORMATS)
 def test_kernels_multiply_as_the_plain_path(device: str, format: str, dtype: torch.dtype, most: float) -> None:
-    from engine.quantize_triton import few_rows
+    from engine.products_triton import few_rows
 
     for shape in ((72, 320), (24, 576)):
         weight = to_format(matrix(*shape).to(device), format)
@@ -378,7 +378,7 @@ def test_kernels_multiply_as_the_plain_path(device: str, format: str, dtype: tor
 
 
 def test_a_rows_result_does_not_depend_on_the_rows_beside_it(device: str) -> None:
-    from engine.quantize_triton import few_rows
+    from engine.products_triton import few_rows
 
     weight = to_format(matrix(64, 320).to(device), "int8")
     x = torch.randn(20, 320, generator=torch.Generator().manual_seed(0)).to(device)
