@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -336,23 +336,35 @@ def _fetch(repo: _Repo, file: _RemoteFile, commit: str, report: Callable[[int], 
 
 
 def _link(blob: Path, pointer: Path) -> None:
-    """Give a blob its name in a snapshot: by a link where the file system has them, else by moving it there."""
+    """Give a blob its name in a snapshot: by a link where the file system has them, else by moving it there.
+
+    Another process that does the same, or looks, never finds the name gone.
+    """
     if not blob.is_file():
         return  # a file system without links: an earlier call moved it
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    pointer.unlink(missing_ok=True)
+    new = _unseen(pointer)
+    new.unlink(missing_ok=True)
     try:
-        pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+        new.symlink_to(os.path.relpath(blob, pointer.parent))
     except OSError:
-        os.replace(blob, pointer)
+        with suppress(FileNotFoundError):  # another process was faster
+            os.replace(blob, pointer)
+    else:
+        os.replace(new, pointer)
 
 
 def _write(path: Path, text: str) -> None:
     """So that a reader sees the old text or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new = _unseen(path)
     new.write_text(text)
     os.replace(new, path)
+
+
+def _unseen(path: Path) -> Path:
+    """A name beside it that is this process's alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 @contextmanager

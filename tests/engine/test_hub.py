@@ -14,6 +14,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from engine import hub as hub_module
 from engine import transfer
 from engine.hub import (
     CorruptFile,
@@ -352,6 +353,22 @@ def test_two_processes_at_once_fetch_a_file_once(hub: Hub, cache: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) for _ in range(2)]
     assert [process.wait(timeout=180) for process in processes] == [0, 0]
     assert sum(request.sent_bytes for request in hub.gets("model.safetensors")) == len(WEIGHTS)
+
+
+def test_a_file_that_others_link_again_is_never_gone(tmp_path: Path) -> None:
+    blob, pointer = tmp_path / "blob", tmp_path / "snapshot" / "config.json"
+    blob.write_text("{}")
+    hub_module._link(blob, pointer)
+    code = (
+        "from pathlib import Path; from engine.hub import _link; "
+        f"[_link(Path({str(blob)!r}), Path({str(pointer)!r})) for _ in range(2000)]"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) for _ in range(2)]
+    while any(process.poll() is None for process in processes):
+        assert pointer.is_file()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert pointer.is_symlink() and pointer.read_text() == "{}"
+    assert os.listdir(pointer.parent) == ["config.json"]
 
 
 def complete_folder(folder: Path) -> Path:
