@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.api import Samples
-from engine.attention import Attend, grouped_attention
+from engine.attention import grouped_attention
 from engine.kv import PAGE, CachedSequence, PagePool
 from engine.model import DualAR, Hidden
 from engine.streaming import StreamingCodec
@@ -88,7 +88,6 @@ class SlowGraph:
         self._host_table = torch.zeros(1 + rows * most_pages, dtype=torch.int32, pin_memory=pinned)
         # Recorded when the device has what `_host` and `_host_table` held.
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
-        self._stride = 1
         self._fill([])
         self._step = Captured(self._compute, device, memory)
 
@@ -123,7 +122,7 @@ class SlowGraph:
         numbers[begin:] = 0
         numbers[begin:, -1] = spare * PAGE
         table[begin:] = spare
-        self._host_table[0] = self._stride = pages
+        self._host_table[0] = pages
         self._numbers.copy_(self._host, non_blocking=True)
         used = 1 + self.rows * pages
         self._table[:used].copy_(self._host_table[:used], non_blocking=True)
@@ -134,27 +133,66 @@ class SlowGraph:
     def _compute(self) -> Hidden:
         columns, positions = self._numbers[:, : self._width, None], self._numbers[:, self._width, None]
         x = self._model.embed(columns)
-        return self._model.slow(x, positions, self._attention((positions[:, 0] + 1).int())).at(-1)
+        attend = _PagedInPlace if _has_kernels(x.device) else _PagedByCopies
+        stride, table = self._table[:1], self._table[1:]
+        lengths = (positions[:, 0] + 1).int()
+        return self._model.slow(x, positions, attend(self._pool, self._numbers[:, -1], table, stride, lengths)).at(-1)
 
-    def _attention(self, lengths: Tensor) -> Attend:
-        """lengths: int32 [rows], of what each sees."""
-        pool, slots = self._pool, self._numbers[:, -1]
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            into_keys, into_values = pool.slots[layer]
-            into_keys.index_copy_(0, slots, k[:, 0])
-            into_values.index_copy_(0, slots, v[:, 0])
-            keys, values = pool.keys[layer], pool.values[layer]
-            if q.device.type == "cuda":
-                from engine.paged_triton import attend
+def _has_kernels(device: torch.device) -> bool:
+    return device.type == "cuda"
 
-                splits = max(1, min(_MOST_SPLITS, _PROGRAMS // (self.rows * k.shape[2])))
-                return attend(q[:, 0], keys, values, self._table[1:], self._table[:1], lengths, splits)[:, None]
-            table = self._table[1 : 1 + self.rows * self._stride].view(self.rows, -1).long()
-            mask = torch.arange(self._stride * PAGE) < lengths[:, None]
-            return grouped_attention(q, keys[table].flatten(1, 2), values[table].flatten(1, 2), mask[:, None, None])
 
-        return attend
+class _PagedByCopies:
+    """`attend` of one step over pages, on a CPU."""
+
+    def __init__(self, pool: PagePool, slots: Tensor, table: Tensor, stride: Tensor, lengths: Tensor) -> None:
+        """slots: int64 [R], where each row writes. table: int32, begins with the rows' pages, one row after the other.
+
+        stride: int32 [1], pages of a row. lengths: int32 [R], of what each row sees, itself included.
+        """
+        self._pool, self._slots, self._table, self._stride, self._lengths = pool, slots, table, stride, lengths
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See PagedAttention, with one position a row."""
+        self._write(layer, k, v)
+        table = self._table[: len(q) * int(self._stride)].view(len(q), -1).long()
+        keys, values = (cache[layer][table].flatten(1, 2) for cache in (self._pool.keys, self._pool.values))
+        mask = torch.arange(keys.shape[1]) < self._lengths[:, None]
+        return grouped_attention(q, keys, values, mask[:, None, None])
+
+    def _write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        for cache, new in zip(self._pool.slots[layer], (k, v), strict=True):
+            cache.index_copy_(0, self._slots, new[:, 0])
+
+
+class _PagedInPlace(_PagedByCopies):
+    """The same on a GPU, where nothing is copied."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See PagedAttention, with one position a row."""
+        from engine.paged_triton import attend
+
+        self._write(layer, k, v)
+        keys, values = self._pool.keys[layer], self._pool.values[layer]
+        splits = _splits(len(q), k.shape[2])
+        return attend(q[:, 0], keys, values, self._table, self._stride, self._lengths, splits)[:, None]
+
+    def turned(self, layer: int, qkv: Tensor, turn: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+        """See `engine.fused.Turned`."""
+        from engine.turned_triton import attend_pages
+
+        keys, values = self._pool.keys[layer], self._pool.values[layer]
+        rows = len(qkv)
+        return attend_pages(
+            qkv, turn, gain, eps, keys, values, self._slots, self._table, self._stride, self._lengths,
+            _splits(rows, keys.shape[2]), apart=rows == 1,
+        )  # fmt: skip
+
+
+def _splits(rows: int, kv_heads: int) -> int:
+    """Among how many programs the keys of a row are shared out."""
+    return max(1, min(_MOST_SPLITS, _PROGRAMS // (rows * kv_heads)))
 
 
 class DrawGraph:
