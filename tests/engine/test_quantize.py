@@ -113,7 +113,7 @@ def test_parts_of_a_matrix_may_be_rounded_one_by_one(format: str, monkeypatch: p
 CASES = [(1, False, False, False), (3, True, True, False), (5, True, False, True), (40, False, True, True)]
 
 
-def case(rows: int, norm: bool, gated: bool, add: bool, weight: Quantized, dtype: torch.dtype, device: str):  # type: ignore[no-untyped-def]
+def case(rows: int, norm: bool, gated: bool, add: bool, weight: Quantized | Tensor, dtype: torch.dtype, device: str):  # type: ignore[no-untyped-def]
     """Arguments of a product, and its result in float64."""
     outputs, columns = weight.shape
     noise = torch.Generator().manual_seed(rows)
@@ -124,7 +124,8 @@ def case(rows: int, norm: bool, gated: bool, add: bool, weight: Quantized, dtype
     exact = x.double()
     if before is not None:
         exact = F.rms_norm(exact, (columns,), before.weight.double(), before.eps)
-    exact = exact @ weight.dequantized(torch.float32).double().T
+    whole = weight if isinstance(weight, Tensor) else weight.dequantized(torch.float32)
+    exact = exact @ whole.double().T
     if gated:
         exact = F.silu(exact[:, :result]) * exact[:, result:]
     return (x, weight, before, gated, added), exact if added is None else exact + added.double()
@@ -369,6 +370,20 @@ def test_kernels_multiply_as_the_plain_path(device: str, format: str, dtype: tor
 
     for shape in ((72, 320), (24, 576)):
         weight = to_format(matrix(*shape).to(device), format)
+        for rows, norm, gated, add in (*CASES, (1, True, True, True), (17, True, True, True)):
+            given, exact = case(rows, norm, gated, add, weight, dtype, device)
+            found = few_rows(*given)
+            assert found.dtype == dtype
+            assert found.shape == exact.shape
+            assert far(found, exact) < most
+
+
+@pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
+def test_kernels_multiply_by_plain_matrices(device: str, dtype: torch.dtype, most: float) -> None:
+    from engine.products_triton import few_rows
+
+    for shape in ((72, 320), (24, 1100)):
+        weight = matrix(*shape).to(device, dtype)
         for rows, norm, gated, add in (*CASES, (1, True, True, True), (17, True, True, True)):
             given, exact = case(rows, norm, gated, add, weight, dtype, device)
             found = few_rows(*given)
