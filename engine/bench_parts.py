@@ -1,50 +1,33 @@
-"""What `python -m engine.bench` measures: the pieces of a step, prefill, the roof, and streams that are listened to.
+"""What `python -m engine.bench` measures piece by piece: a step for some rows, prefill, the codec, and how many streams a step carries.
 
-Knows how to set up and time each. Does not know the command line, nor clocks: `now` gives monotonic seconds.
+Knows how to set up and time each, and the roof. Streams that are listened to are in `engine.bench_serving`. Does not know the command line,
+nor clocks: `now` gives monotonic seconds.
 """
 
 from __future__ import annotations
 
-import heapq
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from engine import commands as c
-from engine.api import Codes, Conversation, EngineLimits, Frame, Reference, SamplingParams, SpokenSegment, Voice
-from engine.core import EngineCore
+from engine.api import Codes, EngineLimits, SamplingParams
+from engine.bench_serving import Now, Setting
 from engine.frame_graphs import Captured
 from engine.heads import Head
-from engine.kv import CachedSequence, Columns
+from engine.kv import PAGE, CachedSequence, Columns
 from engine.load import Loaded
 from engine.model import Hidden
-from engine.roof import copy_bandwidth, step_bytes
+from engine.pace import MARGIN
+from engine.roof import SERVED_BYTES, copy_bandwidth, step_bytes
 from engine.runner import FrameDrawn, Runner
 from engine.streaming import StreamingCodec
 
-Now = Callable[[], float]
-
-TEXT_CHARS = 90  # of a turn: 6 s where ends are forced
-LEAD_FRAMES = 43  # that a listener lets the engine be ahead: two seconds
-WARM_UP_S = 8.0  # streams begin within, or all of them would prefill in the same step
-TURNS = 4  # of a conversation; then the stream begins another
-GAP_S = 0.5  # between a stream's turns
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How a load is made."""
-
-    streams: int
-    prefix: int = 300  # positions of a voice
-    history: int = (
-        350  # mean positions of text and speech behind it; of each stream between a third and five thirds of it
-    )
-    seed: int = 0
+FRAMES = 20  # measured of each number of streams while it is looked for
+FIRST_FRAMES = 3  # not measured
 
 
 def sync(device: torch.device) -> None:
@@ -53,14 +36,22 @@ def sync(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def bandwidth(device: torch.device, now: Now) -> float:
-    """Bytes a second of a large copy, read and written counted both."""
+def bandwidth(device: torch.device, now: Now, little: bool = False) -> float:
+    """Bytes a second of a large copy, read and written counted both. little: a smaller one, where memory is short.
+
+    Leaves no trace in a device's peaks of memory.
+    """
 
     def done() -> float:
         sync(device)
         return now()
 
-    return copy_bandwidth(device, 1 << (32 if device.type == "cuda" else 26), done)
+    if device.type != "cuda":
+        return copy_bandwidth(device, 1 << 26, done)
+    found = copy_bandwidth(device, SERVED_BYTES if little else 1 << 32, done)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return found
 
 
 def frame_bytes(loaded: Loaded, positions: int) -> dict[str, int]:
@@ -68,35 +59,65 @@ def frame_bytes(loaded: Loaded, positions: int) -> dict[str, int]:
     return step_bytes(loaded.model, loaded.codec.config.codebook_size, positions)
 
 
+def lengths_of(setting: Setting) -> list[int]:
+    """Positions of each stream."""
+    rng = random.Random(setting.seed)
+    return [setting.prefix + max(1, round(setting.history * rng.uniform(1 / 3, 5 / 3))) for _ in range(setting.streams)]
+
+
+def pool_of(lengths: Sequence[int], frames: int) -> int:
+    """Positions of a cache that rows of these lengths fit into, and so many frames of each."""
+    return PAGE * sum(-(-(length + frames) // PAGE) + 1 for length in lengths)
+
+
 class Steps:
     """Rows that decode, frame after frame, without prompts or listeners. Their keys and values are zeros: time does not see them."""
 
-    def __init__(self, loaded: Loaded, setting: Setting, graphs: bool, heads: Sequence[Head] = ()) -> None:
-        rng = random.Random(setting.seed)
-        lengths = [
-            setting.prefix + max(1, round(setting.history * rng.uniform(1 / 3, 5 / 3))) for _ in range(setting.streams)
-        ]
-        self.positions = sum(lengths)
-        pages = sum(-(-(length + 400) // 32) + 2 for length in lengths)
-        limits = EngineLimits(max_streams=setting.streams, kv_positions=32 * pages)
+    def __init__(self, loaded: Loaded, limits: EngineLimits, graphs: bool, heads: Sequence[Head] = ()) -> None:
+        """limits: rows, and positions of the cache. No row decodes until it is held."""
         self.runner = Runner(loaded.model, loaded.codec, limits, heads=heads, graphs=graphs)
         self._loaded, self._graphs = loaded, graphs
+        self.most = limits.max_streams
         self.device = loaded.model.device
-        self.rows = list(range(setting.streams))
-        codebooks = loaded.model.config.num_codebooks
-        self._sequences = []
+        self.rows: list[int] = []
+        self._lengths: list[int] = []
+        self._sequences: list[CachedSequence] = []
+        self._columns: list[Columns] = []
+        self._decoding = False
+
+    @property
+    def positions(self) -> int:
+        """Of all rows that decode, when they began."""
+        return sum(self._lengths[: len(self.rows)])
+
+    def hold(self, lengths: Sequence[int]) -> None:
+        """Rows of so many positions decode from now on, and nothing else."""
+        self._finish()
+        for sequence in self._sequences:
+            sequence.truncate(0)
+        self._lengths, self._sequences = list(lengths), []
+        codebooks = self._loaded.model.config.num_codebooks
         for row, length in enumerate(lengths):
             sequence = CachedSequence(self.runner.pool, codebooks)
             sequence.extend(np.zeros((codebooks + 1, length), np.int64))
             self._sequences.append(sequence)
             self.runner.open_row(row, SamplingParams(seed=row), 0)
-        self._columns: list[Columns] = [np.zeros((codebooks + 1, 1), np.int64) for _ in lengths]
+        self._columns = [np.zeros((codebooks + 1, 1), np.int64) for _ in lengths]
+        self.rows = list(range(len(lengths)))
+
+    def only(self, rows: int) -> None:
+        """Of those that are held the first ones decode, from where they began."""
+        self._finish()
+        for sequence, length in zip(self._sequences, self._lengths, strict=True):
+            sequence.truncate(length)
+        self.rows = list(range(rows))
 
     def slow(self) -> Hidden:
         """One slow step."""
-        for sequence, column in zip(self._sequences, self._columns, strict=True):
+        speaking = self._sequences[: len(self.rows)]
+        for sequence, column in zip(speaking, self._columns, strict=False):
             sequence.extend(column)
-        return self.runner.decode(self._sequences)
+        return self.runner.decode(speaking)
 
     def draw(self, hidden: Hidden) -> Codes:
         """Draws and fast loop. Returns codes [B, K]."""
@@ -110,8 +131,34 @@ class Steps:
 
     def codec(self, codes: Codes) -> None:
         """The codec's frame."""
+        self._finish()
         self.runner.decoder.start(codes, self.rows)
         self.runner.decoder.finish()
+
+    def frame(self) -> None:
+        """A whole step as the core makes it: where the codec works beside, the frame before is waited for when this one is drawn."""
+        codes = self.draw(self.slow())
+        self._finish()
+        self.runner.decoder.start(codes, self.rows)
+        self._decoding = True
+        if not self.runner.decoder.beside:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._decoding:
+            self.runner.decoder.finish()
+            self._decoding = False
+
+    def frames(self, count: int, now: Now) -> list[float]:
+        """Milliseconds of each frame."""
+        times = []
+        for number in range(-FIRST_FRAMES, count):
+            begun = now()
+            self.frame()
+            took = 1000 * (now() - begun)
+            if number >= 0:
+                times.append(took)
+        return times
 
     def sampling(self) -> Callable[[], object]:
         """All draws of a frame from logits that do not change, without the fast stack between them."""
@@ -136,9 +183,9 @@ class Steps:
 
     def pieces(self, steps: int, now: Now) -> dict[str, list[float]]:
         """Milliseconds of each piece, waiting for the device after each; `all` without, but for the waits that a step has."""
-        out: dict[str, list[float]] = {name: [] for name in ("slow", "draw", "codec", "sampling", "all")}
+        out: dict[str, list[float]] = {name: [] for name in ("slow", "draw", "codec", "sampling")}
         sampling = self.sampling()
-        for number in range(-3, steps):
+        for number in range(-FIRST_FRAMES, steps):
             ends = [now()]
             hidden = self.slow()
             sync(self.device)
@@ -150,18 +197,51 @@ class Steps:
             sampling()
             sync(self.device)
             ends.append(now())
-            self.codec(self.draw(self.slow()))
-            ends.append(now())
             if number >= 0:
                 for name, begun, end in zip(out, ends, ends[1:], strict=False):
                     out[name].append(1000 * (end - begun))
-        return out
+        return out | {"all": self.frames(steps, now)}
 
 
-def prefills(loaded: Loaded, lengths: Sequence[int], repeats: int, now: Now) -> Iterator[tuple[int, list[float]]]:
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """How many streams of one length a step carries."""
+
+    positions: int  # of each
+    streams: int  # 0: not one
+    bound: str  # what keeps one more out: "time", "memory" or "rows"
+    ms: list[float]  # of its frames
+
+
+def carried(steps: Steps, positions: int, frame_s: float, now: Now) -> Carried:
+    """Look for the most rows of `positions` each with which 19 of 20 frames take less than nine tenths of `frame_s`.
+
+    Found to 3 %. steps: with as many rows, and as large a cache, as there may be.
+    """
+    room = steps.runner.pool.pages // (pool_of([positions], FRAMES + FIRST_FRAMES) // PAGE)
+    most, bound = min(steps.most, room), "memory" if room < steps.most else "rows"
+    steps.hold([positions] * most)
+    good: tuple[int, list[float]] = (0, [])
+    least, beyond = 0, most + 1
+    trial = most
+    while beyond - least > max(1, least // 32):
+        steps.only(trial)
+        times = steps.frames(FRAMES, now)
+        if sorted(times)[math.ceil(0.95 * FRAMES) - 1] <= 1000 * (1 - MARGIN) * frame_s:
+            least, good = trial, (trial, times)
+        else:
+            beyond, bound = trial, "time"
+        trial = (least + beyond) // 2
+    return Carried(positions, good[0], bound, good[1])
+
+
+def prefills(
+    loaded: Loaded, lengths: Sequence[int], repeats: int, now: Now, graphs: bool = False
+) -> Iterator[tuple[int, list[float]]]:
     """(positions, milliseconds of each repeat), for one row at a time."""
     limits = EngineLimits(max_streams=1, kv_positions=max(lengths) + 64)
-    runner, codebooks = Runner(loaded.model, loaded.codec, limits), loaded.model.config.num_codebooks
+    runner = Runner(loaded.model, loaded.codec, limits, graphs=graphs)
+    codebooks = loaded.model.config.num_codebooks
     for length in lengths:
         times = []
         for _ in range(repeats + 1):
@@ -198,122 +278,3 @@ def codec_in_tf32(loaded: Loaded, rows: int, frames: int, now: Now) -> dict[str,
     error = (waves[1] - waves[0]).square().mean()
     out["snr_db"] = float(10 * torch.log10(waves[0].square().mean() / error.clamp(min=1e-20)))
     return out
-
-
-@dataclass(slots=True)
-class Heard:
-    """A turn as its listener hears it."""
-
-    stream: int
-    new: bool  # the first of its conversation, whose history must be prefilled
-    pushed_at: float
-    measured: bool
-    first_at: float | None = None
-    frames: int = 0
-    short_s: float = 0.0  # how late the latest frame was
-    allowed: int = 0
-
-
-@dataclass(slots=True)
-class Served:
-    """What listeners heard after the warm-up."""
-
-    first_ms: list[float] = field(default_factory=list)  # from the text to the first frame, where only the text is new
-    first_new_ms: list[float] = field(default_factory=list)  # where the history is new, too, and only the voice known
-    short_ms: list[float] = field(default_factory=list)  # of each turn
-    step_ms: list[float] = field(default_factory=list)
-    frames: int = 0
-    elapsed_s: float = 0.0
-    failed: list[str] = field(default_factory=list)
-
-
-class Serving:
-    """Streams in real time: each speaks a turn, pauses, speaks the next; in one thread with the engine's core."""
-
-    def __init__(self, core: EngineCore, setting: Setting, entries: int, now: Now) -> None:
-        """entries: that every codebook has."""
-        self._core, self._setting, self._now = core, setting, now
-        self._rng = random.Random(setting.seed)
-        frames = max(1, setting.prefix - 100)  # some 100 positions are the template and the transcript
-        self._codes = np.random.default_rng(setting.seed)
-        self._most = entries
-        self._voice = Voice("bench", (Reference("A voice.", self._random_codes(frames)),))
-        self._keys = count(1)
-        self._turns: dict[int, Heard] = {}
-        self._numbers = [0] * setting.streams
-        self._histories: list[tuple[SpokenSegment, ...]] = [self._history() for _ in range(setting.streams)]
-        self.served = Served()
-
-    def _random_codes(self, frames: int) -> Codes:
-        return self._codes.integers(0, self._most, (self._core.info.codebooks, frames)).astype(np.int16)
-
-    def _history(self) -> tuple[SpokenSegment, ...]:
-        positions = round(self._setting.history * self._rng.uniform(1 / 3, 5 / 3))
-        return (SpokenSegment(self._text(), self._random_codes(positions)),) if positions else ()
-
-    def _text(self) -> str:
-        words: list[str] = []
-        while sum(map(len, words)) + len(words) < TEXT_CHARS:
-            words.append("".join(self._rng.choice("abcdefghijklmnoprstuvwy") for _ in range(self._rng.randint(2, 8))))
-        return " ".join(words) + "."
-
-    def run(self, seconds: float, warm_up_s: float = WARM_UP_S) -> Served:
-        """Measure for `seconds`, after a warm-up in which streams begin one after the other."""
-        begun = self._now()
-        waiting = [(begun + self._rng.uniform(0, warm_up_s), n) for n in range(self._setting.streams)]
-        heapq.heapify(waiting)
-        measured_from = begun + warm_up_s
-        while (now := self._now()) < measured_from + seconds:
-            while waiting and waiting[0][0] <= now:
-                self._begin(heapq.heappop(waiting)[1], now, now >= measured_from)
-            self._credit(now)
-            if not self._core.has_work():
-                continue
-            report = self._core.step()
-            after = self._now()
-            if now >= measured_from:
-                self.served.step_ms.append(1000 * (after - now))
-            for key, event in report.events:
-                if isinstance(event, Frame):
-                    self._hear(self._turns[key], after, after >= measured_from)
-                elif isinstance(event, c.Ended):
-                    turn = self._turns.pop(key)
-                    self._end(turn, event)
-                    heapq.heappush(waiting, (after + GAP_S, turn.stream))
-        self.served.elapsed_s = seconds
-        for turn in self._turns.values():
-            self._end(turn, c.Ended())
-        return self.served
-
-    def _begin(self, stream: int, now: float, measured: bool) -> None:
-        key, number = next(self._keys), self._numbers[stream]
-        self._numbers[stream] += 1
-        conversation = Conversation(f"{stream}-{number // TURNS}", self._histories[stream])
-        self._core.handle(c.Open(key, conversation, self._voice, SamplingParams(seed=stream), number))
-        self._core.handle(c.Push(key, self._text()))
-        self._core.handle(c.Finish(key))
-        self._turns[key] = Heard(stream, number % TURNS == 0, now, measured)
-
-    def _credit(self, now: float) -> None:
-        for key, turn in self._turns.items():
-            played = 0 if turn.first_at is None else int((now - turn.first_at) / self._core.info.frame_s)
-            if played + LEAD_FRAMES > turn.allowed:
-                turn.allowed = played + LEAD_FRAMES
-                self._core.handle(c.Allow(key, turn.allowed))
-
-    def _hear(self, turn: Heard, now: float, measured: bool) -> None:
-        if turn.first_at is None:
-            turn.first_at = now
-            if turn.measured:
-                into = self.served.first_new_ms if turn.new else self.served.first_ms
-                into.append(1000 * (now - turn.pushed_at))
-        due = turn.first_at + turn.frames * self._core.info.frame_s
-        turn.short_s = max(turn.short_s, now - due)
-        turn.frames += 1
-        self.served.frames += measured
-
-    def _end(self, turn: Heard, ended: c.Ended) -> None:
-        if ended.error is not None:
-            self.served.failed.append(str(ended.error))
-        elif turn.measured and turn.first_at is not None:
-            self.served.short_ms.append(1000 * turn.short_s)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.api import EngineLimits
-from engine.bench import limit_memory, main, peak_memory, spread
-from engine.bench_parts import Serving, Setting, frame_bytes
-from engine.load import Loaded, core_of, load_model, warm_up
+from engine.bench import limit_memory, main, peak_memory
+from engine.bench_parts import frame_bytes
+from engine.bench_rows import PARTS, spread
+from engine.load import Loaded, load_model
 from engine.random_weights import write_folder
 
 
@@ -24,8 +24,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 def test_every_part_is_measured_and_the_last_line_says_so(
     graphs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = "--random-weights tiny --device cpu --streams 2 --steps 3 --prefix 40 --history 20 --prefill 32 --warm-up 0 --seconds 0.5"
-    parts = ["--parts", "pieces", "prefill", "codec", "serve", "--json", str(tmp_path / "out.json")]
+    command = (
+        "--random-weights tiny --device cpu --streams 2 --steps 3 --prefix 40 --history 20 --prefill 32 --warm-up 0.2 --seconds 0.5 "
+        "--newcomers 8 --newcomer-positions 60 --cancels 20 --recording 0.3 --positions 64 128"
+    )
+    parts = ["--parts", *PARTS, "--json", str(tmp_path / "out.json")]
     assert main([*command.split(), *graphs, *parts, "--profile", str(tmp_path / "profile")]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result == json.loads((tmp_path / "out.json").read_text())
@@ -34,7 +37,17 @@ def test_every_part_is_measured_and_the_last_line_says_so(
     assert pieces["all"]["roof"] > 0
     assert result["prefill"][0]["positions"] == 32 and result["prefill"][0]["p50"] > 0
     assert result["codec"][0]["snr_db"] > 50
-    assert result["serve"][0]["failed"] == 0 and result["serve"][0]["frames_s"] > 0
+    loads = {row["load"]: row for row in result["serve"]}
+    assert all(row["failed"] == 0 and row["frames_s"] > 0 for row in loads.values())
+    assert loads["beside newcomers"]["newcomer_first_ms"]["n"] > 0
+    assert loads["interrupted"]["cancel_ms"]["p50"] > 0
+    assert {row["positions"]: row["streams"] in (0, 1, 2) for row in result["capacity"]} == {64: True, 128: True}
+    (clone,) = result["clone"]
+    assert clone["ready_ms"]["p50"] > 0 and clone["computed"] == clone["positions"] and not any(clone["known_turn"])
+    assert [row["positions"] for row in result["memory"][1:]] == [64, 128]
+    assert result["ready"][0]["core_s"] > 0 and result["load_s"] > 0 and result["python_s"] > 0
+    assert result["compiled"]["functions"] == 0, "nothing is fused"
+    assert "files" in result["compile_caches_after"]["torch"]
     assert (tmp_path / "profile" / "steps-2.json.gz").stat().st_size > 0
     assert "aten::" in (tmp_path / "profile" / "steps-2.txt").read_text()
 
@@ -46,17 +59,6 @@ def test_a_frame_reads_the_slow_stack_once_and_the_fast_one_for_every_residual_c
     fast = sum(p.numel() for p in tiny.model.fast_layers.parameters() if p.dim() == 2)
     assert sizes["fast"] == 3 * 4 * (fast + 32 * 64)
     assert sizes["kv"] == 100 * 2 * 2 * 2 * 16 * 4
-
-
-def test_a_listener_is_short_by_what_the_engine_is_late(tiny: Loaded) -> None:
-    """Time stands still in a step but for what the clock adds: 30 ms at each look, some 16 of them too many for a frame of 16 ms."""
-    ticks = iter(range(1_000_000))
-    core = core_of(tiny, EngineLimits(max_streams=1, kv_positions=4096))
-    warm_up(core)
-    served = Serving(core, Setting(1, 120, 0), 32, lambda: 0.03 * next(ticks)).run(20, warm_up_s=0)
-    assert served.short_ms and max(served.short_ms) > 50
-    assert all(first >= 30 for first in [*served.first_ms, *served.first_new_ms])
-    assert not served.failed
 
 
 def test_percentiles_are_values_that_occurred() -> None:
