@@ -142,10 +142,12 @@ class StreamingEncoder:
     which changes codes. Shares the quantiser's small weights with the codec and copies the others.
     """
 
-    def __init__(self, codec: offline.Codec, rows: int = 1) -> None:
+    def __init__(self, codec: offline.Codec, rows: int = 1, chunk_frames: int = CHUNK_FRAMES) -> None:
+        """chunk_frames: as CHUNK_FRAMES. Where a call costs much however short it is, more are faster."""
         layout = Layout()
         self.rows, self.codebooks, self.frame_samples = rows, codec.codebooks, codec.frame_samples
-        self._layers = list(_encoder(layout, codec))
+        self._chunk_samples = chunk_frames * codec.frame_samples
+        self._layers = list(_encoder(layout, codec, chunk_frames))
         self._stages = codec.quantizer.stages()
         device = self._stages[0].codebook.weight.device
         self._states = RowStates(rows, layout, device)
@@ -163,7 +165,7 @@ class StreamingEncoder:
             raise ValueError(
                 f"samples {list(samples.shape)} are not {len(rows)} rows of frames of {self.frame_samples}"
             )
-        chunks = torch.split(samples, CHUNK_FRAMES * self.frame_samples, dim=1)
+        chunks = torch.split(samples, self._chunk_samples, dim=1)
         return torch.cat([self._encode(chunk, rows) for chunk in chunks], dim=2)
 
     def push(self, samples: Tensor, row: int = 0) -> Tensor:
@@ -241,7 +243,7 @@ def _decoder(layout: Layout, codec: offline.Codec) -> dict[str, list[Layer]]:
     return parts
 
 
-def _encoder(layout: Layout, codec: offline.Codec) -> Iterator[Layer]:
+def _encoder(layout: Layout, codec: offline.Codec, chunk_frames: int) -> Iterator[Layer]:
     """Waveform [B * L, 1] to what is quantised."""
     blocks, positions = codec.encoder.block, codec.frame_samples  # positions a frame
     first = child(blocks, 0, offline.CausalConv)
@@ -258,7 +260,7 @@ def _encoder(layout: Layout, codec: offline.Codec) -> Iterator[Layer]:
         yield SnakeProduct(Snake(alpha, pending), CausalProduct(layout, taps, bias if attends else None))
         pending = None if attends else bias
         if attends:
-            yield Transformer(layout, child(block, 5, offline.WindowTransformer), positions, CHUNK_FRAMES)
+            yield Transformer(layout, child(block, 5, offline.WindowTransformer), positions, chunk_frames)
     at = len(blocks) - 2
     alpha, last = alpha_of(child(blocks, at, offline.Snake)), child(blocks, at + 1, offline.CausalConv)
     final = CausalProduct(layout, conv_taps(last) / alpha[:, None], bias_of(last.conv))
@@ -268,4 +270,4 @@ def _encoder(layout: Layout, codec: offline.Codec) -> Iterator[Layer]:
         conv = child(pair, 0, offline.CausalConv)
         yield CausalProduct(layout, conv_taps(conv), bias_of(conv.conv))
         yield ConvNext(layout, child(pair, 1, offline.ConvNextBlock))
-    yield Transformer(layout, codec.quantizer.pre_module, 1, CHUNK_FRAMES)
+    yield Transformer(layout, codec.quantizer.pre_module, 1, chunk_frames)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from engine import commands as c
+from engine import jobs
 from engine.api import Conversation, EngineError, SynthesisFailed
 from engine.core import JOB_PATIENCE, EngineCore
-from engine.jobs import SLICE_FRAMES, resampled
+from engine.jobs import GPU_SLICE_FRAMES, SLICE_FRAMES, resampled
 from engine.resample import resample
 from tests.engine.core_driver import Driver, random_codes, tiny_core, tiny_model
 
@@ -74,6 +75,23 @@ def test_a_recording_in_pieces_and_slices_encodes_as_the_offline_codec_does(s2pr
         expected = tiny_model(s2pro).codec.encode(torch.from_numpy(padded)[None])[0]
     got = Results(core).run().of(1)
     assert got.dtype == np.int16 and (got == expected.numpy()).all()
+
+
+def test_larger_slices_give_the_same_codes(s2pro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = tone(5 * SLICE_FRAMES * FRAME + 5)
+    results = []
+    for frames in (SLICE_FRAMES, 2 * SLICE_FRAMES):
+        monkeypatch.setattr(jobs, "slice_frames", lambda device, frames=frames: frames)
+        core = tiny_core(s2pro)
+        send(core, 1, recording)
+        results.append(Results(core).run())
+    assert (results[0].of(1) == results[1].of(1)).all()
+    assert len(results[1].pieces[1]) < len(results[0].pieces[1])
+
+
+@pytest.mark.parametrize(("device", "frames"), [("cpu", SLICE_FRAMES), ("cuda", GPU_SLICE_FRAMES)])
+def test_a_slice_on_a_gpu_is_larger(device: str, frames: int) -> None:
+    assert jobs.slice_frames(torch.device(device)) == frames
 
 
 def test_a_recording_at_another_rate_is_resampled_first(s2pro: Path) -> None:
