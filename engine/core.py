@@ -286,7 +286,10 @@ class EngineCore:
             gazes = [*gaze, *gazes]
             hidden = [self._runner.decode([stream.extendable for stream in decoding], *gaze), *hidden]
         segments = [stream.current for stream in speaking]
-        drawn = self._runner.draw(hidden, [stream.row for stream in speaking]) if speaking else []
+        drawn: Sequence[Drawn] = []
+        if speaking:
+            rows, sequences = zip(*((stream.row, stream.extendable) for stream in speaking), strict=True)
+            drawn = self._runner.draw(hidden, rows, sequences)
         self._deliver()
         self._settle(speaking, segments, drawn, [look for gaze in gazes for look in gaze.looks()])
         if not self._decoder.beside:

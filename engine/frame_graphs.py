@@ -12,6 +12,7 @@ share their pages, and each sees those before it, as all keys of a layer are wri
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from engine.api import Samples
 from engine.attention import grouped_attention
-from engine.kv import PAGE, CachedSequence, PagePool
+from engine.kv import PAGE, CachedSequence, Columns, PagePool
 from engine.model import DualAR, Hidden
 from engine.streaming import StreamingCodec
 
@@ -35,6 +36,8 @@ _MOST_SPLITS = 32
 # Of a prefill that runs as rows: the text of a segment. Each row reads all keys before it for itself, which costs more than launches do
 # where there are many.
 MOST_POSITIONS = 128
+_NEWEST = 0.1  # weight of the latest step ahead in the share of those that were of use
+_WORTH_IT = 0.6  # that share: a step ahead saves a part of a step's time, and one in vain costs all of it
 
 
 def buckets(rows: int) -> list[int]:
@@ -93,28 +96,37 @@ class SlowGraph:
 
     def run(self, sequences: Sequence[CachedSequence]) -> Hidden:
         """As `Runner.decode`, with no gaze. Valid until the next call of a graph with the same memory."""
-        self._fill([(sequence, 1) for sequence in sequences])
-        hidden = self._step()
-        return Hidden(hidden.head[: len(sequences)], hidden.fast[: len(sequences)])
+        self._fill([(sequence, sequence.length - 1, sequence.length) for sequence in sequences])
+        return self._hidden(len(sequences))
+
+    def follow(self, sequences: Sequence[CachedSequence], columns: Tensor) -> Hidden:
+        """The same for the positions that come next, where there is room for them. columns: int64 [>= B, K + 1], on the device."""
+        self._fill([(sequence, sequence.length, sequence.length + 1) for sequence in sequences])
+        self._numbers[: len(sequences), : self._width] = columns[: len(sequences)]
+        return self._hidden(len(sequences))
 
     def prefill(self, sequence: CachedSequence, new: int) -> Hidden:
         """As `Runner.prefill`, with no gaze, for at most `rows` positions. The result is the caller's."""
-        self._fill([(sequence, new)])
+        self._fill([(sequence, sequence.length - new, sequence.length)])
         hidden = self._step()
         return Hidden(hidden.head[new - 1 : new].clone(), hidden.fast[new - 1 : new].clone())
 
-    def _fill(self, parts: Sequence[tuple[CachedSequence, int]]) -> None:
-        """parts: sequences, and how many of each one's last positions are rows."""
+    def _hidden(self, rows: int) -> Hidden:
+        hidden = self._step()
+        return Hidden(hidden.head[:rows], hidden.fast[:rows])
+
+    def _fill(self, parts: Sequence[tuple[CachedSequence, int, int]]) -> None:
+        """parts: sequences, and the first of each one's positions that are rows, and the one behind the last."""
         if self._copied is not None:
             self._copied.synchronize()  # two prefills may follow each other without a wait between them
-        spare, pages = self._pool.spare, max((len(row.pages) for row, _ in parts), default=1)
+        spare, pages = self._pool.spare, max((len(row.pages) for row, *_ in parts), default=1)
         numbers = self._host.numpy()
         table = self._host_table.numpy()[1 : 1 + self.rows * pages].reshape(self.rows, pages)
         begin = 0
-        for row, new in parts:
-            end, own = begin + new, np.asarray(row.pages)
-            positions = np.arange(row.length - new, row.length)
-            numbers[begin:end, : self._width] = row.columns[:, -new:].T
+        for row, first, last in parts:
+            end, own = begin + last - first, np.asarray(row.pages)
+            positions = np.arange(first, last)
+            numbers[begin:end, : self._width] = row.columns[:, first:].T if last <= row.length else 0
             numbers[begin:end, -2] = positions
             numbers[begin:end, -1] = own[positions // PAGE] * PAGE + positions % PAGE
             table[begin:end, : len(own)] = own
@@ -209,8 +221,8 @@ class DrawGraph:
         self._index = torch.full((rows,), spare_row, device=model.device)
         self._step = Captured(lambda: frame(self._hidden, self._index), model.device, memory)
 
-    def run(self, parts: Sequence[Hidden], rows: Sequence[int]) -> npt.NDArray[np.int64]:
-        """[B, K + 2] on the host, as `Frame` says. Waits for the device."""
+    def run(self, parts: Sequence[Hidden], rows: Sequence[int]) -> Tensor:
+        """[>= B, K + 2] on the device, as `Frame` says. Valid until the next call of a graph with the same memory."""
         at = 0
         for part in parts:
             end = at + len(part.head)
@@ -220,8 +232,7 @@ class DrawGraph:
             at = end
         padded = [*rows, *[self._spare] * (self.rows - len(rows))]
         self._index.copy_(torch.tensor(padded), non_blocking=True)
-        out: npt.NDArray[np.int64] = self._step().cpu().numpy()[: len(rows)]
-        return out
+        return self._step()
 
 
 class GraphedDecoder:
@@ -276,8 +287,39 @@ class GraphedDecoder:
         """See FrameDecoder."""
 
 
+@dataclass(slots=True)
+class _Ahead:
+    """The slow step after a draw, begun before the host knew what was drawn."""
+
+    rows: dict[int, int]  # by id of the sequence
+    sequences: Sequence[CachedSequence]  # keeps those ids theirs
+    slots: Sequence[int]  # where each wrote
+    hidden: Hidden | None  # None: only to see whether it would have been the right one
+    columns: Columns  # [B, K + 1], what was drawn
+
+    def of(self, sequences: Sequence[CachedSequence]) -> list[int] | None:
+        """The rows that computed the last positions of these. None: not all of them were computed, or not from what they are now."""
+        found = [self.rows.get(id(sequence)) for sequence in sequences]
+        known = [row for row in found if row is not None]
+        right = len(known) == len(found) and all(
+            _slot(sequence, sequence.length - 1) == self.slots[row]
+            and (sequence.columns[:, -1] == self.columns[row]).all()
+            for sequence, row in zip(sequences, known, strict=True)
+        )
+        return known if right else None
+
+
+def _slot(sequence: CachedSequence, position: int) -> int:
+    return sequence.pages[position // PAGE] * PAGE + position % PAGE
+
+
 class FrameGraphs:
-    """All graphs of a runner."""
+    """All graphs of a runner, and the step ahead.
+
+    Between a draw and the next slow step the host looks at what was drawn, some tenths of a millisecond in which a GPU would do nothing.
+    So the slow step of everybody who drew is begun at once, from codes that are still on the device. It is of use if the next step is for
+    these sequences or some of them, which it mostly is; nobody has asked for a step that is not, so once that was often so none is begun.
+    """
 
     def __init__(self, model: DualAR, pool: PagePool, frame: Frame, rows: int, spare_row: int) -> None:
         """rows: most of a step. Captures everything now, which takes seconds."""
@@ -287,17 +329,67 @@ class FrameGraphs:
         longer = sorted({*sizes, *buckets(max(rows, MOST_POSITIONS))}, reverse=True)
         self._slow = [SlowGraph(model, pool, size, most_pages, slow) for size in longer][::-1]
         self._draw = [DrawGraph(frame, model, size, spare_row, draw) for size in reversed(sizes)][::-1]
+        self._most_positions = model.config.max_positions
+        on_gpu = model.device.type == "cuda"
+        self._drawn = torch.zeros(rows, model.config.num_codebooks + 2, dtype=torch.int64, pin_memory=on_gpu)
+        self._arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+        self._ahead: _Ahead | None = None
+        self._useful = 1.0  # share of the latest steps ahead that were, or would have been
 
     def prefill(self, sequence: CachedSequence, new: int) -> Hidden | None:
         """As `Runner.prefill`. None, and nothing done: too many positions."""
+        ahead = self._ahead
+        if ahead is not None:
+            ahead.rows.pop(id(sequence), None)  # it may have another past now
         if new > MOST_POSITIONS:
             return None
+        if ahead is not None and ahead.hidden is not None:
+            ahead.hidden = Hidden(ahead.hidden.head.clone(), ahead.hidden.fast.clone())
         return next(graph for graph in self._slow if graph.rows >= new).prefill(sequence, new)
 
     def decode(self, sequences: Sequence[CachedSequence]) -> Hidden:
         """As `Runner.decode`."""
-        return next(graph for graph in self._slow if graph.rows >= len(sequences)).run(sequences)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            rows = ahead.of(sequences)
+            self._useful += _NEWEST * ((rows is not None) - self._useful)
+            if rows is not None and ahead.hidden is not None:
+                return _rows_of(ahead.hidden, rows)
+        return self._slow_graph(len(sequences)).run(sequences)
 
-    def draw(self, parts: Sequence[Hidden], rows: Sequence[int]) -> npt.NDArray[np.int64]:
-        """One frame of each row; parts: as `Runner.draw`."""
-        return next(graph for graph in self._draw if graph.rows >= len(rows)).run(parts, rows)
+    def draw(
+        self, parts: Sequence[Hidden], rows: Sequence[int], sequences: Sequence[CachedSequence]
+    ) -> npt.NDArray[np.int64]:
+        """One frame of each row; parts, sequences: as `Runner.draw`."""
+        out = next(graph for graph in self._draw if graph.rows >= len(rows)).run(parts, rows)
+        self._drawn[: len(rows)].copy_(out[: len(rows)], non_blocking=True)
+        if self._arrived is not None:
+            self._arrived.record()
+        self._ahead = self._begun(sequences, out[:, 1:])
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        host: npt.NDArray[np.int64] = self._drawn[: len(rows)].numpy().copy()
+        if self._ahead is not None:
+            self._ahead.columns = host[:, 1:]
+        return host
+
+    def _begun(self, sequences: Sequence[CachedSequence], columns: Tensor) -> _Ahead | None:
+        """columns: int64 [>= B, K + 1], on the device."""
+        if not sequences or not all(one.length < self._most_positions and one.make_room() for one in sequences):
+            return None
+        rows = {id(sequence): row for row, sequence in enumerate(sequences)}
+        slots = [_slot(sequence, sequence.length) for sequence in sequences]
+        hidden = None
+        if self._useful > _WORTH_IT:
+            hidden = self._slow_graph(len(sequences)).follow(sequences, columns)
+        return _Ahead(rows, sequences, slots, hidden, np.zeros((0, 0), np.int64))
+
+    def _slow_graph(self, rows: int) -> SlowGraph:
+        return next(graph for graph in self._slow if graph.rows >= rows)
+
+
+def _rows_of(hidden: Hidden, rows: list[int]) -> Hidden:
+    if rows == list(range(len(rows))):
+        return Hidden(hidden.head[: len(rows)], hidden.fast[: len(rows)])
+    index = torch.tensor(rows, device=hidden.head.device)
+    return Hidden(hidden.head[index], hidden.fast[index])

@@ -157,6 +157,17 @@ class CachedSequence:
         self._columns[:, self.length : end] = columns
         self.length = end
 
+    def make_room(self) -> bool:
+        """Own the page that the next position will be written to, alone, if that costs nobody a page. False: it does not."""
+        at = self.length // PAGE
+        if at < len(self.pages):
+            return self.pool.owners(self.pages[at]) == 1
+        try:
+            self.pages.append(self.pool.take(self.pages[-1] if self.pages else None))
+        except OutOfPages:
+            return False
+        return True
+
     def fork(self, length: int) -> CachedSequence:
         """A sequence that shares the first `length` positions; whoever writes into a shared page first copies it."""
         assert length <= self.length, "only cached positions can be shared"

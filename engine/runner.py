@@ -146,13 +146,16 @@ class Runner:
         return hidden
 
     @torch.inference_mode()
-    def draw(self, hidden: Sequence[Hidden], rows: Sequence[int]) -> list[Drawn]:
+    def draw(
+        self, hidden: Sequence[Hidden], rows: Sequence[int], sequences: Sequence[CachedSequence] = ()
+    ) -> list[Drawn]:
         """Draw one frame for each row from its hidden state; `decoder` makes samples of those that are wanted.
 
-        hidden: parts whose rows, one after the other, belong to `rows`.
+        hidden: parts whose rows, one after the other, belong to `rows`. sequences: of the rows, which the frames will join if they go
+        on: their next step may be begun now. Without them it is not.
         """
         if self._graphs is not None and self.sampler.usual:
-            host = self._graphs.draw(hidden, rows)
+            host = self._graphs.draw(hidden, rows, sequences)
         else:
             solo = self._solo if len(rows) == 1 and self.sampler.usual else None
             frame = partial(draw_frame, self._model, self.sampler, self._frame_kv) if solo is None else solo.draw

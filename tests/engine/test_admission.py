@@ -69,7 +69,7 @@ class Device:
     def begin_segment(self, row: int, text: str) -> None:
         self.left[row] = max(1, round(self.rng.lognormvariate(-0.125, 0.5) * SPEECH_S / FRAME_S))
 
-    def draw(self, hidden: Sequence[Hidden], rows: Sequence[int]) -> list[Drawn]:
+    def draw(self, hidden: Sequence[Hidden], rows: Sequence[int], sequences: object = ()) -> list[Drawn]:
         out: list[Drawn] = []
         for row in rows:
             self.left[row] -= 1

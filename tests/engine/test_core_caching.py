@@ -31,9 +31,9 @@ def record_hidden(core: EngineCore, monkeypatch: pytest.MonkeyPatch) -> list[tor
     seen: list[torch.Tensor] = []
     draw = core._runner.draw
 
-    def recording(hidden, rows):  # type: ignore[no-untyped-def]
+    def recording(hidden, rows, sequences):  # type: ignore[no-untyped-def]
         seen.append(torch.cat([h.head for h in hidden]).clone())
-        return draw(hidden, rows)
+        return draw(hidden, rows, sequences)
 
     monkeypatch.setattr(core._runner, "draw", recording)
     return seen

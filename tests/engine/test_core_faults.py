@@ -60,7 +60,7 @@ class Script:
         self._last: dict[int, Outcome | float] = {}  # what each row drew last
         self._decoding: list[float] | None = None
 
-    def draw(self, hidden: object, rows: Sequence[int]) -> list[Drawn]:
+    def draw(self, hidden: object, rows: Sequence[int], sequences: object) -> list[Drawn]:
         for row in rows:
             self._last[row] = next(self._ahead[row])
         return [self._drawn(self._last[row]) for row in rows]
@@ -184,7 +184,7 @@ def test_a_retry_draws_other_frames(s2pro: Path) -> None:
     core = tiny_core(s2pro, guarded=True)
     real, calls = core._runner.draw, []
 
-    def draw(hidden: Sequence[object], rows: Sequence[int]) -> list[Drawn]:
+    def draw(hidden: Sequence[object], rows: Sequence[int], sequences: object) -> list[Drawn]:
         calls.append(real(hidden, rows))  # type: ignore[arg-type]
         return [Outcome.END] if len(calls) == 1 else calls[-1]
 

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 
 from engine.api import Conversation, EngineLimits, SamplingParams
 from engine.attention import causal
-from engine.frame_graphs import MOST_POSITIONS, buckets
+from engine.core import EngineCore
+from engine.frame_graphs import MOST_POSITIONS, SlowGraph, buckets
 from engine.fused import compiled
-from engine.kv import CachedSequence
+from engine.kv import PAGE, CachedSequence
 from engine.load import Loaded, core_of, load_model
 from engine.model import DualAR, Hidden
 from engine.random_weights import RandomWeights, write_folder
-from engine.runner import Runner
+from engine.runner import FrameDrawn, Runner
 from tests.engine.core_driver import GREEDY, Driver, Heard, assert_nothing_leaked, tiny_model
 
 SAMPLED = SamplingParams(seed=5)
@@ -100,6 +101,82 @@ def test_positions_that_run_as_rows_compute_what_a_prefill_computes(s2pro: Path)
         assert torch.allclose(plain.fast, rows.fast, atol=1e-5)
     plain_keys, row_keys = (runner.pool.keys[:, : runner.pool.spare] for runner in runners)
     assert torch.allclose(plain_keys, row_keys, atol=1e-5)
+
+
+class Counted:
+    """Slow steps of a core: those that were begun ahead, and those that had to wait until it was known what was drawn."""
+
+    def __init__(self, core: EngineCore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead, self.late = 0, 0
+        follow, run = SlowGraph.follow, SlowGraph.run
+
+        def followed(graph: SlowGraph, *args: object) -> Hidden:
+            self.ahead += 1
+            return follow(graph, *args)  # type: ignore[arg-type]
+
+        def ran(graph: SlowGraph, *args: object) -> Hidden:
+            self.late += 1
+            return run(graph, *args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(SlowGraph, "follow", followed)
+        monkeypatch.setattr(SlowGraph, "run", ran)
+
+
+def graphed(s2pro: Path) -> EngineCore:
+    limits = EngineLimits(max_streams=4, kv_positions=4096)
+    return core_of(tiny_model(s2pro), limits, guarded=False, graphs=True)
+
+
+def test_a_stream_never_waits_for_the_host_between_two_frames(s2pro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = graphed(s2pro)
+    steps, driver = Counted(core, monkeypatch), Driver(core)
+    heard = driver.open(Conversation("a"), "A sentence.", frames=70, params=replace(SAMPLED, max_frames=70))
+    driver.run()
+    assert steps.late == 0
+    assert steps.ahead == len(heard.frames) + 1  # that of the end was in vain
+    assert steps.ahead > PAGE
+    assert_nothing_leaked(core)
+
+
+def test_a_newcomer_and_one_who_leaves_cost_no_step_ahead(s2pro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = graphed(s2pro)
+    driver = Driver(core)
+    first, *_ = [
+        driver.open(Conversation(name), "A sentence.", frames=40, params=replace(SAMPLED, max_frames=40))
+        for name in "abc"
+    ]
+    for _ in range(8):
+        driver.step()
+    steps = Counted(core, monkeypatch)
+    driver.cancel(first)
+    driver.step()
+    driver.open(Conversation("d"), "Another.", frames=20, params=replace(SAMPLED, max_frames=20))
+    for _ in range(5):
+        driver.step()
+    assert steps.late == 0
+
+
+def test_steps_ahead_that_are_mostly_in_vain_are_given_up_and_taken_up_again(s2pro: Path) -> None:
+    loaded = tiny_model(s2pro)
+    codebooks = loaded.model.config.num_codebooks
+    runner = Runner(loaded.model, loaded.codec, EngineLimits(max_streams=1, kv_positions=2048), graphs=True)
+    graphs, sequence = runner._graphs, CachedSequence(runner.pool, codebooks)
+    assert graphs is not None
+    runner.open_row(0, SAMPLED, 0)
+    other = np.zeros((codebooks + 1, 1), np.int64)
+    drawn = [FrameDrawn(np.zeros(0, np.int16), other)]
+
+    def begun(followed: bool) -> bool:
+        """Whether a step is begun ahead. followed: the frame drawn before is what the sequence goes on with."""
+        sequence.extend(drawn[-1].column if followed else other)
+        (out,) = runner.draw([runner.decode([sequence])], [0], [sequence])
+        drawn.append(out if isinstance(out, FrameDrawn) else drawn[0])
+        return graphs._ahead is not None and graphs._ahead.hidden is not None
+
+    in_vain = [begun(False) for _ in range(12)]
+    assert in_vain[0] and not in_vain[-1]
+    of_use = [begun(True) for _ in range(30)]
+    assert not of_use[0] and of_use[-1]
 
 
 @pytest.fixture(scope="module")

@@ -184,3 +184,21 @@ def test_nan_in_one_rows_pages_stays_there(model: DualAR) -> None:
         pool.values[:, rows[victim].pages] = float("nan")
         got = advance(model, pool, rows, [random_columns(model, 2, 9)] * 3)
         assert [bool(h.isfinite().all()) for h in got] == [b != victim for b in range(3)]
+
+
+def test_room_for_the_next_position_is_its_own_page_if_there_is_one() -> None:
+    pool = PagePool(1, 1, 4, 3, torch.device("cpu"), torch.float32)
+    sequence = CachedSequence(pool, 1)
+    assert sequence.make_room() and len(sequence.pages) == 1  # an empty one has none yet
+    sequence.extend(np.zeros((2, PAGE), np.int64))
+    assert len(sequence.pages) == 1
+    assert sequence.make_room() and sequence.make_room() and len(sequence.pages) == 2
+    sequence.extend(np.zeros((2, 1), np.int64))
+    twin = sequence.fork(PAGE + 1)
+    assert not sequence.make_room() and not twin.make_room()  # each would write into what the other reads
+    twin.truncate(0)
+    assert sequence.make_room()
+    sequence.extend(np.zeros((2, 2 * PAGE - 1), np.int64))
+    assert not sequence.make_room() and pool.free == 0
+    sequence.truncate(0)
+    assert pool.free == 3
