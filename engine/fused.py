@@ -1,15 +1,16 @@
-"""The blocks of a stack again, for serving on a GPU: two functions around the attention, for a compiler to fuse.
+"""The blocks of a stack again, for serving on a GPU: two halves around the attention, in few launches each.
 
-Knows one block's arithmetic on rows and that all blocks of a stack share one compiled piece of code, because their weights are arguments.
-Of quantised blocks only what no product takes along is compiled: norms of heads and rotation. Does not know graphs (`engine.frame_graphs`).
-`engine.model` holds the plain blocks, and tests hold the two to each other. Compiled kernels keep float32 between operations that the plain
-ones round to bfloat16, so results differ by roundings.
+Knows one block's arithmetic on rows and two ways to do it. Compiled halves: functions for a compiler to fuse; all blocks of a stack share
+one piece of code, because their weights are arguments. Products (`engine.products_triton`): a block is four of them, which take norm, gate
+and sum along; for quantised matrices, and for plain ones while rows are few. Does not know graphs (`engine.frame_graphs`). `engine.model`
+holds the plain blocks, and tests hold all of them to each other. What is fused keeps float32 between operations that the plain blocks round
+to bfloat16, so results differ by roundings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +18,23 @@ from torch import Tensor
 
 from engine.attention import Attend
 from engine.config import StackConfig
-from engine.quantize import Norm, QuantizedFeed, QuantizedMap, is_put, product
+from engine.quantize import Norm, Quantized, QuantizedFeed, QuantizedMap, is_put, product
 
 if TYPE_CHECKING:  # the model is built on this
-    from engine.model import Block
+    from engine.model import Block, Projection
 
 Compile = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+
+
+class Turned(Protocol):
+    """What an `Attend` may have as its method `turned`: all that a block does between its products."""
+
+    def __call__(self, layer: int, qkv: Tensor, turn: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+        """Normalise heads, rotate them (`engine.model.rotate`), keep keys and values, and attend.
+
+        qkv: [R, (H + 2 Hkv) hd], R = B * T rows in order [B, T]. turn: [R, 2, hd], rows of a rope_table; rows may have stride 0. gain:
+        float32 [H + Hkv, hd], or None: there is no norm. Returns [R, H hd].
+        """
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -33,30 +45,93 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 class FusedSteps:
     """What serving runs instead of the blocks, steps and prefill. Shares their weights."""
 
-    def __init__(self, blocks: list[Block], rope: Tensor, fuse: Compile = compiled) -> None:
-        """blocks: prepared for serving, unpacked; all of them quantised, or none. rope: the stack's table."""
+    def __init__(self, blocks: list[Block], rope: Tensor, fuse: Compile = compiled, kernels: bool = False) -> None:
+        """blocks: prepared for serving, unpacked; all of them quantised, or none. rope: the stack's table.
+
+        kernels: few rows are multiplied by plain matrices in kernels of our own, which need Triton.
+        """
         self._stack = blocks[0].attention.stack
-        self._halves: list[
-            tuple[Callable[..., Tensor], Callable[..., Tensor]]
-        ]  # of each block: before the attention, after it
+        self._products: list[_Products] = []  # of each block
+        # Of each block: before the attention, after it.
+        self._halves: list[tuple[Callable[..., Tensor], Callable[..., Tensor]]] = []
+        self._few: int | None = 0  # rows up to which products are taken; None: always
         if is_put(blocks[0]):
-            turned = fuse(_turned(self._stack))
-            self._halves = [(_quantized_before(block, turned), _quantized_after(block)) for block in blocks]
+            self._products, self._few = [_Products(block, product) for block in blocks], None
         else:
             before, after = fuse(_before(self._stack)), fuse(_after(self._stack))
             self._halves = [(_given(before, _into(block)), _given(after, _out_of(block))) for block in blocks]
+            if kernels:
+                from engine.products_triton import MOST_PLAIN_ROWS, few_rows
+
+                self._products, self._few = [_Products(block, few_rows) for block in blocks], MOST_PLAIN_ROWS
+        self._between = fuse(_turned(self._stack))
         self.turns = rope  # of every position
 
     def run(self, x: Tensor, turn: Tensor, attend: Attend) -> Tensor:
         """x: [B, T, D]. turn: `turns` of the positions, [B, T, 2, hd] or without B. Returns [B, T, D]."""
-        stack, batch, positions = self._stack, x.shape[0], x.shape[1]
-        cos, sin = turn.float().expand(batch, positions, -1, -1).flatten(0, 1).unsqueeze(2).unbind(1)  # [R, 1, hd] each
-        flat = x.flatten(0, 1)
+        batch, positions = x.shape[0], x.shape[1]
+        flat, turn = x.flatten(0, 1), turn.expand(batch, positions, -1, -1).flatten(0, 1)
+        few = self._few is None or len(flat) <= self._few
+        return (self._multiplied if few else self._compiled)(flat, turn, attend, positions).view(batch, positions, -1)
+
+    def _multiplied(self, flat: Tensor, turn: Tensor, attend: Attend, positions: int) -> Tensor:
+        turned: Turned | None = getattr(attend, "turned", None)
+        for layer, block in enumerate(self._products):
+            qkv = block.into(flat)
+            if turned is None:
+                heard = self._attended(self._between(qkv, *_cos_sin(turn), block.gain), layer, attend, positions)
+            else:
+                heard = turned(layer, qkv, turn, block.gain, self._stack.norm_eps)
+            flat = block.out_of(flat, heard)
+        return flat
+
+    def _compiled(self, flat: Tensor, turn: Tensor, attend: Attend, positions: int) -> Tensor:
+        cos, sin = _cos_sin(turn)
         for layer, (before, after) in enumerate(self._halves):
-            heads = before(flat, cos, sin).view(batch, positions, -1, stack.head_dim)
-            q, k, v = torch.split(heads, [stack.n_head, stack.n_kv_head, stack.n_kv_head], 2)
-            flat = after(flat, attend(layer, q, k, v).reshape(len(flat), -1))
-        return flat.view(batch, positions, -1)
+            flat = after(flat, self._attended(before(flat, cos, sin), layer, attend, positions))
+        return flat
+
+    def _attended(self, heads: Tensor, layer: int, attend: Attend, positions: int) -> Tensor:
+        """heads: [R, H + 2 Hkv, hd]. Returns [R, H hd]."""
+        stack = self._stack
+        heads = heads.view(-1, positions, heads.shape[1], stack.head_dim)
+        q, k, v = torch.split(heads, [stack.n_head, stack.n_kv_head, stack.n_kv_head], 2)
+        return attend(layer, q, k, v).reshape(-1, stack.q_dim)
+
+
+def _cos_sin(turn: Tensor) -> tuple[Tensor, ...]:
+    """float32 [R, 1, hd] each."""
+    return turn.float().unsqueeze(2).unbind(1)
+
+
+class _Products:
+    """A block's halves as four products."""
+
+    def __init__(self, block: Block, multiply: Callable[..., Tensor]) -> None:
+        """multiply: `engine.quantize.product`, or its like for plain matrices."""
+        attention, feed = block.attention, block.feed_forward
+        self._multiply = multiply
+        self._wqkv, self._wo = _matrix(attention.wqkv), _matrix(attention.wo)
+        self._into_bias, self._out_bias = attention.wqkv.bias, attention.wo.bias
+        self._both = feed.both if isinstance(feed, QuantizedFeed) else _both(block)
+        self._w2 = feed.w2 if isinstance(feed, QuantizedFeed) else feed.w2.weight
+        self._attention_norm = Norm(block.attention_norm.weight, block.attention_norm.eps)
+        self._ffn_norm = Norm(block.ffn_norm.weight, block.ffn_norm.eps)
+        self.gain = _gain(block)
+
+    def into(self, x: Tensor) -> Tensor:
+        """x: [R, D]. Returns queries, keys and values as the projection gives them, [R, (H + 2 Hkv) hd]."""
+        qkv = self._multiply(x, self._wqkv, self._attention_norm)
+        return qkv if self._into_bias is None else qkv + self._into_bias
+
+    def out_of(self, x: Tensor, heard: Tensor) -> Tensor:
+        """x: [R, D]. heard: [R, H * hd]. Returns the block's output, [R, D]."""
+        x = self._multiply(heard, self._wo, add=x if self._out_bias is None else x + self._out_bias)
+        return self._multiply(self._multiply(x, self._both, self._ffn_norm, gated=True), self._w2, add=x)
+
+
+def _matrix(projection: Projection | QuantizedMap) -> Quantized | Tensor:
+    return projection.matrix if isinstance(projection, QuantizedMap) else projection.weight
 
 
 def _given(half: Callable[..., Tensor], weights: tuple[Tensor | None, ...]) -> Callable[..., Tensor]:
@@ -73,9 +148,14 @@ def _gain(block: Block) -> Tensor | None:
 
 
 def _out_of(block: Block) -> tuple[Tensor | None, ...]:
-    feed = block.feed_forward
-    both = torch.cat((feed.w1.weight, feed.w3.weight)) if feed.matrix is None else feed.matrix
-    return block.attention.wo.weight, block.attention.wo.bias, block.ffn_norm.weight, both, feed.w2.weight
+    weights = block.attention.wo.weight, block.attention.wo.bias
+    return *weights, block.ffn_norm.weight, _both(block), block.feed_forward.w2.weight
+
+
+def _both(block: Block) -> Tensor:
+    matrix = block.feed_forward.matrix
+    assert matrix is not None, "a block is prepared for serving first"
+    return matrix
 
 
 def _before(stack: StackConfig) -> Callable[..., Tensor]:
@@ -104,30 +184,6 @@ def _turned(stack: StackConfig) -> Callable[..., Tensor]:
         return torch.cat((rotate(qk, (cos, sin)), v), 1)
 
     return turned
-
-
-def _quantized_before(block: Block, turned: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    into, gain, norm = block.attention.wqkv, _gain(block), Norm(block.attention_norm.weight, block.attention_norm.eps)
-    assert isinstance(into, QuantizedMap), "a block is quantised as a whole"
-    matrix, bias = into.matrix, into.bias
-
-    def before(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        qkv = product(x, matrix, norm)
-        return turned(qkv if bias is None else qkv + bias, cos, sin, gain)
-
-    return before
-
-
-def _quantized_after(block: Block) -> Callable[..., Tensor]:
-    out_of, feed, norm = block.attention.wo, block.feed_forward, Norm(block.ffn_norm.weight, block.ffn_norm.eps)
-    assert isinstance(out_of, QuantizedMap) and isinstance(feed, QuantizedFeed), "a block is quantised as a whole"
-    wo, bias, both, w2 = out_of.matrix, out_of.bias, feed.both, feed.w2
-
-    def after(x: Tensor, heard: Tensor) -> Tensor:
-        x = product(heard, wo, add=x if bias is None else x + bias)
-        return product(product(x, both, norm, gated=True), w2, add=x)
-
-    return after
 
 
 def _after(stack: StackConfig) -> Callable[..., Tensor]:

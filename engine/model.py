@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from engine.attention import Attend, FrameMemory, causal
 from engine.config import ModelConfig, StackConfig
 from engine.fused import Compile, FusedSteps
+from engine.output_rows import Rows
 from engine.packed import Packed
 from engine.step import StepBlock, turns
 
 # (codebook 1.., logits [B, V]) -> codes int64 [B]
 Draw = Callable[[int, Tensor], Tensor]
+Embed = Callable[[Tensor], Tensor]  # codes int64 [B] -> rows of `fast_embeddings` [B, Df], valid until the next draw
 Rope = tuple[Tensor, Tensor]  # cos and signed sin, float32 [B, T, 1, hd] or [T, 1, hd] each
 
 
@@ -245,16 +247,22 @@ class DualAR(nn.Module):
         return self.embeddings.weight.dtype
 
     def prepare_serving(
-        self, residual_entries: int | None = None, packed: bool = False, fuse: Compile | None = None
+        self,
+        residual_entries: int | None = None,
+        packed: bool = False,
+        fuse: Compile | None = None,
+        kernels: bool = False,
     ) -> None:
         """Fuse and slice what every step would otherwise gather anew. Call once, after load and `to`; training must not.
 
         residual_entries: logits of a residual codebook are cut to that many entries (the codec's tables are shorter than the
         head); None keeps the reference's behaviour. packed: blocks multiply by 8-bit matrices (`engine.packed`); CPU only.
-        fuse: compiles what a step's blocks do around the attention (`engine.fused`); None: it runs operation by operation.
+        fuse: compiles what a step's blocks do around the attention (`engine.fused`); None: it runs operation by operation. kernels: few
+        rows are multiplied in kernels of our own (`engine.products_triton`), with norms, gates and sums; needs Triton, and `fuse` for many.
         """
         assert not packed or self.device.type == "cpu", "packed matrices are for CPUs"
         assert not (packed and fuse), "what is packed is fused by hand"
+        assert fuse or not kernels, "kernels are for few rows, and compiled blocks for more"
         for block in (*self.layers, *self.fast_layers):
             assert isinstance(block, Block)
             block.prepare_serving(packed)
@@ -265,10 +273,10 @@ class DualAR(nn.Module):
         if packed:
             self.slow_steps, self.fast_steps = Steps(self.layers, self.rope), Steps(self.fast_layers, self.fast_rope)
         if fuse is not None:
-            self.slow_steps = FusedSteps(list(self.layers), self.rope, fuse)  # type: ignore[arg-type]
-            self.fast_steps = FusedSteps(list(self.fast_layers), self.fast_rope, fuse)  # type: ignore[arg-type]
-        self.head_rows = Rows(self._allowed_rows(), packed)
-        self.residual_rows = Rows(self.fast_output.weight[:residual_entries], packed)
+            self.slow_steps = FusedSteps(list(self.layers), self.rope, fuse, kernels)  # type: ignore[arg-type]
+            self.fast_steps = FusedSteps(list(self.fast_layers), self.fast_rope, fuse, kernels)  # type: ignore[arg-type]
+        self.head_rows = Rows(self._allowed_rows(), packed, kernels)
+        self.residual_rows = Rows(self.fast_output.weight[:residual_entries], packed, kernels)
 
     # The slow stack
 
@@ -337,26 +345,36 @@ class DualAR(nn.Module):
         x = torch.cat((self.fast_project_in(hidden)[:, None], known), 1)
         return F.linear(self._fast_blocks(x, self.fast_rope, causal), self.fast_output.weight)
 
-    def fast_frame(self, hidden: Tensor, code0: Tensor, draw: Draw, kv: FrameMemory) -> Tensor:
+    def fast_frame(
+        self,
+        hidden: Tensor,
+        code0: Tensor,
+        draw: Draw,
+        kv: FrameMemory,
+        embed: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Draw the rest of a frame. hidden: Hidden.fast, [B, D]. code0: int64 [B]. Returns codes int64 [B, K].
 
-        `draw` is asked once a codebook, 1 to K - 1. Nothing waits for the device; shapes follow from B alone.
+        `draw` is asked once a codebook, 1 to K - 1. embed: codes just drawn, int64 [B] -> rows of `fast_embeddings` [B, Df], valid
+        until the next draw; None: they are looked up. Nothing waits for the device; shapes follow from B alone.
         """
-        rows = hidden.shape[0]
+        rows, embed = hidden.shape[0], embed or self.fast_embeddings
         head = self.residual_rows or self.fast_output
         # Hidden state and code 0 are both known, so positions 0 and 1 are one pass; the logits of position 0 are not used.
-        x = torch.cat((self.fast_project_in(hidden[:, None]), self.fast_embeddings(code0[:, None])), 1)  # [B, 2, Df]
+        x = torch.cat((self.fast_project_in(hidden[:, None]), embed(code0)[:, None]), 1)  # [B, 2, Df]
         codes = [code0]
         for codebook in range(1, self.config.num_codebooks):
             start = 0 if codebook == 1 else codebook
             attend = kv.at(start, codebook + 1, rows)
             if self.fast_steps is not None:
                 x = self.fast_steps.run(x, self.fast_steps.turns[start : codebook + 1], attend)
-                x = self.fast_norm(x[:, -1:])
+                assert self.residual_rows is not None, "set together"
+                logits = self.residual_rows.normed(x[:, -1:], self.fast_norm)
             else:
                 x = self._fast_blocks(x, self.fast_rope[start : codebook + 1], attend)
-            codes.append(draw(codebook, head(x[:, -1])))
-            x = self.fast_embeddings(codes[-1])[:, None]
+                logits = head(x[:, -1])
+            codes.append(draw(codebook, logits))
+            x = embed(codes[-1])[:, None]
         return torch.stack(codes, 1)
 
     def _fast_blocks(self, x: Tensor, table: Tensor, attend: Attend) -> Tensor:
@@ -364,20 +382,6 @@ class DualAR(nn.Module):
         for block in self.fast_layers:
             x = block(x, rope, attend)
         return self.fast_norm(x)  # type: ignore[no-any-return]
-
-
-class Rows:
-    """Rows of an output matrix, for serving: a frame reads them once a codebook."""
-
-    def __init__(self, matrix: Tensor, packed: bool) -> None:
-        self._matrix = matrix.detach()
-        self._packed = Packed(self._matrix) if packed else None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [B, D]. Returns logits [B, rows] of x's dtype."""
-        if self._packed is None:
-            return F.linear(x, self._matrix)
-        return self._packed.few(x.bfloat16()).to(x.dtype)
 
 
 class Steps:

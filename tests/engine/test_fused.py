@@ -1,0 +1,153 @@
+"""Blocks as products: the same numbers as the plain blocks, in kernels of few rows, with what attends in one call or in pieces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention import FrameKV, causal
+from engine.config import ModelConfig, StackConfig
+from engine.fused import FusedSteps
+from engine.model import DualAR, rotate
+from engine.quantize import put, to_format
+from engine.random_weights import SHAPES
+from tests.conftest import GPU_REASON
+
+pytestmark = pytest.mark.torch
+
+INTERPRETED = "TRITON_INTERPRET" in os.environ  # then kernels run on a CPU, slowly
+
+
+@pytest.fixture
+def device() -> str:
+    if INTERPRETED and find_spec("triton") is not None:
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip(GPU_REASON)
+    return "cuda"
+
+
+class Halves:
+    """Compiles nothing and notes which half of a block is run for how many rows."""
+
+    def __init__(self) -> None:
+        self.run: set[tuple[str, int]] = set()
+
+    def __call__(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def noted(x: Tensor, *others: Tensor) -> Tensor:
+            self.run.add((function.__name__, len(x)))
+            return function(x, *others)
+
+        return noted
+
+
+def config_of(biases: bool) -> ModelConfig:
+    config = SHAPES["tiny"]().model
+    if not biases:
+        return config
+    slow = replace(config.slow, qkv_bias=True, o_bias=True, qk_norm=False)
+    return replace(config, slow=slow, fast=replace(config.fast, qk_norm=True), norm_fastlayer_input=False)
+
+
+def models(config: ModelConfig, device: str) -> tuple[DualAR, DualAR, Halves]:
+    """The same weights plain and with kernels."""
+    torch.manual_seed(0)
+    plain, halves = DualAR(config).requires_grad_(False), Halves()
+    for parameter in plain.parameters():
+        parameter.add_(torch.randn_like(parameter) / 8)  # also norms, which begin as ones
+    kernels = DualAR(config).requires_grad_(False)
+    kernels.load_state_dict(plain.state_dict())
+    plain.to(device).prepare_serving(residual_entries=24)
+    kernels.to(device).prepare_serving(residual_entries=24, fuse=halves, kernels=True)
+    return plain, kernels, halves
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@torch.inference_mode()
+def test_a_slow_step_in_kernels_is_that_of_the_blocks(device: str, biases: bool) -> None:
+    from engine.products_triton import MOST_PLAIN_ROWS
+
+    plain, kernels, halves = models(config_of(biases), device)
+    for batch, length in ((1, 1), (3, 1), (2, 5), (1, MOST_PLAIN_ROWS), (1, MOST_PLAIN_ROWS + 1)):
+        x, positions = (
+            torch.randn(batch, length, 64, device=device),
+            torch.arange(length, device=device).expand(batch, -1),
+        )
+        one, other = plain.slow(x, positions, causal), kernels.slow(x, positions, causal)
+        assert torch.allclose(one.fast, other.fast, rtol=1e-4, atol=1e-4)
+        logits = kernels.head(other.head)
+        assert logits.shape == (batch, length, 65)
+        assert torch.allclose(plain.head(one.head), logits, rtol=1e-4, atol=1e-3)
+    few, many = {1, 3, 10, MOST_PLAIN_ROWS}, MOST_PLAIN_ROWS + 1
+    assert halves.run == {*(("turned", rows) for rows in few), ("before", many), ("after", many)}
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@torch.inference_mode()
+def test_a_frame_in_kernels_is_that_of_the_blocks(device: str, biases: bool) -> None:
+    plain, kernels, _ = models(config_of(biases), device)
+    for rows in (1, 3, 12):  # whose first pass has 2, 6, 24
+        hidden, begin = torch.randn(rows, 64, device=device), torch.arange(rows, device=device)
+        seen: list[list[Tensor]] = [[], []]
+        for model, logits in zip((plain, kernels), seen, strict=True):
+
+            def draw(codebook: int, given: Tensor, logits: list[Tensor] = logits) -> Tensor:
+                logits.append(given)
+                return given.argmax(-1)
+
+            kv = FrameKV(model.config.fast, rows, model.config.num_codebooks, model.device, model.dtype)
+            model.fast_frame(hidden, begin, draw, kv)
+        for one, other in zip(*seen, strict=True):
+            assert one.shape == other.shape == (rows, 24)
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-3)
+
+
+class InOneCall:
+    """Attends to what comes from a projection."""
+
+    def __init__(self, stack: StackConfig, positions: int) -> None:
+        self._stack, self._positions = stack, positions
+        self.layers: list[int] = []
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        raise AssertionError("it can do more in one call")
+
+    def turned(self, layer: int, qkv: Tensor, turn: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+        self.layers.append(layer)
+        stack = self._stack
+        heads = qkv.view(len(qkv), -1, stack.head_dim)
+        q, k, v = torch.split(heads, [stack.n_head, stack.n_kv_head, stack.n_kv_head], 1)
+        qk = torch.cat((q, k), 1)
+        if gain is not None:
+            assert gain.shape == qk.shape[1:]
+            qk = F.rms_norm(qk, (stack.head_dim,), None, eps) * gain
+        cos, sin = turn.unsqueeze(2).unbind(1)
+        q, k = rotate(qk, (cos, sin)).split([stack.n_head, stack.n_kv_head], 1)
+        q, k, v = (part.unflatten(0, (-1, self._positions)) for part in (q, k, v))
+        return causal(layer, q, k, v).flatten(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@torch.inference_mode()
+def test_who_can_attend_in_one_call_is_given_what_the_projection_gives(biases: bool) -> None:
+    torch.manual_seed(0)
+    config = config_of(biases)
+    model = DualAR(config).requires_grad_(False)
+    for index, block in enumerate(model.layers):
+        names = [name for name, value in block.named_parameters() if value.dim() == 2]
+        matrices = {f"{index}.{name}": to_format(block.get_parameter(name), "fp8") for name in names}
+        put(block, str(index), matrices)  # type: ignore[arg-type]
+        block.prepare_serving(packed=False)  # type: ignore[operator]
+    steps = FusedSteps(list(model.layers), model.rope, Halves())  # type: ignore[arg-type]
+    for batch, length in ((1, 1), (3, 4)):
+        x, attend = torch.randn(batch, length, 64), InOneCall(config.slow, length)
+        whole = steps.run(x, steps.turns[:length], attend)
+        assert attend.layers == [0, 1]
+        assert torch.allclose(steps.run(x, steps.turns[:length], causal), whole, atol=1e-5)
