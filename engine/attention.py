@@ -86,6 +86,8 @@ class FrameKV:
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.rows = rows
+        # Passes turn heads themselves, in a kernel of `engine.turned_triton`.
+        self._turns = device.type == "cuda" and stack.head_dim & (stack.head_dim - 1) == 0
         # Views by (start, stop, rows): to make them anew in every pass would cost half as much as attending.
         self._passes: dict[tuple[int, int, int], list[tuple[Tensor, ...]]] = {}
 
@@ -112,7 +114,7 @@ class FrameKV:
                 grouped = q.view(rows, keys.shape[1], -1, q.shape[3])  # [B, Hkv, H / Hkv, hd]
                 return F.scaled_dot_product_attention(grouped, keys, values).reshape(q.shape)
 
-        return attend
+        return FramePass(attend, self, start, rows) if self._turns else attend
 
     def _views(self, start: int, stop: int, rows: int) -> list[tuple[Tensor, ...]]:
         """For each layer: where a pass writes keys and values, [B, T, Hkv, hd], and what it reads, [B, Hkv, stop, hd]."""
@@ -123,6 +125,25 @@ class FrameKV:
             )
             for caches in zip(self.k, self.v, strict=True)
         ]
+
+
+class FramePass:
+    """An `Attend` of a pass of `FrameKV` that can do all that a block has between its products in one kernel. Needs Triton for that."""
+
+    def __init__(self, attend: Attend, kv: FrameKV, start: int, rows: int) -> None:
+        """attend: the same, operation by operation."""
+        self._attend, self._kv = attend, kv
+        self._start, self._rows = start, rows
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See Attend."""
+        return self._attend(layer, q, k, v)
+
+    def turned(self, layer: int, qkv: Tensor, turn: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+        """Norms of heads, rotation, writing and attending. See `attend_frame`, also for shapes."""
+        from engine.turned_triton import attend_frame
+
+        return attend_frame(qkv, turn, gain, eps, self._kv.k[layer], self._kv.v[layer], self._start, self._rows)
 
 
 class FrameGrown:

@@ -2,7 +2,7 @@
 
 Knows the two kernels. Does not know sequences or layers. Rows may have any lengths; each is split among several programs, so that one
 stream alone fills the chip too, and a second kernel puts the parts together (flash decoding, arXiv 2311.01282; pages, arXiv 2309.06180).
-Needs Triton, which comes with torch for CUDA; import it only there.
+What they are made of, `engine.turned_triton` makes more of. Needs Triton, which comes with torch for CUDA; import it only there.
 """
 
 from __future__ import annotations
@@ -11,49 +11,98 @@ import triton
 import triton.language as tl
 from torch import Tensor, empty, float32
 
-_KEYS = 64  # looked at by one program at a time
-_QUERIES = 16  # the matrix units take no fewer; the heads of a group stand in the first rows
+KEYS = 64  # looked at by one program at a time
+QUERIES = 16  # the matrix units take no fewer; the heads of a group stand in the first rows
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _parts_kernel(  # type: ignore[no-untyped-def]
-    q_ptr, q_row, k_ptr, v_ptr, table_ptr, stride_ptr, length_ptr, out_ptr, top_ptr, sum_ptr, scale,
-    page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, splits: tl.constexpr,
-    keys_at_once: tl.constexpr, queries: tl.constexpr,
-):  # fmt: skip
-    """Softmax and sum over one part of one row's keys, for the heads that share a key head. Float32 stays float32."""
-    row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    group: tl.constexpr = heads // kv_heads
-    length = tl.load(length_ptr + row)
-    table = table_ptr + row * tl.load(stride_ptr)
-    part = tl.cdiv(tl.cdiv(length, splits), keys_at_once) * keys_at_once
-    begin, end = split * part, tl.minimum(length, (split + 1) * part)
+def part_of(length, splits: tl.constexpr, keys_at_once: tl.constexpr):  # type: ignore[no-untyped-def]
+    """How many of a row's `length` keys a program takes; the last ones may find fewer, or none."""
+    return tl.cdiv(tl.cdiv(length, splits), keys_at_once) * keys_at_once
 
+
+@triton.jit  # type: ignore[untyped-decorator]
+def over_keys(  # type: ignore[no-untyped-def]
+    q, top, total, out, sees, begin, end, table, k_ptr, v_ptr, kv_head, scale,
+    page: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, keys_at_once: tl.constexpr,
+):  # fmt: skip
+    """Goes on with a softmax and its sum over keys begin..end-1 of one row's table. Float32 stays float32.
+
+    q: [n, dim]. top, total, out: of what came before, float32 [n], [n] and [n, dim]; returns them anew. sees: int32 [n], below which key.
+    """
+    width = tl.arange(0, dim)
+    for first in range(begin, end, keys_at_once):
+        key = first + tl.arange(0, keys_at_once)
+        there = key < end
+        slot = tl.load(table + key // page, mask=there, other=0).to(tl.int64) * page + key % page
+        at = (slot[:, None] * kv_heads + kv_head) * dim + width[None, :]
+        k = tl.load(k_ptr + at, mask=there[:, None], other=0.0)
+        v = tl.load(v_ptr + at, mask=there[:, None], other=0.0)
+        seen = there[None, :] & (key[None, :] < sees[:, None])
+        score = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1e30)
+        higher = tl.maximum(top, tl.max(score, 1))
+        fade, weight = tl.exp(top - higher), tl.where(seen, tl.exp(score - higher[:, None]), 0.0)
+        out = out * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
+        total = total * fade + tl.sum(weight, 1)
+        top = higher
+    return top, total, out
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def put_together(  # type: ignore[no-untyped-def]
+    out_ptr, top_ptr, sum_ptr, whole_ptr, first, used, count: tl.constexpr, dim: tl.constexpr, splits: tl.constexpr,
+    places: tl.constexpr, grouped: tl.constexpr,
+):  # fmt: skip
+    """The first `used` parts of heads first..first+count-1. places, grouped: powers of two that hold `splits` and `count`."""
+    head, split, width = tl.arange(0, grouped), tl.arange(0, places), tl.arange(0, dim)
+    there = (split[:, None] < used) & (head[None, :] < count)
+    place = (first + head[None, :]) * splits + split[:, None]  # [places, grouped]
+    # Past the nearest cache: other programs of the same kernel may have just written them.
+    top = tl.load(top_ptr + place, mask=there, other=-1e30, cache_modifier=".cg")
+    total = tl.load(sum_ptr + place, mask=there, other=0.0, cache_modifier=".cg")
+    at = place[:, :, None] * dim + width[None, None, :]
+    parts = tl.load(out_ptr + at, mask=there[:, :, None], other=0.0, cache_modifier=".cg")
+    share = tl.where(there, tl.exp(top - tl.max(top, 0)[None, :]), 0.0)
+    total = tl.where(head < count, tl.sum(total * share, 0), 1.0)
+    whole = tl.sum(parts * share[:, :, None], 0) / total[:, None]
+    into = (first + head[:, None]) * dim + width[None, :]
+    tl.store(whole_ptr + into, whole.to(whole_ptr.dtype.element_ty), mask=head[:, None] < count)
+
+
+@triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
+def _parts_kernel(  # type: ignore[no-untyped-def]
+    q_ptr, q_row, k_ptr, v_ptr, table_ptr, stride_ptr, length_ptr, length_step, out_ptr, top_ptr, sum_ptr, whole_ptr,
+    scale, rows, page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
+    splits: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, together: tl.constexpr,
+):  # fmt: skip
+    """Softmax and sum over one part of the keys of `together` rows with one table, for the heads that share a key head."""
+    begin_row, kv_head, split = tl.program_id(0) * together, tl.program_id(1), tl.program_id(2)
+    group: tl.constexpr = heads // kv_heads
     query, width = tl.arange(0, queries), tl.arange(0, dim)
-    own = query < group
-    head = row * heads + kv_head * group + query
-    q_at = row * q_row + (kv_head * group + query[:, None]) * dim + width[None, :]
+    row, head = begin_row + query // group, kv_head * group + query % group
+    own = (query < group * together) & (row < rows)
+    length = tl.load(length_ptr + row * length_step, mask=own, other=0).to(tl.int32)  # of each query
+    longest = tl.max(length, 0)
+    part = part_of(longest, splits, keys_at_once)
+    begin, end = split * part, tl.minimum(longest, (split + 1) * part)
+    q_at = row[:, None] * q_row + head[:, None] * dim + width[None, :]
     q = tl.load(q_ptr + q_at, mask=own[:, None], other=0.0)
     top = tl.full((queries,), -1e30, tl.float32)
     total = tl.zeros((queries,), tl.float32)
     out = tl.zeros((queries, dim), tl.float32)
-    for first in range(begin, end, keys_at_once):
-        key = first + tl.arange(0, keys_at_once)
-        seen = key < end
-        slot = tl.load(table + key // page, mask=seen, other=0).to(tl.int64) * page + key % page
-        at = (slot[:, None] * kv_heads + kv_head) * dim + width[None, :]
-        k = tl.load(k_ptr + at, mask=seen[:, None], other=0.0)
-        score = tl.where(seen[None, :], tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1e30)
-        higher = tl.maximum(top, tl.max(score, 1))
-        fade, weight = tl.exp(top - higher), tl.where(seen[None, :], tl.exp(score - higher[:, None]), 0.0)
-        v = tl.load(v_ptr + at, mask=seen[:, None], other=0.0)
-        out = out * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
-        total = total * fade + tl.sum(weight, 1)
-        top = higher
-    place = head * splits + split
-    tl.store(top_ptr + place, top, mask=own)
-    tl.store(sum_ptr + place, total, mask=own)
-    tl.store(out_ptr + place[:, None] * dim + width[None, :], out, mask=own[:, None])
+    table = table_ptr + begin_row * tl.load(stride_ptr)
+    top, total, out = over_keys(
+        q, top, total, out, length, begin, end, table, k_ptr, v_ptr, kv_head, scale, page, kv_heads, dim, keys_at_once
+    )
+    place = (row * heads + head) * splits + split
+    at = place[:, None] * dim + width[None, :]
+    if splits == 1:
+        whole = out / tl.where(own, total, 1.0)[:, None]
+        tl.store(whole_ptr + at, whole.to(whole_ptr.dtype.element_ty), mask=own[:, None])
+    else:
+        tl.store(top_ptr + place, top, mask=own)
+        tl.store(sum_ptr + place, total, mask=own)
+        tl.store(out_ptr + at, out, mask=own[:, None])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -61,33 +110,51 @@ def _whole_kernel(  # type: ignore[no-untyped-def]
     out_ptr, top_ptr, sum_ptr, whole_ptr, dim: tl.constexpr, splits: tl.constexpr, places: tl.constexpr
 ):  # fmt: skip
     """The parts of one head of one row."""
-    head = tl.program_id(0)
-    split, width = tl.arange(0, places), tl.arange(0, dim)
-    there = split < splits
-    top = tl.load(top_ptr + head * splits + split, mask=there, other=-1e30)
-    total = tl.load(sum_ptr + head * splits + split, mask=there, other=0.0)
-    share = tl.exp(top - tl.max(top, 0))
-    parts = tl.load(out_ptr + (head * splits + split)[:, None] * dim + width[None, :], mask=there[:, None], other=0.0)
-    whole = tl.sum(parts * share[:, None], 0) / tl.sum(total * share, 0)
-    tl.store(whole_ptr + head * dim + width, whole.to(whole_ptr.dtype.element_ty))
+    put_together(out_ptr, top_ptr, sum_ptr, whole_ptr, tl.program_id(0), splits, 1, dim, splits, places, 1)
 
 
 def attend(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, stride: Tensor, lengths: Tensor, splits: int
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    stride: Tensor,
+    lengths: Tensor,
+    splits: int,
+    together: int = 1,
 ) -> Tensor:
     """q: [B, H, hd], each row contiguous. keys, values: [pages, page, Hkv, hd], contiguous, of q's dtype.
 
-    table: int32, flat: the pages of row b from b * stride on. stride: int32 [1]. lengths: int32 [B], >= 1. All on one GPU.
+    table: int32, flat: the pages of row b from b * stride on. stride: int32 [1]. lengths: integers [B], >= 1, any stride. All on one GPU.
+    together: rows 0..together-1, and so on, are looked at by one program: each such set must have the table of its first row.
     Returns [B, H, hd]. hd must be a power of two, >= 16.
     """
     rows, heads, dim = q.shape
     _, page, kv_heads, _ = keys.shape
-    out = empty(rows, heads, splits, dim, device=q.device, dtype=float32)
-    top, total = (empty(rows, heads, splits, device=q.device, dtype=float32) for _ in range(2))
-    _parts_kernel[(rows, kv_heads, splits)](
-        q, q.stride(0), keys, values, table, stride, lengths, out, top, total, dim**-0.5,
-        page, heads, kv_heads, dim, splits, _KEYS, _QUERIES,
-    )  # fmt: skip
     whole = empty(rows, heads, dim, device=q.device, dtype=q.dtype)
-    _whole_kernel[(rows * heads,)](out, top, total, whole, dim, splits, triton.next_power_of_2(splits))
+    out, top, total = parts_of(whole, splits)
+    queries = max(QUERIES, triton.next_power_of_2(together * (heads // kv_heads)))
+    _parts_kernel[(triton.cdiv(rows, together), kv_heads, splits)](
+        q, q.stride(0), keys, values, table, stride, lengths, lengths.stride(0), out, top, total, whole, dim**-0.5,
+        rows, page, heads, kv_heads, dim, splits, KEYS, queries, together,
+    )  # fmt: skip
+    if splits > 1:
+        join(out, top, total, whole)
     return whole
+
+
+def parts_of(whole: Tensor, splits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for what `join` puts together: float32 [B, H, splits, hd] and twice [B, H, splits]. One split needs none: `whole` itself."""
+    if splits == 1:
+        return whole, whole, whole
+    rows, heads, dim = whole.shape
+    out = empty(rows, heads, splits, dim, device=whole.device, dtype=float32)
+    top, total = (empty(rows, heads, splits, device=whole.device, dtype=float32) for _ in range(2))
+    return out, top, total
+
+
+def join(out: Tensor, top: Tensor, total: Tensor, whole: Tensor) -> None:
+    """Put parts together into whole, [B, H, hd]."""
+    rows, heads, splits, dim = out.shape
+    places = triton.next_power_of_2(splits)
+    _whole_kernel[(rows * heads,)](out, top, total, whole, dim, splits, places)

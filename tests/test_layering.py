@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "engine/paged_triton.py": "torch triton",  # which comes with torch where there is a GPU, and is imported only there
     "engine/products_triton.py": "engine torch triton",
     "engine/sampling_triton.py": "engine torch triton",
+    "engine/turned_triton.py": "engine torch triton",
     "engine/evaluate/external.py": "engine numpy torch safetensors transformers",
     "engine/evaluate/samples.py": "engine numpy torch soundfile matplotlib",
     "engine/train/": "engine numpy torch safetensors tokenizers soundfile soxr matplotlib tqdm wordfreq num2words",

@@ -1,0 +1,231 @@
+"""What a GPU does between the products of a block's attention: what the plain path does, in fewer launches."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention import FrameKV, FramePass, grouped_attention
+from engine.config import StackConfig
+from engine.model import rope_rows, rope_table, rotate
+from tests.conftest import GPU_REASON
+
+pytestmark = pytest.mark.torch
+
+# With a GPU; or, much slower, with TRITON_INTERPRET=1 and the package triton. The interpreter cannot multiply matrices of bfloat16.
+INTERPRETED = "TRITON_INTERPRET" in os.environ
+EXACT = [(torch.float32, 1e-5), (torch.float16, 4e-3) if INTERPRETED else (torch.bfloat16, 3e-2)]
+PAGE = 32
+EPS = 1e-6
+SHAPES = [StackConfig(dim=16, n_layer=2, n_head=6, n_kv_head=2, head_dim=16, ffn_dim=16)]
+if not INTERPRETED:
+    SHAPES.append(StackConfig(dim=16, n_layer=2, n_head=32, n_kv_head=8, head_dim=128, ffn_dim=16))
+
+
+@pytest.fixture
+def device() -> str:
+    if INTERPRETED and find_spec("triton") is not None:
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip(GPU_REASON)
+    return "cuda"
+
+
+@pytest.fixture(params=SHAPES, ids=lambda stack: f"{stack.n_head} heads")
+def stack(request: pytest.FixtureRequest) -> StackConfig:
+    found = request.param
+    assert isinstance(found, StackConfig)
+    return found
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def far(found: Tensor, wanted: Tensor) -> float:
+    assert found.shape == wanted.shape
+    return float((found.double() - wanted.double()).abs().max())
+
+
+def gain_of(stack: StackConfig, device: str) -> Tensor:
+    return (random(stack.n_head + stack.n_kv_head, stack.head_dim) + 1).to(device)
+
+
+def turned(stack: StackConfig, qkv: Tensor, turn: Tensor, gain: Tensor | None) -> tuple[Tensor, ...]:
+    """The plain way: q [R, H, hd], k and v [R, Hkv, hd]."""
+    heads = qkv.view(len(qkv), -1, stack.head_dim)
+    both, v = heads.split([stack.n_head + stack.n_kv_head, stack.n_kv_head], 1)
+    if gain is not None:
+        both = (F.rms_norm(both.float(), (stack.head_dim,), None, EPS) * gain).to(qkv.dtype)
+    cos, sin = rope_rows(turn)
+    q, k = rotate(both, (cos, sin)).split([stack.n_head, stack.n_kv_head], 1)
+    return q, k, v
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A layer's pages, and rows whose pages lie in no order. Pages that are nobody's and places behind a row's last are not numbers."""
+
+    keys: Tensor  # [pages, PAGE, Hkv, hd]
+    values: Tensor
+    table: Tensor  # int32 [R, most pages of a row]
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, stack: StackConfig, lengths: list[int], dtype: torch.dtype, device: str) -> Pages:
+        most = -(-max(lengths) // PAGE)
+        pages = len(lengths) * most + 2
+        shape = (pages, PAGE, stack.n_kv_head, stack.head_dim)
+        keys, values = random(*shape).to(device, dtype), (random(*shape) + 1).to(device, dtype)
+        table = torch.randperm(pages - 2, generator=torch.Generator().manual_seed(0)).view(len(lengths), most)
+        for cache in (keys, values):
+            cache[-2:] = torch.nan
+            for row, length in zip(table, lengths, strict=True):
+                cache[row.to(device)] = torch.where(
+                    (torch.arange(most * PAGE, device=device) < length).view(most, PAGE, 1, 1),
+                    cache[row.to(device)],
+                    torch.nan,
+                )
+        return cls(keys, values, table.int().to(device), lengths)
+
+    def slots(self, row: int, positions: Tensor) -> Tensor:
+        """Where in the pages."""
+        positions = positions.to(self.keys.device)
+        return self.table[row].long()[positions // PAGE] * PAGE + positions % PAGE
+
+    def heard(self, row: int, q: Tensor, length: int) -> Tensor:
+        """The plain way. q: [H, hd]. Returns [H, hd], float64."""
+        slots = self.slots(row, torch.arange(length))
+        k, v = (cache.flatten(0, 1)[slots][None].double() for cache in (self.keys, self.values))
+        return grouped_attention(q[None, None].double(), k, v)[0, 0]
+
+    def twin(self) -> Pages:
+        return Pages(self.keys.clone(), self.values.clone(), self.table, self.lengths)
+
+
+LENGTHS = [1, 2, 64, 65, 66, 150]
+
+
+@pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
+@pytest.mark.parametrize("splits", [1, 2, 5])
+def test_attention_over_pages_is_attention_over_the_keys_in_them(
+    device: str, stack: StackConfig, dtype: torch.dtype, most: float, splits: int
+) -> None:
+    from engine.paged_triton import attend
+
+    pages = Pages.of(stack, LENGTHS, dtype, device)
+    q = random(len(LENGTHS), stack.n_head + 3, stack.head_dim).to(device, dtype)[:, : stack.n_head]
+    stride = torch.tensor([pages.table.shape[1]], dtype=torch.int32, device=device)
+    ends = torch.tensor(LENGTHS, device=device)
+    found = attend(q, pages.keys, pages.values, pages.table.flatten(), stride, ends, splits)
+    assert far(found, torch.stack([pages.heard(row, q[row], length) for row, length in enumerate(LENGTHS)])) < most
+
+
+@pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("splits", [1, 3])
+def test_a_step_writes_and_attends_as_the_plain_path(
+    device: str, stack: StackConfig, dtype: torch.dtype, most: float, normed: bool, splits: int
+) -> None:
+    from engine.turned_triton import attend_pages
+
+    rows = len(LENGTHS)
+    ends = torch.tensor(LENGTHS)
+    qkv = random(rows + 1, (stack.n_head + 2 * stack.n_kv_head) * stack.head_dim).to(device, dtype)
+    turn = rope_table(stack, 200).to(device)[[*(length - 1 for length in LENGTHS), 0]]
+    gain = gain_of(stack, device) if normed else None
+    before = Pages.of(stack, LENGTHS, dtype, device)
+    # The last row only fills up the step: it has a page of its own, of which it sees what it writes.
+    spare = torch.full((1, before.table.shape[1]), len(before.keys) - 1, dtype=torch.int32, device=device)
+    slots = torch.cat([before.slots(row, ends[row : row + 1] - 1) for row in range(rows)])
+    numbers = torch.stack((torch.tensor([*LENGTHS, 1]).to(device), torch.cat((slots, spare[0, :1] * PAGE))), 1)
+    stride = torch.tensor([before.table.shape[1]], dtype=torch.int32, device=device)
+    wanted = before.twin()
+    q, k, v = turned(stack, qkv, turn, gain)
+    wanted.keys.flatten(0, 1)[numbers[:, 1]] = k
+    wanted.values.flatten(0, 1)[numbers[:, 1]] = v
+    heard = torch.stack([wanted.heard(row, q[row], length) for row, length in enumerate(LENGTHS)])
+    counts = torch.zeros((rows + 1) * stack.n_kv_head, dtype=torch.int32, device=device)
+    for apart, arrived in ((False, None), (True, None), (True, counts), (True, counts)):
+        pages = before.twin()
+        pages.keys.flatten(0, 1)[numbers[:, 1]] = torch.nan  # nobody sees there what was before
+        found = attend_pages(
+            qkv, turn, gain, EPS, pages.keys, pages.values, numbers[:, 1], torch.cat((pages.table, spare)).flatten(), stride,
+            numbers[:, 0], splits, apart, arrived,
+        )  # fmt: skip
+        assert found.dtype == dtype
+        assert far(found[:rows], heard.flatten(1)) < most
+        assert far(found[rows], v[rows].repeat_interleave(stack.n_head // stack.n_kv_head, 0).flatten()) < most
+        for cache, other in ((pages.keys, wanted.keys), (pages.values, wanted.values)):
+            assert (cache.isnan() == other.isnan()).all()
+            assert far(cache.nan_to_num(), other.nan_to_num()) < most
+        assert not counts.any()
+
+
+@pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("splits", [1, 2])
+def test_positions_of_one_sequence_see_each_other(
+    device: str, stack: StackConfig, dtype: torch.dtype, most: float, together: int, splits: int
+) -> None:
+    from engine.turned_triton import attend_pages
+
+    past, new, spare = 61, 7, 2  # and rows that only fill up the step
+    pages = Pages.of(stack, [past + new], dtype, device)
+    qkv = random(new + spare, (stack.n_head + 2 * stack.n_kv_head) * stack.head_dim).to(device, dtype)
+    positions = torch.arange(past, past + new)
+    turn = rope_table(stack, 200)[torch.tensor([*range(past, past + new), *[0] * spare])].to(device)
+    q, k, v = turned(stack, qkv, turn, None)
+    own = pages.slots(0, positions)
+    pages.keys.flatten(0, 1)[own] = pages.values.flatten(0, 1)[own] = torch.nan
+    slots = torch.cat((own, torch.full((spare,), (len(pages.keys) - 1) * PAGE, device=device)))
+    table = torch.full((new + spare, pages.table.shape[1]), len(pages.keys) - 1, dtype=torch.int32, device=device)
+    table[:new] = pages.table
+    stride = torch.tensor([table.shape[1]], dtype=torch.int32, device=device)
+    lengths = torch.tensor([*(positions + 1), *[1] * spare], device=device)
+    found = attend_pages(
+        qkv, turn, None, EPS, pages.keys, pages.values, slots, table.flatten(), stride, lengths, splits, together=together
+    )  # fmt: skip
+    assert far(pages.keys.flatten(0, 1)[own], k[:new]) < most
+    assert torch.equal(pages.values.flatten(0, 1)[own], v[:new])
+    for row in range(new):
+        assert far(found[row], pages.heard(0, q[row], past + row + 1).flatten()) < most
+    assert found[new:].isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("rows", [2, 17])
+def test_a_frames_passes_write_and_attend_as_the_plain_path(
+    device: str, stack: StackConfig, dtype: torch.dtype, most: float, normed: bool, rows: int
+) -> None:
+    plain, fast = (FrameKV(stack, 18, 4, torch.device(device), dtype) for _ in range(2))
+    for cache in (fast.k, fast.v):
+        cache.fill_(torch.nan)  # nobody reads what this frame has not written
+    gain = gain_of(stack, device) if normed else None
+    table, layer = rope_table(stack, 4).to(device), stack.n_layer - 1
+    for frame in range(2):
+        for start, stop in ((0, 2), (2, 3), (3, 4)):
+            new = stop - start
+            qkv = random(rows * new, (stack.n_head + 2 * stack.n_kv_head) * stack.head_dim).to(device, dtype) + frame
+            turn = table[start:stop].expand(rows, -1, -1, -1).flatten(0, 1)
+            heads = [part.unflatten(0, (rows, new)) for part in turned(stack, qkv, turn, gain)]
+            wanted = plain.at(start, stop, rows)(layer, *heads).flatten(0, 1).flatten(1)
+            found = FramePass(plain.at(start, stop, rows), fast, start, rows).turned(layer, qkv, turn, gain, EPS)
+            assert found.dtype == dtype
+            assert far(found, wanted) < most
+            for cache, other in ((fast.k, plain.k), (fast.v, plain.v)):
+                assert far(cache[layer, :rows, :, :stop], other[layer, :rows, :, :stop]) < most
+    assert fast.k[:, rows:].isnan().all() and fast.k[:layer].isnan().all()
+
+
+@pytest.mark.gpu
+def test_a_frame_on_a_gpu_turns_in_its_own_kernel() -> None:
+    stack, cuda = SHAPES[0], torch.device("cuda")
+    assert isinstance(FrameKV(stack, 1, 5, cuda, torch.float32).at(0, 2, 1), FramePass)
