@@ -39,7 +39,6 @@ from engine.roof import step_bytes
 
 SHORT_MS: Final = 50.0  # that a listener may be short by
 PAGES_SHARE: Final = 0.8  # of the memory that is free beside the weights, for pages, where streams are looked for
-STEPS_BESIDE: Final = 32  # frames of `pieces` that are not measured: the first ones, and those of a profile
 CLONES: Final = 5
 PROFILED: Final = 10  # frames
 
@@ -103,18 +102,19 @@ def ready(bench: Bench) -> Rows:
 def pieces(bench: Bench) -> Rows:
     """A step's pieces, for each number of streams."""
     out: Rows = []
+    loads = [lengths_of(bench.setting(streams)) for streams in bench.args.streams]
+    begun = bench.now()
+    # One for all: a number of rows has its graphs in it, whatever others there are.
+    steps = bench.steps(max(map(len, loads)), max(pool_of(lengths, _frames(bench)) for lengths in loads))
+    print(f"{bench.now() - begun:.1f} s until steps of up to {steps.most} streams are captured")
     print(f"{'streams':>8} {'piece':10}{'p50':>9}{'p95':>9}{'p99':>9}  ms a step{'roof':>9}")
-    for streams in bench.args.streams:
-        lengths, begun = lengths_of(bench.setting(streams)), bench.now()
-        steps = bench.steps(streams, pool_of(lengths, 2 * bench.args.steps + STEPS_BESIDE))
+    for lengths in loads:
+        streams, before = len(lengths), bench.compiled.seen()
         steps.hold(lengths)
-        ready_s = bench.now() - begun
-        begun = bench.now()
         steps.pieces(1, bench.now)
-        warm_s = bench.now() - begun
         roofs = {name: 1000 * size / bench.copied for name, size in frame_bytes(bench.loaded, steps.positions).items()}
         roof = {"slow": roofs["slow"] + roofs["kv"], "draw": roofs["fast"], "all": sum(roofs.values())}
-        row: dict[str, Any] = {"streams": streams, "positions": steps.positions, "ready_s": ready_s, "warm_s": warm_s}
+        row: dict[str, Any] = {"streams": streams, "positions": steps.positions}
         for name, values in steps.pieces(bench.args.steps, bench.now).items():
             row[name] = {**spread(values), "roof": roof.get(name)}
             beside = f"{roof[name]:9.3f}" if name in roof else ""
@@ -122,12 +122,19 @@ def pieces(bench: Bench) -> Rows:
             print(f"{streams:8} {name:10}{shown}           {beside}", flush=True)
         row["fast_loop_p50"] = row["draw"]["p50"] - row["sampling"]["p50"]
         row["rtf"] = row["all"]["p50"] / (1000 * bench.loaded.info.frame_s)
+        row["compiled"] = since(before, bench.compiled.seen())
         if bench.args.profile is not None:
             _profile(steps, bench.args.profile, streams)
         out.append(row)
-        del steps
-        _tidy()
+    del steps
+    _tidy()
     return out
+
+
+def _frames(bench: Bench) -> int:
+    """That a row of `pieces` says at most."""
+    steps: int = bench.args.steps
+    return 2 * steps + 4 * FIRST_FRAMES + 2 + PROFILED
 
 
 def _profile(steps: Steps, folder: Path, streams: int) -> None:
@@ -216,46 +223,47 @@ def memory(bench: Bench) -> Rows:
 
 
 def serve(bench: Bench) -> Rows:
-    """Streams in real time: alone; if asked for, beside newcomers, and with interruptions."""
+    """Streams in real time; the largest number of them then beside newcomers and with interruptions, if asked for."""
     out: Rows = []
-    args = bench.args
-    for streams in args.streams:
-        setting = bench.setting(streams)
-        loads = {"": NOTHING}
-        if args.newcomers:
-            loads["beside newcomers"] = Besides(newcomers=args.newcomers, positions=args.newcomer_positions)
-        if args.cancels:
-            loads["interrupted"] = Besides(cancels=args.cancels)
-        rows = streams + max(load.rows for load in loads.values())
-        beside = max(load.kv_positions(setting.prefix) for load in loads.values())
-        core = bench.core(rows, _kv_positions(setting) + beside)
-        for name, load in loads.items():
-            before = bench.compiled.seen()
-            entries = bench.loaded.codec.config.codebook_size
-            served = Serving(core, setting, entries, bench.now, load).run(args.seconds, args.warm_up)
-            out.append({"streams": streams, "load": name, **_heard(served)})
-            out[-1]["compiled"] = since(before, bench.compiled.seen())
-            print(f"{streams} streams in real time {name}: {json.dumps(out[-1])}", flush=True)
-        core.close()
-        del core
-        _tidy()
+    args, settings = bench.args, [bench.setting(streams) for streams in sorted(bench.args.streams)]
+    loads = [(setting, "", NOTHING) for setting in settings]
+    if args.newcomers:
+        besides = Besides(newcomers=args.newcomers, positions=args.newcomer_positions)
+        loads.append((settings[-1], "beside newcomers", besides))
+    if args.cancels:
+        loads.append((settings[-1], "interrupted", Besides(cancels=args.cancels)))
+    rows = settings[-1].streams + max(besides.rows for _, _, besides in loads)
+    beside = max(besides.kv_positions(args.prefix) for _, _, besides in loads)
+    core = bench.core(rows, _kv_positions(settings[-1]) + beside)
+    for setting, name, besides in loads:
+        before = bench.compiled.seen()
+        entries = bench.loaded.codec.config.codebook_size
+        served = Serving(core, setting, entries, bench.now, besides).run(args.seconds, args.warm_up)
+        row = {"streams": setting.streams, "load": name, **_heard(served, besides)}
+        row["compiled"] = since(before, bench.compiled.seen())
+        print(f"{setting.streams} streams in real time {name}: {json.dumps(row)}", flush=True)
+        out.append(row)
+    core.close()
+    del core
+    _tidy()
     return out
 
 
-def _heard(served: Served) -> dict[str, Any]:
+def _heard(served: Served, load: Besides) -> dict[str, Any]:
     row: dict[str, Any] = {"failed": len(served.failed), "why": served.failed[:3]}
     row["frames_s"] = served.frames / served.elapsed_s
     row["carries"] = served.carries
     short = served.short_ms
     row["never_short_by_50_ms"] = sum(value <= SHORT_MS for value in short) / len(short) if short else None
-    for name in ("first_ms", "first_new_ms", "short_ms", "step_ms"):
+    names = ["first_ms", "first_new_ms", "short_ms", "step_ms"]
+    if load.newcomers:
+        names += ["newcomer_first_ms", "newcomer_short_ms"]
+        row["turned_away"] = served.turned_away
+    if load.cancels:
+        names.append("cancel_ms")
+    for name in names:
         values = getattr(served, name)
         row[name] = {"n": len(values), **spread(values)}
-    for name in ("newcomer_first_ms", "newcomer_short_ms", "cancel_ms"):
-        if values := getattr(served, name):
-            row[name] = {"n": len(values), **spread(values)}
-    if served.turned_away:
-        row["turned_away"] = served.turned_away
     return row
 
 

@@ -25,22 +25,26 @@ def test_every_part_is_measured_and_the_last_line_says_so(
     graphs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = (
-        "--random-weights tiny --device cpu --streams 2 --steps 3 --prefix 40 --history 20 --prefill 32 --warm-up 0.2 --seconds 0.5 "
+        "--random-weights tiny --device cpu --streams 1 2 --steps 3 --prefix 40 --history 20 --prefill 32 --warm-up 0.1 --seconds 0.3 "
         "--newcomers 8 --newcomer-positions 60 --cancels 20 --recording 0.3 --positions 64 128"
     )
     parts = ["--parts", *PARTS, "--json", str(tmp_path / "out.json")]
     assert main([*command.split(), *graphs, *parts, "--profile", str(tmp_path / "profile")]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result == json.loads((tmp_path / "out.json").read_text())
-    (pieces,) = result["pieces"]
+    assert [row["streams"] for row in result["pieces"]] == [1, 2]
+    pieces = result["pieces"][1]
     assert all(pieces[name]["p50"] > 0 for name in ("slow", "draw", "codec", "sampling", "all"))
     assert pieces["all"]["roof"] > 0
     assert result["prefill"][0]["positions"] == 32 and result["prefill"][0]["p50"] > 0
     assert result["codec"][0]["snr_db"] > 50
+    assert [row["streams"] for row in result["serve"]] == [1, 2, 2, 2]
     loads = {row["load"]: row for row in result["serve"]}
     assert all(row["failed"] == 0 and row["frames_s"] > 0 for row in loads.values())
-    assert loads["beside newcomers"]["newcomer_first_ms"]["n"] > 0
-    assert loads["interrupted"]["cancel_ms"]["p50"] > 0
+    assert {"newcomer_first_ms", "newcomer_short_ms"} == loads["beside newcomers"].keys() - loads[""].keys() - {
+        "turned_away"
+    }
+    assert "cancel_ms" in loads["interrupted"]
     assert {row["positions"]: row["streams"] in (0, 1, 2) for row in result["capacity"]} == {64: True, 128: True}
     (clone,) = result["clone"]
     assert clone["ready_ms"]["p50"] > 0 and clone["computed"] == clone["positions"] and not any(clone["known_turn"])
