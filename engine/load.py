@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -121,8 +122,12 @@ def load_model(
     *,
     fused: bool | None = None,
     quantize: str | None = None,
+    kernels: bool | None = None,
 ) -> Loaded:
-    """The part of `load_core` that reads files. fused: a step's blocks are compiled (`engine.fused`); None: on a GPU."""
+    """The part of `load_core` that reads files. fused: a step's blocks are compiled (`engine.fused`); None: on a GPU.
+
+    kernels: few rows have kernels of our own, see DualAR.prepare_serving; None: where blocks are compiled, given a GPU and Triton.
+    """
     device = _device(device)
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
@@ -132,8 +137,10 @@ def load_model(
     model, packed = _model(folder, torch.device(device), DTYPES[dtype], quantize)
     codec = load_codec(folder, device)
     fuse = compiled if fused or (fused is None and GRAPHS_ON_A_GPU and model.device.type == "cuda") else None
-    model.prepare_serving(residual_entries=codec.config.codebook_size, packed=packed, fuse=fuse)
-    if quantize is not None and model.device.type == "cuda":
+    if kernels is None:
+        kernels = fuse is not None and model.device.type == "cuda" and find_spec("triton") is not None
+    model.prepare_serving(codec.config.codebook_size, packed, fuse, kernels)
+    if (kernels or quantize is not None) and model.device.type == "cuda":
         _compile_products(model)
     info = ModelInfo(
         name=name,
