@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--positions", type=int, nargs="+", default=[1000, 2000, 4000], help="of a stream", metavar="N")
     parser.add_argument("--prefill", type=int, nargs="+", default=[128, 512, 1024], metavar="POSITIONS")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["pieces", "prefill"])
-    parser.add_argument("--profile", type=Path, help="folder for a trace and a table of ten steps of each `pieces`")
+    parser.add_argument("--profile", type=Path, help="folder for a trace and a table of some steps of each `pieces`")
     parser.add_argument("--json", type=Path, help="write the result there as well, after each part")
     parser.add_argument("--seed", type=int, default=0)
     return parser

@@ -40,7 +40,7 @@ from engine.roof import step_bytes
 SHORT_MS: Final = 50.0  # that a listener may be short by
 PAGES_SHARE: Final = 0.8  # of the memory that is free beside the weights, for pages, where streams are looked for
 CLONES: Final = 5
-PROFILED: Final = 10  # frames
+PROFILED: Final = 5  # frames
 
 Rows = list[dict[str, Any]]
 

@@ -29,7 +29,7 @@ def test_every_part_is_measured_and_the_last_line_says_so(
         "--newcomers 8 --newcomer-positions 60 --cancels 20 --recording 0.3 --positions 64 128"
     )
     parts = ["--parts", *PARTS, "--json", str(tmp_path / "out.json")]
-    assert main([*command.split(), *graphs, *parts, "--profile", str(tmp_path / "profile")]) == 0
+    assert main([*command.split(), *graphs, *parts]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result == json.loads((tmp_path / "out.json").read_text())
     assert [row["streams"] for row in result["pieces"]] == [1, 2]
@@ -52,8 +52,13 @@ def test_every_part_is_measured_and_the_last_line_says_so(
     assert result["ready"][0]["core_s"] > 0 and result["load_s"] > 0 and result["python_s"] > 0
     assert result["compiled"]["functions"] == 0, "nothing is fused"
     assert "files" in result["compile_caches_after"]["torch"]
-    assert (tmp_path / "profile" / "steps-2.json.gz").stat().st_size > 0
-    assert "aten::" in (tmp_path / "profile" / "steps-2.txt").read_text()
+
+
+def test_a_profile_is_a_trace_and_a_table(tmp_path: Path) -> None:
+    command = "--random-weights tiny --device cpu --steps 2 --prefix 40 --history 20 --parts pieces --profile"
+    assert main([*command.split(), str(tmp_path)]) == 0
+    assert (tmp_path / "steps-1.json.gz").stat().st_size > 0
+    assert "aten::" in (tmp_path / "steps-1.txt").read_text()
 
 
 def test_a_frame_reads_the_slow_stack_once_and_the_fast_one_for_every_residual_codebook(tiny: Loaded) -> None:
