@@ -71,13 +71,21 @@ def put_together(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
 def _parts_kernel(  # type: ignore[no-untyped-def]
-    q_ptr, q_row, k_ptr, v_ptr, table_ptr, stride_ptr, length_ptr, length_step, out_ptr, top_ptr, sum_ptr, whole_ptr,
-    scale, rows, page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
-    splits: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, together: tl.constexpr,
+    q_ptr, q_row, k_ptr, v_ptr, table_ptr, stride_ptr, length_ptr, length_step, shared_ptr, out_ptr, top_ptr, sum_ptr,
+    whole_ptr, scale, rows, page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
+    splits: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, may_share: tl.constexpr,
 ):  # fmt: skip
-    """Softmax and sum over one part of the keys of `together` rows with one table, for the heads that share a key head."""
-    begin_row, kv_head, split = tl.program_id(0) * together, tl.program_id(1), tl.program_id(2)
+    """Softmax and sum over one part of one row's keys, for the heads that share a key head.
+
+    Where rows are positions of one sequence, for as many rows as there is room for among the queries; other programs have nothing to do.
+    """
+    begin_row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group: tl.constexpr = heads // kv_heads
+    together = 1
+    if may_share:
+        together = tl.where(tl.load(shared_ptr) != 0, queries // group, 1)
+        if begin_row % together != 0:
+            return
     query, width = tl.arange(0, queries), tl.arange(0, dim)
     row, head = begin_row + query // group, kv_head * group + query % group
     own = (query < group * together) & (row < rows)
@@ -121,22 +129,23 @@ def attend(
     stride: Tensor,
     lengths: Tensor,
     splits: int,
-    together: int = 1,
+    shared: Tensor | None = None,
 ) -> Tensor:
     """q: [B, H, hd], each row contiguous. keys, values: [pages, page, Hkv, hd], contiguous, of q's dtype.
 
     table: int32, flat: the pages of row b from b * stride on. stride: int32 [1]. lengths: integers [B], >= 1, any stride. All on one GPU.
-    together: rows 0..together-1, and so on, are looked at by one program: each such set must have the table of its first row.
+    shared: int32 [1], not 0 where all rows are positions of one sequence, one after the other, but for last ones that are nobody's: then
+    several of them look at each key at once. Read on the GPU, as all of them are, so a captured step may be either.
     Returns [B, H, hd]. hd must be a power of two, >= 16.
     """
     rows, heads, dim = q.shape
     _, page, kv_heads, _ = keys.shape
     whole = empty(rows, heads, dim, device=q.device, dtype=q.dtype)
     out, top, total = parts_of(whole, splits)
-    queries = max(QUERIES, triton.next_power_of_2(together * (heads // kv_heads)))
-    _parts_kernel[(triton.cdiv(rows, together), kv_heads, splits)](
-        q, q.stride(0), keys, values, table, stride, lengths, lengths.stride(0), out, top, total, whole, dim**-0.5,
-        rows, page, heads, kv_heads, dim, splits, KEYS, queries, together,
+    queries = max(QUERIES, triton.next_power_of_2(heads // kv_heads))
+    _parts_kernel[(rows, kv_heads, splits)](
+        q, q.stride(0), keys, values, table, stride, lengths, lengths.stride(0), stride if shared is None else shared,
+        out, top, total, whole, dim**-0.5, rows, page, heads, kv_heads, dim, splits, KEYS, queries, shared is not None,
     )  # fmt: skip
     if splits > 1:
         join(out, top, total, whole)

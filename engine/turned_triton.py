@@ -191,14 +191,14 @@ def attend_pages(
     splits: int,
     apart: bool = False,
     arrived: Tensor | None = None,
-    together: int = 1,
+    shared: Tensor | None = None,
 ) -> Tensor:
     """Turns a step's heads, writes its keys and values into a layer's pages, and attends. Returns [R, H * hd].
 
     qkv: [R, (H + 2 Hkv) hd], each row contiguous. turn: rows of a `rope_table`, [R, 2, hd], each contiguous, rows at any stride. gain:
-    float32 [H + Hkv, hd], None without norms of heads. keys, values, table, stride, lengths, together: as for `attend`; a row's own new
+    float32 [H + Hkv, hd], None without norms of heads. keys, values, table, stride, lengths, shared: as for `attend`; a row's own new
     position counts in its length. slots: integers [R], of any stride: where in the pages, counted in positions, a row is written.
-    apart: no row sees what another one writes in this step, so one kernel does all of it, and `together` does not count. Two rows may
+    apart: no row sees what another one writes in this step, so one kernel does all of it, and `shared` does not count. Two rows may
     write to one slot that is nobody's. arrived: int32 [>= R * Hkv], zeros, and left so; launches that may overlap need their own. With it
     that kernel puts parts together too; without, a second one does.
     """
@@ -213,7 +213,7 @@ def attend_pages(
             *given, whole, keys, values, slots, slots.stride(0), eps, heads, kv_heads, dim, gain is not None, grouped,
             num_warps=2,
         )  # fmt: skip
-        return attend(whole, keys, values, table, stride, lengths, splits, together).flatten(1)
+        return attend(whole, keys, values, table, stride, lengths, splits, shared).flatten(1)
     out, top, total = parts_of(whole, splits)
     arrives = arrived is not None and splits > 1
     _apart_kernel[(rows, kv_heads, splits)](

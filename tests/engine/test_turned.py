@@ -123,8 +123,10 @@ def test_attention_over_pages_is_attention_over_the_keys_in_them(
     q = random(len(LENGTHS), stack.n_head + 3, stack.head_dim).to(device, dtype)[:, : stack.n_head]
     stride = torch.tensor([pages.table.shape[1]], dtype=torch.int32, device=device)
     ends = torch.tensor(LENGTHS, device=device)
-    found = attend(q, pages.keys, pages.values, pages.table.flatten(), stride, ends, splits)
-    assert far(found, torch.stack([pages.heard(row, q[row], length) for row, length in enumerate(LENGTHS)])) < most
+    wanted = torch.stack([pages.heard(row, q[row], length) for row, length in enumerate(LENGTHS)])
+    for shared in (None, torch.zeros_like(stride)):
+        found = attend(q, pages.keys, pages.values, pages.table.flatten(), stride, ends, splits, shared)
+        assert far(found, wanted) < most
 
 
 @pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
@@ -169,10 +171,10 @@ def test_a_step_writes_and_attends_as_the_plain_path(
 
 
 @pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
-@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("splits", [1, 2])
 def test_positions_of_one_sequence_see_each_other(
-    device: str, stack: StackConfig, dtype: torch.dtype, most: float, together: int, splits: int
+    device: str, stack: StackConfig, dtype: torch.dtype, most: float, shared: bool, splits: int
 ) -> None:
     from engine.turned_triton import attend_pages
 
@@ -190,7 +192,8 @@ def test_positions_of_one_sequence_see_each_other(
     stride = torch.tensor([table.shape[1]], dtype=torch.int32, device=device)
     lengths = torch.tensor([*(positions + 1), *[1] * spare], device=device)
     found = attend_pages(
-        qkv, turn, None, EPS, pages.keys, pages.values, slots, table.flatten(), stride, lengths, splits, together=together
+        qkv, turn, None, EPS, pages.keys, pages.values, slots, table.flatten(), stride, lengths, splits,
+        shared=torch.ones(1, dtype=torch.int32, device=device) if shared else None,
     )  # fmt: skip
     assert far(pages.keys.flatten(0, 1)[own], k[:new]) < most
     assert torch.equal(pages.values.flatten(0, 1)[own], v[:new])
