@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run; the exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.kernels and not args.fused:
+        parser.error("--kernels are for few rows, and need --fused for more")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     limit: dict[str, float] = {}
@@ -71,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "torch": torch.__version__,
             "graphs": args.graphs,
             "fused": args.fused,
+            "kernels": args.kernels,
             "quantize": args.quantize,
             "python_s": round(python_s, 2),
             "load_s": round(NOW() - begun, 2),
@@ -108,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
     parser.add_argument("--graphs", action="store_true", help="fixed shapes; CUDA graphs on a GPU")
     parser.add_argument("--fused", action="store_true", help="compiled blocks")
+    parser.add_argument(
+        "--kernels",
+        action=argparse.BooleanOptionalAction,
+        help="of our own for few rows, beside --fused (default: on a GPU with Triton)",
+    )
     parser.add_argument("--quantize", choices=FORMATS, help="the slow stack's matrices in 8 or 4 bits")
     parser.add_argument(
         "--memory-limit-gb",
@@ -154,7 +162,8 @@ def _load(args: argparse.Namespace, scratch: Path) -> Loaded:
         from engine.hub import resolve  # only here: a machine without registries may lack what the hub needs
 
         folder = resolve(name).folder
-    return load_model(folder, name, args.device, args.dtype, None, fused=args.fused, quantize=args.quantize)
+    fast = {"fused": args.fused, "kernels": args.kernels}
+    return load_model(folder, name, args.device, args.dtype, None, quantize=args.quantize, **fast)
 
 
 def limit_memory(gb: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ import torch
 
 from engine.api import Codes, EngineLimits, SamplingParams
 from engine.bench_serving import Now, Setting
-from engine.frame_graphs import Captured
+from engine.captured import Captured
 from engine.heads import Head
 from engine.kv import PAGE, CachedSequence, Columns
 from engine.load import Loaded
@@ -119,9 +119,9 @@ class Steps:
             sequence.extend(column)
         return self.runner.decode(speaking)
 
-    def draw(self, hidden: Hidden) -> Codes:
-        """Draws and fast loop. Returns codes [B, K]."""
-        drawn = self.runner.draw([hidden], self.rows)
+    def draw(self, hidden: Hidden, ahead: bool = False) -> Codes:
+        """Draws and fast loop. Returns codes [B, K]. ahead: the next slow step may begin meanwhile."""
+        drawn = self.runner.draw([hidden], self.rows, self._sequences[: len(self.rows)] if ahead else ())
         codes = []
         for row, out in enumerate(drawn):
             if isinstance(out, FrameDrawn):
@@ -137,7 +137,7 @@ class Steps:
 
     def frame(self) -> None:
         """A whole step as the core makes it: where the codec works beside, the frame before is waited for when this one is drawn."""
-        codes = self.draw(self.slow())
+        codes = self.draw(self.slow(), ahead=True)
         self._finish()
         self.runner.decoder.start(codes, self.rows)
         self._decoding = True
@@ -179,7 +179,7 @@ class Steps:
             frame.commit(column)
             return column
 
-        return Captured(draws, device, None) if self._graphs else draws
+        return Captured(draws, device) if self._graphs else draws
 
     def pieces(self, steps: int, now: Now) -> dict[str, list[float]]:
         """Milliseconds of each piece, waiting for the device after each; `all` without, but for the waits that a step has."""
@@ -238,7 +238,7 @@ def carried(steps: Steps, positions: int, frame_s: float, now: Now) -> Carried:
 def prefills(
     loaded: Loaded, lengths: Sequence[int], repeats: int, now: Now, graphs: bool = False
 ) -> Iterator[tuple[int, list[float]]]:
-    """(positions, milliseconds of each repeat), for one row at a time."""
+    """(positions, milliseconds of the first of its length and of each repeat), for one row at a time."""
     limits = EngineLimits(max_streams=1, kv_positions=max(lengths) + 64)
     runner = Runner(loaded.model, loaded.codec, limits, graphs=graphs)
     codebooks = loaded.model.config.num_codebooks
@@ -253,7 +253,7 @@ def prefills(
             sync(loaded.model.device)
             times.append(1000 * (now() - begun))
             sequence.truncate(0)
-        yield length, times[1:]
+        yield length, times
 
 
 def codec_in_tf32(loaded: Loaded, rows: int, frames: int, now: Now) -> dict[str, float]:

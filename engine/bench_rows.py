@@ -175,8 +175,8 @@ def prefill(bench: Bench) -> Rows:
     """For each number of positions."""
     out: Rows = []
     for positions, times in prefills(bench.loaded, bench.args.prefill, 5, bench.now, bench.args.graphs):
-        out.append({"positions": positions, **spread(times)})
-        print(f"prefill of {positions} positions: {out[-1]['p50']:.2f} ms", flush=True)
+        out.append({"positions": positions, "first": round(times[0], 4), **spread(times[1:])})
+        print(f"prefill of {positions} positions: {out[-1]['p50']:.2f} ms, the first {times[0]:.2f}", flush=True)
     return out
 
 

@@ -118,6 +118,12 @@ def test_peaks_count_what_is_not_torchs(monkeypatch: pytest.MonkeyPatch) -> None
     assert peak_memory(torch.device("cuda")) == {"peak_gb": 10, "reserved_gb": 11, "device_gb": 12}
 
 
+def test_kernels_without_compiled_blocks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--random-weights", "tiny", "--kernels"])
+    assert "need --fused" in capsys.readouterr().err
+
+
 def test_a_limit_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
