@@ -160,8 +160,13 @@ class Steps:
                 times.append(took)
         return times
 
-    def sampling(self) -> Callable[[], object]:
-        """All draws of a frame from logits that do not change, without the fast stack between them."""
+    def sampling(self) -> Callable[[], object] | None:
+        """All draws of a frame from logits that do not change, without the fast stack between them.
+
+        None: kernels draw, which a profile tells apart.
+        """
+        if self.runner.sampler.kernels:
+            return None
         config, device, dtype = self._loaded.model.config, self.device, self._loaded.model.dtype
         rows, noise = torch.tensor(self.rows, device=device), torch.Generator(device).manual_seed(0)
         semantic, residual = (
@@ -183,8 +188,9 @@ class Steps:
 
     def pieces(self, steps: int, now: Now) -> dict[str, list[float]]:
         """Milliseconds of each piece, waiting for the device after each; `all` without, but for the waits that a step has."""
-        out: dict[str, list[float]] = {name: [] for name in ("slow", "draw", "codec", "sampling")}
         sampling = self.sampling()
+        names = ("slow", "draw", "codec", "sampling")[: 3 if sampling is None else 4]
+        out: dict[str, list[float]] = {name: [] for name in names}
         for number in range(-FIRST_FRAMES, steps):
             ends = [now()]
             hidden = self.slow()
@@ -194,9 +200,10 @@ class Steps:
             ends.append(now())
             self.codec(codes)
             ends.append(now())
-            sampling()
-            sync(self.device)
-            ends.append(now())
+            if sampling is not None:
+                sampling()
+                sync(self.device)
+                ends.append(now())
             if number >= 0:
                 for name, begun, end in zip(out, ends, ends[1:], strict=False):
                     out[name].append(1000 * (end - begun))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.api import SamplingParams
-from engine.frame_graphs import buckets
+from engine.captured import buckets
 from engine.kv import CachedSequence, Columns
 from engine.pace import Pace
 from engine.runner import FrameDrawn, Runner

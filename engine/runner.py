@@ -17,11 +17,13 @@ import torch
 
 from engine.api import EngineLimits, SamplingParams
 from engine.attention import FrameKV
+from engine.captured import buckets
 from engine.codec import Codec
 from engine.decoding import FrameDecoder, InlineDecoder
 from engine.drawing import draw_frame
-from engine.frame_graphs import FrameGraphs, GraphedDecoder, buckets
+from engine.frame_graphs import FrameGraphs
 from engine.gaze import Gaze, HeadGroups, TextSpan
+from engine.graphed_decoder import GraphedDecoder
 from engine.heads import Head
 from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool
 from engine.model import DualAR, Hidden

@@ -12,14 +12,16 @@ import torch.nn.functional as F
 
 from engine.api import Conversation, EngineLimits, SamplingParams
 from engine.attention import causal
+from engine.captured import buckets
 from engine.core import EngineCore
-from engine.frame_graphs import MOST_POSITIONS, SlowGraph, buckets
+from engine.frame_graphs import MOST_POSITIONS
 from engine.fused import compiled
 from engine.kv import PAGE, CachedSequence
 from engine.load import Loaded, core_of, load_model
 from engine.model import DualAR, Hidden
 from engine.random_weights import RandomWeights, write_folder
 from engine.runner import FrameDrawn, Runner
+from engine.slow_graph import SlowGraph
 from tests.engine.core_driver import GREEDY, Driver, Heard, assert_nothing_leaked, tiny_model
 
 SAMPLED = SamplingParams(seed=5)
@@ -154,6 +156,31 @@ def test_a_newcomer_and_one_who_leaves_cost_no_step_ahead(s2pro: Path, monkeypat
     for _ in range(5):
         driver.step()
     assert steps.late == 0
+
+
+@torch.inference_mode()
+def test_rows_that_no_step_ahead_computed_are_computed_beside_the_others(s2pro: Path) -> None:
+    loaded = tiny_model(s2pro)
+    codebooks, limits = loaded.model.config.num_codebooks, EngineLimits(max_streams=4, kv_positions=2048)
+    heads: list[torch.Tensor] = []
+    for graphs in (False, True):
+        runner = Runner(loaded.model, loaded.codec, limits, graphs=graphs)
+        sequences, noise = [CachedSequence(runner.pool, codebooks) for _ in range(4)], np.random.default_rng(1)
+        for row, sequence in enumerate(sequences):
+            runner.open_row(row, SAMPLED, row)
+            sequence.extend(noise.integers(0, 8, (codebooks + 1, 20 + 10 * row)))
+            runner.prefill(sequence, sequence.length)
+        spoke, silent = [sequences[row] for row in (3, 1, 0)], sequences[2]
+        drawn = runner.draw([runner.decode(spoke)], [3, 1, 0], spoke)
+        for sequence, one in zip(spoke, drawn, strict=True):
+            assert isinstance(one, FrameDrawn)
+            sequence.extend(one.column)
+        silent.extend(noise.integers(0, 8, (codebooks + 1, 1)))
+        if runner._graphs is not None:
+            assert runner._graphs._ahead is not None
+            assert runner._graphs._ahead.of([sequences[0], silent, sequences[3]]) == [2, None, 0]
+        heads.append(runner.decode([sequences[0], silent, sequences[3]]).head.clone())
+    assert torch.allclose(*heads, atol=1e-5)
 
 
 def test_steps_ahead_that_are_mostly_in_vain_are_given_up_and_taken_up_again(s2pro: Path) -> None:
