@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "graphs": args.graphs,
             "fused": args.fused,
             "kernels": args.kernels,
+            "ahead": args.ahead,
             "quantize": args.quantize,
             "python_s": round(python_s, 2),
             "load_s": round(NOW() - begun, 2),
@@ -115,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
         "--kernels",
         action=argparse.BooleanOptionalAction,
         help="of our own for few rows, beside --fused (default: on a GPU with Triton)",
+    )
+    parser.add_argument(
+        "--ahead",
+        type=int,
+        default=0,
+        metavar="LINES",
+        help="of a matrix's rows that such a kernel fetches while the one before it runs (default: it waits for that one's end)",
     )
     parser.add_argument("--quantize", choices=FORMATS, help="the slow stack's matrices in 8 or 4 bits")
     parser.add_argument(
@@ -162,6 +170,10 @@ def _load(args: argparse.Namespace, scratch: Path) -> Loaded:
         from engine.hub import resolve  # only here: a machine without registries may lack what the hub needs
 
         folder = resolve(name).folder
+    if args.ahead:
+        from engine import products_triton  # only here: it needs Triton
+
+        products_triton.ahead = args.ahead
     fast = {"fused": args.fused, "kernels": args.kernels}
     return load_model(folder, name, args.device, args.dtype, None, quantize=args.quantize, **fast)
 
