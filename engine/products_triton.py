@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 128  # beyond, arithmetic bounds a product and the library's is better, also with a matrix to unpack first
 MOST_PLAIN_ROWS = 16  # of a matrix that needs no unpacking: one tile. Reckoned, not measured
+# Lines of each of its rows of the matrix that a program fetches while the kernel before it still runs; 0: it is started when that one has
+# ended. Needs compute capability 9.0, and is 0 until it was measured. Whoever sets it does so before anything is captured.
+ahead = 0
 _HALF = 32  # columns in the lower and in the upper halves of a block of nf4
 _NARROW = 4096  # outputs: a matrix with no more has so few rows that each program takes fewer of them, or some units would idle
 _LINE = 128  # bytes that the second cache takes from memory at once
@@ -269,9 +272,6 @@ class Plan:
     block_k: int  # columns at once
     warps: int
     stages: int  # loads of a program that are on their way at once; 1: as many as its threads have registers for
-    # Lines of each of its rows of the matrix that a program fetches while the kernel before it still runs. 0: it is started when that
-    # one has ended. Needs compute capability 9.0, and is 0 until it was measured.
-    ahead: int = 0
 
 
 def plan_of(count: int, outputs: int, columns: int, bits: int) -> Plan:
@@ -307,8 +307,8 @@ def few_rows(
     plan = plan_of(count, outputs, columns, bits)
     what = {
         "outputs": outputs, "columns": columns, "bits": bits, "normed": norm is not None, "gated": gated,
-        "adds": add is not None, "half": _HALF, "ahead": plan.ahead, "line": _LINE, "block_n": plan.block_n,
-        "block_k": plan.block_k, "num_warps": plan.warps, "launch_pdl": plan.ahead > 0,
+        "adds": add is not None, "half": _HALF, "ahead": ahead, "line": _LINE, "block_n": plan.block_n,
+        "block_k": plan.block_k, "num_warps": plan.warps, "launch_pdl": ahead > 0,
     }  # fmt: skip
     grid = triton.cdiv(outputs, plan.block_n), triton.cdiv(count, plan.block_m)
     if plan.block_m == 1:

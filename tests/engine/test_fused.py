@@ -16,7 +16,7 @@ from engine.attention import FrameKV, causal
 from engine.config import ModelConfig, StackConfig
 from engine.fused import FusedSteps
 from engine.model import DualAR, rotate
-from engine.quantize import put, to_format
+from engine.quantize import Norm, put, to_format
 from engine.random_weights import SHAPES
 from tests.conftest import GPU_REASON
 
@@ -151,3 +151,24 @@ def test_who_can_attend_in_one_call_is_given_what_the_projection_gives(biases: b
         whole = steps.run(x, steps.turns[:length], attend)
         assert attend.layers == [0, 1]
         assert torch.allclose(steps.run(x, steps.turns[:length], causal), whole, atol=1e-5)
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_a_kernel_that_starts_early_waits_for_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip(GPU_REASON)
+    from engine import products_triton
+
+    torch.manual_seed(0)
+    weights = [torch.randn(512, 512, device="cuda", dtype=torch.bfloat16) / 32 for _ in range(100)]
+    for rows in (1, 5):
+        x, last = torch.randn(rows, 512, device="cuda", dtype=torch.bfloat16), []
+        for ahead in (0, 16):
+            monkeypatch.setattr(products_triton, "ahead", ahead)
+            for _ in range(20):
+                out = x
+                for weight in weights:
+                    out = products_triton.few_rows(out, weight, Norm(weight[0], 1e-6), add=out)
+                last.append(out)
+        assert all(torch.equal(last[0], out) for out in last)
