@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engine.attention import grouped_attention
+from engine.attention import causal_to_the_end, grouped_attention
 from engine.gaze import Gaze
 
 PAGE = 32  # positions; smaller wastes gather indices, larger wastes the tail of short conversations
@@ -186,6 +186,11 @@ def contiguous_run(row: CachedSequence) -> int | None:
     return own[0] if own == list(range(own[0], own[0] + len(own))) else None
 
 
+def _placed(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """int64, without waiting for what the device still has to do."""
+    return torch.tensor(numbers).to(device, non_blocking=True)
+
+
 class PagedAttention:
     """`attend` for rows whose last `new` positions are being computed: writes their keys and values, then attends over all before.
 
@@ -206,9 +211,8 @@ class PagedAttention:
         self._width = max(new)
         self._longest = max(row.length for row in rows)
         starts = [row.length - n for row, n in zip(rows, new, strict=True)]
-        self.positions = torch.tensor(
-            [[start + min(t, n - 1) for t in range(self._width)] for start, n in zip(starts, new, strict=True)],
-            device=device,
+        self.positions = _placed(
+            [[start + min(t, n - 1) for t in range(self._width)] for start, n in zip(starts, new, strict=True)], device
         )  # [B, T]; padded places repeat the last position, whatever they compute is dropped
         self._slots, self._source = self._write_slots(rows, starts, new, device)
         pages = -(-self._longest // PAGE)
@@ -223,8 +227,10 @@ class PagedAttention:
         else:
             # A shorter row is filled up with a page of its own: what is read there is masked, but must be no neighbour's NaN.
             table = [row.pages[:pages] + row.pages[:1] * (pages - len(row.pages)) for row in rows]
-            self._table = torch.tensor(table, device=device).flatten()  # [B * pages]
-        self._mask = self._causal_mask(device, len(rows))
+            self._table = _placed(table, device).flatten()  # [B * pages]
+        # A GPU's kernels for few key heads take no mask, but one row has no padding and needs none.
+        self._alone = len(rows) == 1 and device.type == "cuda" and pool.keys.dtype in (torch.float16, torch.bfloat16)
+        self._mask = None if self._alone and gaze is None else self._causal_mask(device, len(rows))
 
     def _write_slots(
         self, rows: Sequence[CachedSequence], starts: list[int], new: Sequence[int], device: torch.device
@@ -236,7 +242,7 @@ class PagedAttention:
                 slots.append(row.pages[position // PAGE] * PAGE + position % PAGE)
                 source.append(b * self._width + t)
         padded = len(source) != len(rows) * self._width
-        return torch.tensor(slots, device=device), torch.tensor(source, device=device) if padded else None
+        return _placed(slots, device), _placed(source, device) if padded else None
 
     def _causal_mask(self, device: torch.device, rows: int) -> Tensor | None:
         if rows == 1 and self._width == 1:
@@ -252,6 +258,8 @@ class PagedAttention:
         keys, values = self._seen[layer] if self._seen else self._gathered(layer, q.shape[0])
         if self._gaze is not None:
             self._gaze.see(layer, q, keys, self._mask)
+        if self._alone and self._width > 1:
+            return causal_to_the_end(q, keys, values)
         return grouped_attention(q, keys, values, self._mask)
 
     def _new(self, rows: Tensor) -> Tensor:

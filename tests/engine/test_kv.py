@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.attention import causal
+from engine.attention import causal, grouped_attention
 from engine.config import load_model_config
 from engine.kv import PAGE, CachedSequence, OutOfPages, PagedAttention, PagePool
 from engine.model import DualAR
@@ -62,6 +62,25 @@ def test_any_cutting_into_passes_equals_one_full_pass(model: DualAR, cuts: list[
     parts = np.split(columns, np.cumsum(cuts)[:-1], axis=1)
     got = torch.cat([advance(model, pool, [row], [part])[0] for part in parts])
     assert (got - hidden_plain(model, columns)).abs().max() < TOLERANCE
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [1, 2, 70])
+def test_one_row_on_a_gpu_needs_no_mask(length: int) -> None:
+    torch.manual_seed(0)
+    pool = PagePool(1, 2, 16, 8, torch.device("cuda"), torch.bfloat16)
+    row = CachedSequence(pool, 1)
+    row.pages = [5, 2, 7, 1]
+    past = torch.randn(1, 40, 3, 2, 16, device="cuda", dtype=torch.bfloat16)
+    row.length = 40
+    PagedAttention(pool, [row], [40])(0, past[:, :, 0].repeat(1, 1, 4, 1), past[:, :, 1], past[:, :, 2])
+    row.length += length
+    q = torch.randn(1, length, 8, 16, device="cuda", dtype=torch.bfloat16)
+    k, v = torch.randn(2, 1, length, 2, 16, device="cuda", dtype=torch.bfloat16)
+    found = PagedAttention(pool, [row], [length])(0, q, k, v)
+    mask = torch.ones(length, 40 + length, dtype=torch.bool, device="cuda").tril(40)
+    both = (torch.cat(pair, 1).double() for pair in ((past[:, :, 1], k), (past[:, :, 2], v)))
+    assert (found - grouped_attention(q.double(), *both, mask[None, None])).abs().max() < 3e-2
 
 
 def test_rows_of_different_lengths_share_a_pass(model: DualAR) -> None:
