@@ -19,6 +19,8 @@ def draw_frame(model: DualAR, sampler: Sampler, kv: FrameMemory, hidden: Hidden,
 
     Returns int64 [B, K + 2]: whether it is sound, its token, its codes. Nothing waits for the device.
     """
+    if sampler.kernels and sampler.usual:
+        return _drawn_by_kernels(model, sampler, kv, hidden, rows)
     draws = sampler.frame(rows)
     logits = model.head(hidden.head)
     # Of all logits of the frame: finite only if each of them is. In float32, which a sum of half-precision ones does not exceed.
@@ -33,3 +35,14 @@ def draw_frame(model: DualAR, sampler: Sampler, kv: FrameMemory, hidden: Hidden,
     draws.commit(column)
     sound = mass.isfinite()[:, None].long()
     return torch.cat((sound, model.token_of(column)[:, None], codes), 1)
+
+
+def _drawn_by_kernels(model: DualAR, sampler: Sampler, kv: FrameMemory, hidden: Hidden, rows: Tensor) -> Tensor:
+    from engine.sampling_triton import KernelDraws, Tokens
+
+    config = model.config
+    tokens = Tokens(config.semantic_begin, config.im_end, config.codebook_size)
+    draws = KernelDraws(sampler, rows, tokens, model.fast_embeddings.weight)
+    code0 = draws.semantic(model.head(hidden.head))
+    model.fast_frame(hidden.fast, code0, draws.codebook, kv, lambda _: draws.embedded)
+    return draws.frame
