@@ -131,6 +131,11 @@ class EngineCore:
     def _streams_work(self) -> bool:
         return any(stream.view(self._clock(), self.info.frame_s) for stream in self._streams.values())
 
+    @property
+    def most_positions(self) -> int:
+        """That one prompt and what is said behind it may have."""
+        return min(self._runner.max_positions, self.limits.kv_positions)
+
     def rehearse(self) -> None:
         """Learn how long steps take, before the first stream, where that decides who is let in."""
         if self._measures:
@@ -242,7 +247,7 @@ class EngineCore:
         except ValueError:
             return  # a hint; the turn itself will say what is wrong
         target = _joined(pieces)
-        if target.shape[1] < min(self._runner.max_positions, self.limits.kv_positions):
+        if target.shape[1] < self.most_positions:
             self._prefetches.add(conversation.id, voice.id, target, prefix)
 
     def step(self) -> c.Report:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from engine import commands as c
-from engine.api import Conversation, EngineLimits, ModelInfo, SamplingParams, SynthesisFailed, Voice
+from engine.api import Conversation, EngineLimits, ModelInfo, SamplingParams, SpokenSegment, SynthesisFailed, Voice
 from engine.attention import causal
 from engine.checkpoint import load_dual_ar
 from engine.codec import Codec
@@ -35,6 +36,9 @@ from engine.tokenizer import Tokenizer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GRAPHS_ON_A_GPU = False  # and compiled blocks; until their tests were run on one
 DEFAULT_HISTORY_S = 40.0  # what S2-Pro keeps well: 860 frames, near where long turns are known to drift (s2pro.md 3.3)
+PASTS = (150, 300, 600, 1200)  # frames, prefilled at the start on a GPU
+LEAST_ROOM = 100  # positions for text and what is said behind such a past
+JOB_FRAMES = 72  # of a first job: a whole slice on a GPU and part of one
 WARM_UP_FRAMES = 4  # the first allocates, the second is the first decode step, two more for good measure
 
 
@@ -129,6 +133,12 @@ def load_model(
     kernels: few rows have kernels of our own, see DualAR.prepare_serving; None: where blocks are compiled, given a GPU and Triton.
     """
     device = _device(device)
+    where = torch.device(device)
+    if where.type == "cuda":
+        if where.index is not None:
+            torch.cuda.set_device(where)  # captures and kernels take the current one
+        # It plans anew for each new length of a prompt, some 30 ms on the host.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     if dtype not in DTYPES:
@@ -208,14 +218,40 @@ def warm_up(core: EngineCore) -> None:
 
     What they sound like does not matter here: whether the engine can speak is asked by whoever serves it.
     """
-    conversation = Conversation("warm-up")
-    core.handle(c.Open(0, conversation, Voice("warm-up"), SamplingParams(max_frames=WARM_UP_FRAMES), 0))
+    _speak(core, SamplingParams(max_frames=WARM_UP_FRAMES), past=0)
+    if core.info.device != "cpu":
+        _first_uses(core)
+    core.rehearse()
+
+
+def _first_uses(core: EngineCore) -> None:
+    """A GPU loads the code of a kernel when it is first used, and libraries choose by size: none of it while somebody listens."""
+    entries = np.zeros((core.info.codebooks, JOB_FRAMES), np.int16)
+    for past in PASTS:
+        if past + LEAST_ROOM < core.most_positions:
+            _speak(core, SamplingParams(max_frames=1), past)
+    _speak(core, SamplingParams(max_frames=2, top_k=100, repetition_penalty=1.1), past=0)
+    core.handle(c.Decode(0, entries))
+    samples = np.zeros(JOB_FRAMES * core.info.frame_samples, np.float32)
+    core.handle(c.Encode(1, core.info.sample_rate, samples.size))
+    core.handle(c.Recording(1, samples))
+    _run(core)
+
+
+def _speak(core: EngineCore, params: SamplingParams, past: int) -> None:
+    """past: frames said before."""
+    said = (SpokenSegment("Hello.", np.zeros((core.info.codebooks, past), np.int16)),) if past else ()
+    conversation = Conversation("warm-up", said)
+    core.handle(c.Open(0, conversation, Voice("warm-up"), params, 0))
     core.handle(c.Push(0, "Hello."))
     core.handle(c.Finish(0))
-    core.handle(c.Allow(0, WARM_UP_FRAMES))
+    core.handle(c.Allow(0, params.max_frames))
+    _run(core)
+    core.handle(c.Forget(conversation.id))
+
+
+def _run(core: EngineCore) -> None:
     while core.has_work():
         for error in [event.error for _, event in core.step().events if isinstance(event, c.Ended)]:
             if isinstance(error, SynthesisFailed) and error.code != "degenerate":
                 raise error
-    core.handle(c.Forget(conversation.id))
-    core.rehearse()

@@ -1,6 +1,7 @@
 """From a folder to a core that is warm."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,11 @@ import torch
 
 from engine.api import Admission, Conversation, EngineLimits, ModelInfo, SynthesisFailed
 from engine.codec_identity import codec_id
-from engine.load import DEFAULT_HISTORY_S, load_core, load_model, warm_up
+from engine.commands import Report
+from engine.gaze import Gaze
+from engine.kv import CachedSequence
+from engine.load import DEFAULT_HISTORY_S, LEAST_ROOM, PASTS, load_core, load_model, warm_up
+from engine.model import Hidden
 from tests.engine.core_driver import Driver, assert_nothing_leaked, tiny_core, tiny_model
 
 
@@ -78,3 +83,31 @@ def test_cores_share_a_model_and_nothing_else(s2pro: Path) -> None:
     first.run()
     assert not second.core.cache._conversations and not second.core.has_work()
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.model.state_dict().items())
+
+
+def test_a_gpu_s_first_uses_are_over_before_anybody_listens(s2pro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made of them on a GPU can only be seen there; that each was made, and leaves nothing behind, here too."""
+    core = tiny_core(s2pro, kv_positions=1024)
+    core.info = replace(core.info, device="a GPU")
+    prefilled: list[int] = []
+    prefill, done = core._runner.prefill, {}
+
+    def prefilling(sequence: CachedSequence, new: int, *gaze: Gaze) -> Hidden:
+        prefilled.append(new)
+        return prefill(sequence, new, *gaze)
+
+    step = core.step
+
+    def stepping() -> Report:
+        report = step()
+        done.update(report.done)
+        return report
+
+    monkeypatch.setattr(core._runner, "prefill", prefilling)
+    monkeypatch.setattr(core, "step", stepping)
+    warm_up(core)
+    longest = max(past for past in PASTS if past + LEAST_ROOM < 1024)
+    assert sum(prefilled) > longest and max(prefilled) > 128
+    assert done == {0: None, 1: None}, "one recording was encoded, and codes were decoded"
+    assert not core.has_work()
+    assert_nothing_leaked(core)
