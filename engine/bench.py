@@ -7,7 +7,8 @@ Parts, in the order in which they are measured, each for every number of --strea
   capacity  the most streams, up to the largest number, of --positions each that a step carries: 19 of 20 take less than 0.9 of a frame
   prefill   of a prompt of --prefill positions
   codec     in float32 and in TF32, not in a graph
-  clone     from a recording of --recording seconds to a voice that is ready, and which positions are computed when it is known; alone
+  clone     from a recording of --recording seconds to a voice that is ready, which positions are computed when it is known, and how long
+            a first frame takes with a known voice of --prefix positions; alone
   memory    what a stream holds, and --streams of --positions each
   serve     what listeners of streams in real time hear; after that beside --newcomers and with --cancels
 Prints as it goes; the last line is JSON. `compiled` counts what was compiled meanwhile: after `ready` it should be nothing.

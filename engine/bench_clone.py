@@ -30,7 +30,6 @@ class Cloned:
 
     encode_ms: float  # from the recording to its codes
     prefill_ms: float  # from there until the voice's positions are cached
-    first_ms: float  # from a text to its first frame, in another conversation with this voice, which is known by then
     positions: int  # of the voice
     computed: int  # of them, for it
     known_hint: int  # computed when another conversation was hinted at
@@ -53,6 +52,25 @@ def clones(
     return [_clone(core, prompts, _recording(noise, seconds), number, done, now) for number in range(times)]
 
 
+def firsts(core: EngineCore, voice: Voice, times: int, now: Now) -> list[float]:
+    """Milliseconds from a text to its first frame, one after the other, each in a conversation of its own with the voice in it."""
+    out = []
+    for number in range(times):
+        conversation = f"first-{number}"
+        _prefetched(core, conversation, voice)
+        asked = now()
+        _spoken(core, number, conversation, voice)
+        out.append(1000 * (now() - asked))
+        core.handle(c.Forget(conversation))
+    return out
+
+
+def made_voice(core: EngineCore, frames: int, entries: int) -> Voice:
+    """Of so many frames of noise. entries: that every codebook has."""
+    codes = np.random.default_rng(1).integers(0, entries, (core.info.codebooks, frames)).astype(np.int16)
+    return Voice("known", (Reference("A voice.", codes),))
+
+
 def _recording(noise: np.random.Generator, seconds: float) -> Samples:
     return noise.normal(0, 0.1, round(seconds * RATE_HZ)).astype(np.float32)
 
@@ -73,16 +91,13 @@ def _clone(
     _prefetched(core, f"other-{number}", voice)
     hinted = counters.prefilled - before
     before = counters.prefilled
-    asked = now()
     _spoken(core, number, f"other-{number}", voice)
-    first_ms = 1000 * (now() - asked)
     in_turn = counters.prefilled - before - prompts.user(TEXT).shape[1]
     for name in ("clone", "other"):
         core.handle(c.Forget(f"{name}-{number}"))
     return Cloned(
         1000 * (encoded - begun),
         1000 * (cached - encoded),
-        first_ms,
         prompts.system(voice).shape[1],
         computed,
         hinted,

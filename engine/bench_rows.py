@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 
 from engine.api import EngineLimits
-from engine.bench_clone import clones
+from engine.bench_clone import clones, firsts, made_voice
 from engine.bench_parts import (
     FIRST_FRAMES,
     FRAMES,
@@ -31,7 +31,7 @@ from engine.bench_parts import (
     prefills,
     sync,
 )
-from engine.bench_serving import NOTHING, Besides, Now, Served, Serving, Setting
+from engine.bench_serving import NOTHING, TEMPLATE, Besides, Now, Served, Serving, Setting
 from engine.bench_start import Compilations, since, stream_memory
 from engine.core import EngineCore
 from engine.load import Loaded, core_of, warm_up
@@ -40,6 +40,7 @@ from engine.roof import step_bytes
 SHORT_MS: Final = 50.0  # that a listener may be short by
 PAGES_SHARE: Final = 0.8  # of the memory that is free beside the weights, for pages, where streams are looked for
 CLONES: Final = 5
+FIRSTS: Final = 40  # turns of which the first frame is waited for, alone
 PROFILED: Final = 5  # frames
 
 Rows = list[dict[str, Any]]
@@ -86,8 +87,8 @@ def ready(bench: Bench) -> Rows:
     warm = bench.now()
     row: dict[str, Any] = {
         "streams": streams,
-        "core_s": round(captured - begun, 2),
-        "warm_up_s": round(warm - captured, 2),
+        "core_s": round(captured - begun, 4),
+        "warm_up_s": round(warm - captured, 4),
         "compiled": since(before, bench.compiled.seen()),
     }
     if bench.device.type == "cuda":
@@ -191,18 +192,20 @@ def codec(bench: Bench) -> Rows:
 
 
 def clone(bench: Bench) -> Rows:
-    """A cold clone, and what the voice costs once it is known."""
+    """A cold clone, and what a voice costs once it is known: positions, and the wait for a first frame."""
     seconds = bench.args.recording
     positions = 4096 + 2 * CLONES * math.ceil(100 + 10 * seconds + seconds / bench.loaded.info.frame_s)
     core = bench.core(1, positions)
     before = bench.compiled.seen()
     made = clones(core, bench.loaded.prompts, seconds, CLONES, lambda: sync(bench.device), bench.now)
     row: dict[str, Any] = {"recording_s": seconds, "first_ms_of_all": round(made[0].ready_ms, 2)}
-    for name in ("ready_ms", "encode_ms", "prefill_ms", "first_ms"):
+    for name in ("ready_ms", "encode_ms", "prefill_ms"):
         row[name] = spread([getattr(one, name) for one in made[1:]])
     row |= {
         name: [getattr(one, name) for one in made] for name in ("positions", "computed", "known_hint", "known_turn")
     }
+    voice = made_voice(core, max(1, bench.args.prefix - TEMPLATE), bench.loaded.codec.config.codebook_size)
+    row["known_voice_first_ms"] = spread(firsts(core, voice, FIRSTS, bench.now))
     row["compiled"] = since(before, bench.compiled.seen())
     print(f"cold clone: {json.dumps(row)}", flush=True)
     core.close()
