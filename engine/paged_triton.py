@@ -16,7 +16,7 @@ QUERIES = 16  # the matrix units take no fewer; the heads of a group stand in th
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def part_of(length, splits: tl.constexpr, keys_at_once: tl.constexpr):  # type: ignore[no-untyped-def]
+def part_of(length, splits, keys_at_once: tl.constexpr):  # type: ignore[no-untyped-def]
     """How many of a row's `length` keys a program takes; the last ones may find fewer, or none."""
     return tl.cdiv(tl.cdiv(length, splits), keys_at_once) * keys_at_once
 
@@ -50,10 +50,10 @@ def over_keys(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def put_together(  # type: ignore[no-untyped-def]
-    out_ptr, top_ptr, sum_ptr, whole_ptr, first, used, count: tl.constexpr, dim: tl.constexpr, splits: tl.constexpr,
+    out_ptr, top_ptr, sum_ptr, whole_ptr, first, used, splits, count: tl.constexpr, dim: tl.constexpr,
     places: tl.constexpr, grouped: tl.constexpr,
 ):  # fmt: skip
-    """The first `used` parts of heads first..first+count-1. places, grouped: powers of two that hold `splits` and `count`."""
+    """The first `used` parts of heads first..first+count-1. places, grouped: powers of two that hold `used` and `count`."""
     head, split, width = tl.arange(0, grouped), tl.arange(0, places), tl.arange(0, dim)
     there = (split[:, None] < used) & (head[None, :] < count)
     place = (first + head[None, :]) * splits + split[:, None]  # [places, grouped]
@@ -69,11 +69,11 @@ def put_together(  # type: ignore[no-untyped-def]
     tl.store(whole_ptr + into, whole.to(whole_ptr.dtype.element_ty), mask=head[:, None] < count)
 
 
-@triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["rows", "splits"])  # type: ignore[untyped-decorator]
 def _parts_kernel(  # type: ignore[no-untyped-def]
     q_ptr, q_row, k_ptr, v_ptr, table_ptr, stride_ptr, length_ptr, length_step, shared_ptr, out_ptr, top_ptr, sum_ptr,
-    whole_ptr, scale, rows, page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
-    splits: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, may_share: tl.constexpr,
+    whole_ptr, scale, rows, splits, page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
+    is_split: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, may_share: tl.constexpr,
 ):  # fmt: skip
     """Softmax and sum over one part of one row's keys, for the heads that share a key head.
 
@@ -104,21 +104,21 @@ def _parts_kernel(  # type: ignore[no-untyped-def]
     )
     place = (row * heads + head) * splits + split
     at = place[:, None] * dim + width[None, :]
-    if splits == 1:
-        whole = out / tl.where(own, total, 1.0)[:, None]
-        tl.store(whole_ptr + at, whole.to(whole_ptr.dtype.element_ty), mask=own[:, None])
-    else:
+    if is_split:
         tl.store(top_ptr + place, top, mask=own)
         tl.store(sum_ptr + place, total, mask=own)
         tl.store(out_ptr + at, out, mask=own[:, None])
+    else:
+        whole = out / tl.where(own, total, 1.0)[:, None]
+        tl.store(whole_ptr + at, whole.to(whole_ptr.dtype.element_ty), mask=own[:, None])
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["splits"])  # type: ignore[untyped-decorator]
 def _whole_kernel(  # type: ignore[no-untyped-def]
-    out_ptr, top_ptr, sum_ptr, whole_ptr, dim: tl.constexpr, splits: tl.constexpr, places: tl.constexpr
+    out_ptr, top_ptr, sum_ptr, whole_ptr, splits, dim: tl.constexpr, places: tl.constexpr
 ):  # fmt: skip
     """The parts of one head of one row."""
-    put_together(out_ptr, top_ptr, sum_ptr, whole_ptr, tl.program_id(0), splits, 1, dim, splits, places, 1)
+    put_together(out_ptr, top_ptr, sum_ptr, whole_ptr, tl.program_id(0), splits, splits, 1, dim, places, 1)
 
 
 def attend(
@@ -145,7 +145,8 @@ def attend(
     queries = max(QUERIES, triton.next_power_of_2(heads // kv_heads))
     _parts_kernel[(rows, kv_heads, splits)](
         q, q.stride(0), keys, values, table, stride, lengths, lengths.stride(0), stride if shared is None else shared,
-        out, top, total, whole, dim**-0.5, rows, page, heads, kv_heads, dim, splits, KEYS, queries, shared is not None,
+        out, top, total, whole, dim**-0.5, rows, splits, page, heads, kv_heads, dim, splits > 1, KEYS, queries,
+        shared is not None,
     )  # fmt: skip
     if splits > 1:
         join(out, top, total, whole)
@@ -165,5 +166,9 @@ def parts_of(whole: Tensor, splits: int) -> tuple[Tensor, Tensor, Tensor]:
 def join(out: Tensor, top: Tensor, total: Tensor, whole: Tensor) -> None:
     """Put parts together into whole, [B, H, hd]."""
     rows, heads, splits, dim = out.shape
-    places = triton.next_power_of_2(splits)
-    _whole_kernel[(rows * heads,)](out, top, total, whole, dim, splits, places)
+    _whole_kernel[(rows * heads,)](out, top, total, whole, splits, dim, places_of(splits))
+
+
+def places_of(splits: int) -> int:
+    """A power of two that holds that many parts; one for all that are usual, so that there is code for one."""
+    return max(32, triton.next_power_of_2(splits))

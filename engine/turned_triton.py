@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, empty
 
-from engine.paged_triton import KEYS, QUERIES, attend, join, over_keys, part_of, parts_of, put_together
+from engine import products_triton
+from engine.paged_triton import KEYS, QUERIES, attend, join, over_keys, part_of, parts_of, places_of, put_together
 
 _MANY_ROWS = 16  # of the fast stack: from here on a group's heads share a program, which reads keys once; fewer would leave units idle
 
@@ -28,6 +29,17 @@ def _loaded(  # type: ignore[no-untyped-def]
     if normed:
         gain = tl.load(gain_ptr + at, mask=there, other=0.0)
     return x, gain
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _wait(ahead: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where kernels begin early (`engine.products_triton.ahead`): let the next one begin, and wait for what the one before writes.
+
+    What was there when the first such kernel of a graph began may be read before: numbers of the step, weights, and turns.
+    """
+    if ahead:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -55,6 +67,7 @@ def _turned(  # type: ignore[no-untyped-def]
 def _turn_kernel(  # type: ignore[no-untyped-def]
     qkv_ptr, qkv_row, turn_ptr, turn_row, gain_ptr, q_ptr, k_ptr, v_ptr, slot_ptr, slot_step, eps,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, normed: tl.constexpr, grouped: tl.constexpr,
+    ahead: tl.constexpr,
 ):  # fmt: skip
     """One row's heads that share a key head, that head and its values. grouped: a power of two that holds the former."""
     row, kv_head = tl.program_id(0), tl.program_id(1)
@@ -62,11 +75,12 @@ def _turn_kernel(  # type: ignore[no-untyped-def]
     qkv, width = qkv_ptr + row * qkv_row, tl.arange(0, dim)[None, :]
     query, only = tl.arange(0, grouped)[:, None], tl.zeros((1, 1), tl.int32)
     head, own = kv_head * group + query, query < group
+    cos, sin = _turn_of(turn_ptr + row * turn_row, dim)
+    slot = tl.load(slot_ptr + row * slot_step).to(tl.int64)
+    _wait(ahead)
     q, q_gain = _loaded(qkv, gain_ptr, head, own, normed, dim)
     k, k_gain = _loaded(qkv, gain_ptr, heads + kv_head + only, only == 0, normed, dim)
     v = tl.load(qkv + (heads + kv_heads + kv_head) * dim + width)
-    cos, sin = _turn_of(turn_ptr + row * turn_row, dim)
-    slot = tl.load(slot_ptr + row * slot_step).to(tl.int64)
     into = (slot * kv_heads + kv_head) * dim + width
     tl.store(
         q_ptr + (row * heads + head) * dim + width, _turned(q, q_gain, cos, sin, eps, normed, grouped, dim), mask=own
@@ -85,13 +99,13 @@ def _begun(  # type: ignore[no-untyped-def]
     return top, total, tl.where(with_new, v.to(tl.float32), tl.zeros((queries, dim), tl.float32))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["splits"])  # type: ignore[untyped-decorator]
 def _apart_kernel(  # type: ignore[no-untyped-def]
     qkv_ptr, qkv_row, turn_ptr, turn_row, gain_ptr, k_ptr, v_ptr, slot_ptr, slot_step, table_ptr, stride_ptr, length_ptr,
-    length_step, out_ptr, top_ptr, sum_ptr, arrived_ptr, whole_ptr, eps, scale,
+    length_step, out_ptr, top_ptr, sum_ptr, arrived_ptr, whole_ptr, eps, scale, splits,
     page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, normed: tl.constexpr,
-    splits: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, arrives: tl.constexpr,
-    places: tl.constexpr, grouped: tl.constexpr,
+    is_split: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, arrives: tl.constexpr,
+    places: tl.constexpr, grouped: tl.constexpr, ahead: tl.constexpr,
 ):  # fmt: skip
     """One part of one row's keys, for the heads that share a key head. The last part has the row's own new key, which is in no page yet.
 
@@ -104,10 +118,11 @@ def _apart_kernel(  # type: ignore[no-untyped-def]
     # All that waits for nothing, before anything waits.
     past = tl.load(length_ptr + row * length_step).to(tl.int32) - 1
     slot, table = tl.load(slot_ptr + row * slot_step).to(tl.int64), table_ptr + row * tl.load(stride_ptr)
+    cos, sin = _turn_of(turn_ptr + row * turn_row, dim)
+    _wait(ahead)
     q, q_gain = _loaded(qkv, gain_ptr, kv_head * group + query[:, None], own[:, None], normed, dim)
     k, k_gain = _loaded(qkv, gain_ptr, heads + kv_head + only, only == 0, normed, dim)
     v = tl.load(qkv + (heads + kv_heads + kv_head) * dim + width[None, :])
-    cos, sin = _turn_of(turn_ptr + row * turn_row, dim)
     part = part_of(past, splits, keys_at_once)
     used = tl.maximum(1, tl.cdiv(past, tl.maximum(1, part)))
     if arrives:  # noqa: SIM102 - the compiler decides this, the GPU the other
@@ -126,9 +141,7 @@ def _apart_kernel(  # type: ignore[no-untyped-def]
     )  # fmt: skip
     place = (first + query) * splits + split
     at = place[:, None] * dim + width[None, :]
-    if splits == 1:
-        tl.store(whole_ptr + at, (out / total[:, None]).to(whole_ptr.dtype.element_ty), mask=own[:, None])
-    else:
+    if is_split:
         tl.store(top_ptr + place, top, mask=own)
         tl.store(sum_ptr + place, total, mask=own)
         tl.store(out_ptr + at, out, mask=own[:, None])
@@ -137,14 +150,16 @@ def _apart_kernel(  # type: ignore[no-untyped-def]
             counter = arrived_ptr + row * kv_heads + kv_head
             if tl.atomic_add(counter, 1, sem="acq_rel") == used - 1:
                 tl.store(counter, 0)  # for the next launch
-                put_together(out_ptr, top_ptr, sum_ptr, whole_ptr, first, used, group, dim, splits, places, grouped)
+                put_together(out_ptr, top_ptr, sum_ptr, whole_ptr, first, used, splits, group, dim, places, grouped)
+    else:
+        tl.store(whole_ptr + at, (out / total[:, None]).to(whole_ptr.dtype.element_ty), mask=own[:, None])
 
 
 @triton.jit(do_not_specialize=["start"])  # type: ignore[untyped-decorator]
 def _frame_kernel(  # type: ignore[no-untyped-def]
     qkv_ptr, qkv_row, turn_ptr, turn_row, gain_ptr, k_ptr, v_ptr, out_ptr, eps, scale, start,
     new: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, positions: tl.constexpr,
-    normed: tl.constexpr, places: tl.constexpr, share: tl.constexpr,
+    normed: tl.constexpr, places: tl.constexpr, share: tl.constexpr, ahead: tl.constexpr,
 ):  # fmt: skip
     """`share` heads of one row at positions start..start+new-1, all with one key head. places: a power of two that holds all positions."""
     row, first = tl.program_id(0), tl.program_id(1) * share
@@ -154,11 +169,12 @@ def _frame_kernel(  # type: ignore[no-untyped-def]
     past, fresh = place < start, (place >= start) & (place < start + new)
     step, only = row * new + place - start, tl.zeros((1, 1), tl.int32)  # step: the row of qkv that a fresh place has
     at = ((row * kv_heads + kv_head) * positions + place) * dim + width
+    cos = tl.load(turn_ptr + step * turn_row + width, mask=fresh, other=0.0).to(tl.float32)
+    sin = tl.load(turn_ptr + step * turn_row + dim + width, mask=fresh, other=0.0).to(tl.float32)
+    _wait(ahead)
     past_k, past_v = tl.load(k_ptr + at, mask=past, other=0.0), tl.load(v_ptr + at, mask=past, other=0.0)
     k, k_gain = _loaded(qkv_ptr + step * qkv_row, gain_ptr, heads + kv_head + 0 * place, fresh, normed, dim)
     v = tl.load(qkv_ptr + step * qkv_row + (heads + kv_heads + kv_head) * dim + width, mask=fresh, other=0.0)
-    cos = tl.load(turn_ptr + step * turn_row + width, mask=fresh, other=0.0).to(tl.float32)
-    sin = tl.load(turn_ptr + step * turn_row + dim + width, mask=fresh, other=0.0).to(tl.float32)
     k = _turned(k, k_gain, cos, sin, eps, normed, places, dim)
     writes = fresh & (first % group == 0)
     tl.store(k_ptr + at, k, mask=writes)
@@ -207,19 +223,21 @@ def attend_pages(
     heads = qkv.shape[1] // dim - 2 * kv_heads
     grouped, turned = triton.next_power_of_2(heads // kv_heads), turn if gain is None else gain
     given = qkv, qkv.stride(0), turn, turn.stride(0), turned
+    ahead = products_triton.ahead > 0
     whole = empty(rows, heads, dim, device=qkv.device, dtype=qkv.dtype)
     if not apart:
         _turn_kernel[(rows, kv_heads)](
             *given, whole, keys, values, slots, slots.stride(0), eps, heads, kv_heads, dim, gain is not None, grouped,
-            num_warps=2,
+            ahead, num_warps=2, launch_pdl=ahead,
         )  # fmt: skip
         return attend(whole, keys, values, table, stride, lengths, splits, shared).flatten(1)
     out, top, total = parts_of(whole, splits)
     arrives = arrived is not None and splits > 1
     _apart_kernel[(rows, kv_heads, splits)](
         *given, keys, values, slots, slots.stride(0), table, stride, lengths, lengths.stride(0), out, top, total,
-        stride if arrived is None else arrived, whole, eps, dim**-0.5, page, heads, kv_heads, dim, gain is not None,
-        splits, KEYS, max(QUERIES, grouped), arrives, triton.next_power_of_2(splits), grouped,
+        stride if arrived is None else arrived, whole, eps, dim**-0.5, splits, page, heads, kv_heads, dim,
+        gain is not None, splits > 1, KEYS, max(QUERIES, grouped), arrives, places_of(splits), grouped, ahead,
+        launch_pdl=ahead,
     )  # fmt: skip
     if splits > 1 and not arrives:
         join(out, top, total, whole)
@@ -238,9 +256,10 @@ def attend_frame(
     _, kv_heads, positions, _ = keys.shape
     heads = qkv.shape[1] // dim - 2 * kv_heads
     share = heads // kv_heads if rows >= _MANY_ROWS else 1
-    out = empty(len(qkv), heads * dim, device=qkv.device, dtype=qkv.dtype)
+    out, ahead = empty(len(qkv), heads * dim, device=qkv.device, dtype=qkv.dtype), products_triton.ahead > 0
     _frame_kernel[(rows, heads // share)](
         qkv, qkv.stride(0), turn, turn.stride(0), turn if gain is None else gain, keys, values, out, eps, dim**-0.5,
         start, new, heads, kv_heads, dim, positions, gain is not None, triton.next_power_of_2(positions), share,
+        ahead, launch_pdl=ahead,
     )  # fmt: skip
     return out
