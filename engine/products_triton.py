@@ -1,9 +1,10 @@
 """Products of few rows with large matrices, on a GPU: a matrix is read once, and nothing but the result is written.
 
-Knows two kernels, for one row and for tiles of rows; matrices as they are and in 8 or 4 bits; and what a block has around a product: the
-norm before it, the gate and the sum after it, each of which would be a launch of its own. Does not know modules. `engine.quantize.product`
-and `engine.model` are the plain paths that tests hold this to; here nothing is rounded between norm and product, so results differ by
-roundings. No sum depends on who comes first, so the same rows give the same bits. Needs Triton; import it only where there is a GPU.
+Knows two kernels, for one or two rows and for tiles of rows; matrices as they are and in 8 or 4 bits; and what a block has around a
+product: the norm before it, the gate and the sum after it, each of which would be a launch of its own. Does not know modules.
+`engine.quantize.product` and `engine.model` are the plain paths that tests hold this to; here nothing is rounded between norm and product,
+so results differ by roundings. No sum depends on who comes first, so the same rows give the same bits. Needs Triton; import it only where
+there is a GPU.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MOST_PLAIN_ROWS = 16  # of a matrix that needs no unpacking: one tile. Reckoned,
 # ended. Needs compute capability 9.0, and is 0 until it was measured. Whoever sets it does so before anything is captured.
 ahead = 0
 _HALF = 32  # columns in the lower and in the upper halves of a block of nf4
+_TILE = 16  # rows that the matrix units take at once
 _NARROW = 4096  # outputs: a matrix with no more has so few rows that each program takes fewer of them, or some units would idle
 _LINE = 128  # bytes that the second cache takes from memory at once
 
@@ -51,32 +53,40 @@ def _begin(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _dot(  # type: ignore[no-untyped-def]
-    x_ptr, gain_ptr, rows_ptr, row, there, outputs: tl.constexpr, columns: tl.constexpr, normed: tl.constexpr,
-    gated: tl.constexpr, block_k: tl.constexpr, block_n: tl.constexpr, stages: tl.constexpr,
+def _dots(  # type: ignore[no-untyped-def]
+    x_ptr, gain_ptr, rows_ptr, row, there, count: tl.constexpr, outputs: tl.constexpr, columns: tl.constexpr,
+    normed: tl.constexpr, gated: tl.constexpr, block_k: tl.constexpr, block_n: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
-    """One row of x with some rows of a matrix, not scaled, with those `outputs` below them if gated, and with itself if normed.
+    """`count` rows of x with some rows of a matrix, not scaled, with those `outputs` below them if gated, and each with itself if normed.
 
-    float32 [block_n] twice, and a number.
+    Of each row of x what is still to be summed: float32 [block_n, block_k] twice, and [block_k].
     """
-    sums = tl.zeros((block_n, block_k), tl.float32)
-    ups = tl.zeros((block_n, block_k), tl.float32)
-    squares = tl.zeros((block_k,), tl.float32)
+    sums = (tl.zeros((block_n, block_k), tl.float32),) * count
+    ups, squares = sums, (tl.zeros((block_k,), tl.float32),) * count
     for first in tl.range(0, columns, block_k, num_stages=stages):
         k = first + tl.arange(0, block_k)
         inside = k < columns
         at, seen = rows_ptr + row[:, None] * columns + k[None, :], there[:, None] & inside[None, :]
-        w = tl.load(at, mask=seen, other=0.0, eviction_policy="evict_first")  # nobody needs it again
+        w = tl.load(at, mask=seen, other=0.0, eviction_policy="evict_first").to(tl.float32)  # nobody needs it again
         if gated:
-            up = tl.load(at + outputs * columns, mask=seen, other=0.0, eviction_policy="evict_first")
-        x = tl.load(x_ptr + k, mask=inside, other=0.0).to(tl.float32)
+            up = tl.load(at + outputs * columns, mask=seen, other=0.0, eviction_policy="evict_first").to(tl.float32)
         if normed:
-            squares += x * x
-            x *= tl.load(gain_ptr + k, mask=inside, other=0.0).to(tl.float32)
-        sums += w.to(tl.float32) * x[None, :]
+            gain = tl.load(gain_ptr + k, mask=inside, other=0.0).to(tl.float32)
+        new_sums, new_ups, new_squares = (), (), ()
+        for r in tl.static_range(count):
+            x = tl.load(x_ptr + r * columns + k, mask=inside, other=0.0).to(tl.float32)
+            if normed:
+                new_squares += (squares[r] + x * x,)  # type: ignore[assignment]
+                x *= gain
+            new_sums += (sums[r] + w * x[None, :],)  # type: ignore[assignment]
+            if gated:
+                new_ups += (ups[r] + up * x[None, :],)  # type: ignore[assignment]
+        sums = new_sums
         if gated:
-            ups += up.to(tl.float32) * x[None, :]
-    return tl.sum(sums, 1), tl.sum(ups, 1), tl.sum(squares, 0)
+            ups = new_ups
+        if normed:
+            squares = new_squares
+    return sums, ups, squares
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -108,13 +118,13 @@ def _dot_4(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _one_row_kernel(  # type: ignore[no-untyped-def]
+def _one_by_one_kernel(  # type: ignore[no-untyped-def]
     x_ptr, rows_ptr, scale_ptr, level_ptr, gain_ptr, add_ptr, out_ptr, eps,
     outputs: tl.constexpr, columns: tl.constexpr, bits: tl.constexpr, normed: tl.constexpr, gated: tl.constexpr,
-    adds: tl.constexpr, half: tl.constexpr, ahead: tl.constexpr, line: tl.constexpr, block_n: tl.constexpr,
-    block_k: tl.constexpr, stages: tl.constexpr,
+    adds: tl.constexpr, half: tl.constexpr, ahead: tl.constexpr, line: tl.constexpr, count: tl.constexpr,
+    block_n: tl.constexpr, block_k: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
-    """block_n of the outputs of one row. stages: loads that are on their way at once. ahead: see `_begin`."""
+    """block_n of the outputs of `count` rows; of nf4, of one. stages: loads that are on their way at once. ahead: see `_begin`."""
     row = tl.program_id(0) * block_n + tl.arange(0, block_n)
     there = row < outputs
     if ahead:
@@ -130,10 +140,26 @@ def _one_row_kernel(  # type: ignore[no-untyped-def]
                 x_ptr, gain_ptr, rows_ptr, scale_ptr, level_ptr, row + outputs, there, columns, normed, half, blocks,
                 block_n, stages,
             )  # fmt: skip
-    else:
-        out, up, square = _dot(
-            x_ptr, gain_ptr, rows_ptr, row, there, outputs, columns, normed, gated, block_k, block_n, stages
+        _finish(
+            out, up, square, scale_ptr, add_ptr, out_ptr, eps, row, there, outputs, columns, bits, normed, gated, adds
         )
+    else:
+        sums, ups, squares = _dots(
+            x_ptr, gain_ptr, rows_ptr, row, there, count, outputs, columns, normed, gated, block_k, block_n, stages
+        )
+        for r in tl.static_range(count):
+            _finish(
+                tl.sum(sums[r], 1), tl.sum(ups[r], 1), tl.sum(squares[r], 0), scale_ptr, add_ptr + r * outputs,
+                out_ptr + r * outputs, eps, row, there, outputs, columns, bits, normed, gated, adds,
+            )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _finish(  # type: ignore[no-untyped-def]
+    out, up, square, scale_ptr, add_ptr, out_ptr, eps, row, there, outputs: tl.constexpr, columns: tl.constexpr,
+    bits: tl.constexpr, normed: tl.constexpr, gated: tl.constexpr, adds: tl.constexpr,
+):  # fmt: skip
+    """Some outputs of one row, from sums of products and of squares."""
     if bits == 8:
         out *= tl.load(scale_ptr + row, mask=there, other=0.0).to(tl.float32)
         if gated:
@@ -155,7 +181,7 @@ def _tile(  # type: ignore[no-untyped-def]
     normed: tl.constexpr, early: tl.constexpr, gated: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
     block_k: tl.constexpr,
 ):  # fmt: skip
-    """As `_dot`, of some rows of x: float32 [block_m, block_n] twice, and [block_m]. early: x is multiplied by `size` first."""
+    """As `_dots`, summed, of some rows of x: float32 [block_m, block_n] twice, and [block_m]. early: x is multiplied by `size` first."""
     sums = tl.zeros((block_m, block_n), tl.float32)
     ups = tl.zeros((block_m, block_n), tl.float32)
     squares = tl.zeros((block_m, block_k), tl.float32)
@@ -267,7 +293,7 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
 class Plan:
     """How a product is shared out."""
 
-    block_m: int  # rows of a program; 1: the kernel of one row
+    block_m: int  # rows of a program. Below a tile, 16, it is all rows, each multiplied by itself; of nf4, one
     block_n: int  # outputs of a program
     block_k: int  # columns at once
     warps: int
@@ -278,12 +304,12 @@ def plan_of(count: int, outputs: int, columns: int, bits: int) -> Plan:
     """For `count` rows. Not yet tuned: reckoned so that each thread reads 16 bytes at a time and every unit has several programs."""
     narrow = outputs <= _NARROW
     loops = bits != 4  # of 4 bits, the look-up of each level would be put off together with the loads
-    if count > 1:
-        block_m = max(16, min(64, triton.next_power_of_2(count)))
+    if count > (2 if bits > 4 else 1):
+        block_m = max(_TILE, min(64, triton.next_power_of_2(count)))
         return Plan(block_m, 16 if narrow else 32, 128, 4, 3 if loops else 1)
     if bits >= 16:
-        return Plan(1, 4, 1024, 4, 1)
-    return Plan(1, 4 if narrow else 8, 512, 4, 4 if loops else 1)
+        return Plan(count, 4 // count, 1024, 4, 1)
+    return Plan(count, 4 if narrow else 8, 512, 4, 4 if loops else 1)
 
 
 def few_rows(
@@ -311,8 +337,8 @@ def few_rows(
         "block_k": plan.block_k, "num_warps": plan.warps, "launch_pdl": ahead > 0,
     }  # fmt: skip
     grid = triton.cdiv(outputs, plan.block_n), triton.cdiv(count, plan.block_m)
-    if plan.block_m == 1:
-        _one_row_kernel[grid[:1]](*tensors, **what, stages=plan.stages)
+    if plan.block_m < _TILE:
+        _one_by_one_kernel[grid[:1]](*tensors, **what, count=count, stages=plan.stages)
     else:
         _rows_kernel[grid](*tensors, count, **what, block_m=plan.block_m, num_stages=plan.stages)
     return out
@@ -320,4 +346,4 @@ def few_rows(
 
 def row_counts() -> list[int]:
     """Numbers of rows of which each has code of its own: whoever runs them all compiles nothing later."""
-    return [1, 16, 32, 64]
+    return [1, 2, 16, 32, 64]

@@ -110,7 +110,13 @@ def test_parts_of_a_matrix_may_be_rounded_one_by_one(format: str, monkeypatch: p
 # -- products
 
 
-CASES = [(1, False, False, False), (3, True, True, False), (5, True, False, True), (40, False, True, True)]
+CASES = [
+    (1, False, False, False),
+    (2, True, True, True),
+    (3, True, True, False),
+    (5, True, False, True),
+    (40, False, True, True),
+]
 
 
 def case(rows: int, norm: bool, gated: bool, add: bool, weight: Quantized | Tensor, dtype: torch.dtype, device: str):  # type: ignore[no-untyped-def]
