@@ -160,13 +160,8 @@ class Steps:
                 times.append(took)
         return times
 
-    def sampling(self) -> Callable[[], object] | None:
-        """All draws of a frame from logits that do not change, without the fast stack between them.
-
-        None: kernels draw, which a profile tells apart.
-        """
-        if self.runner.sampler.kernels:
-            return None
+    def sampling(self) -> Callable[[], object]:
+        """All draws of a frame from logits that do not change, without the fast stack between them; in kernels where steps draw so."""
         config, device, dtype = self._loaded.model.config, self.device, self._loaded.model.dtype
         rows, noise = torch.tensor(self.rows, device=device), torch.Generator(device).manual_seed(0)
         semantic, residual = (
@@ -184,13 +179,24 @@ class Steps:
             frame.commit(column)
             return column
 
-        return Captured(draws, device) if self._graphs else draws
+        @torch.inference_mode()
+        def by_kernels() -> torch.Tensor:
+            from engine.sampling_triton import KernelDraws, Tokens  # only here: they need Triton
+
+            tokens = Tokens(config.semantic_begin, config.im_end, config.codebook_size)
+            frame = KernelDraws(sampler, rows, tokens, self._loaded.model.fast_embeddings.weight)
+            frame.semantic(semantic)
+            for codebook in range(1, config.num_codebooks):
+                frame.codebook(codebook, residual)
+            return frame.frame
+
+        function = by_kernels if sampler.kernels else draws
+        return Captured(function, device) if self._graphs else function
 
     def pieces(self, steps: int, now: Now) -> dict[str, list[float]]:
         """Milliseconds of each piece, waiting for the device after each; `all` without, but for the waits that a step has."""
+        out: dict[str, list[float]] = {name: [] for name in ("slow", "draw", "codec", "sampling")}
         sampling = self.sampling()
-        names = ("slow", "draw", "codec", "sampling")[: 3 if sampling is None else 4]
-        out: dict[str, list[float]] = {name: [] for name in names}
         for number in range(-FIRST_FRAMES, steps):
             ends = [now()]
             hidden = self.slow()
@@ -200,10 +206,9 @@ class Steps:
             ends.append(now())
             self.codec(codes)
             ends.append(now())
-            if sampling is not None:
-                sampling()
-                sync(self.device)
-                ends.append(now())
+            sampling()
+            sync(self.device)
+            ends.append(now())
             if number >= 0:
                 for name, begun, end in zip(out, ends, ends[1:], strict=False):
                     out[name].append(1000 * (end - begun))
