@@ -230,6 +230,7 @@ class DualAR(nn.Module):
         self.stored_8_bit = (
             False  # set by engine.checkpoint: then `packed` serving changes nothing but activations' rounding
         )
+        self.kernels = False  # steps run in kernels of our own, set by prepare_serving
         self.head_rows: Rows | None = None  # of [n_semantic + 1, D], set by prepare_serving
         self.residual_rows: Rows | None = None  # of [<= codebook_size, Df], set by prepare_serving
         # What a step runs instead of the blocks, set by prepare_serving.
@@ -263,6 +264,7 @@ class DualAR(nn.Module):
         assert not packed or self.device.type == "cpu", "packed matrices are for CPUs"
         assert not (packed and fuse), "what is packed is fused by hand"
         assert fuse or not kernels, "kernels are for few rows, and compiled blocks for more"
+        self.kernels = kernels
         for block in (*self.layers, *self.fast_layers):
             assert isinstance(block, Block)
             block.prepare_serving(packed)

@@ -81,7 +81,7 @@ class Runner:
         self._ends = ends
         self._left: dict[int, int] = {}  # frames until a row's segment is ended, where ends are forced
         self._heads = HeadGroups(heads, slow, model.device) if heads else None
-        self.sampler = Sampler(rows + 1, config.num_codebooks, model.device)
+        self.sampler = Sampler(rows + 1, config.num_codebooks, model.device, model.kernels)
         self._frame_kv = FrameKV(fast, rows, config.num_codebooks, model.device, model.dtype)
         # For jobs, which never take a row from speech: one row more than streams, or one here if speech is decoded elsewhere.
         self.spare_row = rows if decoder is None else 0

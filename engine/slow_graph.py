@@ -24,6 +24,7 @@ from engine.model import DualAR, Hidden
 
 _PROGRAMS = 4 * 132  # of the attention, about: four for each multiprocessor of a Hopper GPU
 _MOST_SPLITS = 32
+_HEAD = 2  # entries of a table before the pages
 
 
 class SlowGraph:
@@ -37,9 +38,9 @@ class SlowGraph:
         # Of each row its column, position and slot.
         self._numbers = torch.zeros(rows, self._width + 2, dtype=torch.int64, device=device)
         self._host = torch.zeros(rows, self._width + 2, dtype=torch.int64, pin_memory=pinned)
-        # First how many entries a row has, then the rows' pages, one row after the other.
-        self._table = torch.zeros(1 + rows * most_pages, dtype=torch.int32, device=device)
-        self._host_table = torch.zeros(1 + rows * most_pages, dtype=torch.int32, pin_memory=pinned)
+        # First how many pages a row has and whether all rows have the same, then the pages, one row after the other.
+        self._table = torch.zeros(_HEAD + rows * most_pages, dtype=torch.int32, device=device)
+        self._host_table = torch.zeros(_HEAD + rows * most_pages, dtype=torch.int32, pin_memory=pinned)
         # Recorded when the device has what `_host` and `_host_table` held.
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
         self._fill([], np.zeros(0, np.int64), None)
@@ -82,9 +83,10 @@ class SlowGraph:
         rows, spare = len(positions), self._pool.spare
         counts = np.fromiter((len(sequence.pages) for sequence in sequences), np.int64, len(sequences))
         most = int(counts.max(initial=1))
-        table = self._host_table.numpy()[1 : 1 + self.rows * most].reshape(self.rows, most)
+        table = self._host_table.numpy()[_HEAD : _HEAD + self.rows * most].reshape(self.rows, most)
         pages = np.fromiter(chain.from_iterable(sequence.pages for sequence in sequences), np.int32, int(counts.sum()))
-        if len(sequences) == 1:
+        together = len(sequences) == 1
+        if together:
             table[:rows] = pages
         else:
             table[:rows][np.arange(most) < counts[:, None]] = pages
@@ -96,9 +98,9 @@ class SlowGraph:
         numbers[:rows, -1] = table[np.arange(rows), positions // PAGE].astype(np.int64) * PAGE + positions % PAGE
         numbers[rows:] = 0
         numbers[rows:, -1] = spare * PAGE
-        self._host_table[0] = most
+        self._host_table[0], self._host_table[1] = most, together
         self._numbers.copy_(self._host, non_blocking=True)
-        used = 1 + self.rows * most
+        used = _HEAD + self.rows * most
         self._table[:used].copy_(self._host_table[:used], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
@@ -107,25 +109,22 @@ class SlowGraph:
     def _compute(self) -> Hidden:
         columns, positions = self._numbers[:, : self._width, None], self._numbers[:, self._width, None]
         x = self._model.embed(columns)
-        attend = _PagedInPlace if _has_kernels(x.device) else _PagedByCopies
-        stride, table = self._table[:1], self._table[1:]
+        attend = _PagedInPlace if self._model.kernels or x.device.type == "cuda" else _PagedByCopies
         lengths = (positions[:, 0] + 1).int()
-        return self._model.slow(x, positions, attend(self._pool, self._numbers[:, -1], table, stride, lengths)).at(-1)
-
-
-def _has_kernels(device: torch.device) -> bool:
-    return device.type == "cuda"
+        return self._model.slow(x, positions, attend(self._pool, self._numbers[:, -1], self._table, lengths)).at(-1)
 
 
 class _PagedByCopies:
     """`attend` of one step over pages, on a CPU."""
 
-    def __init__(self, pool: PagePool, slots: Tensor, table: Tensor, stride: Tensor, lengths: Tensor) -> None:
-        """slots: int64 [R], where each row writes. table: int32, begins with the rows' pages, one row after the other.
+    def __init__(self, pool: PagePool, slots: Tensor, table: Tensor, lengths: Tensor) -> None:
+        """slots: int64 [R], where each row writes. lengths: int32 [R], of what each row sees, itself included.
 
-        stride: int32 [1], pages of a row. lengths: int32 [R], of what each row sees, itself included.
+        table: int32, begins with how many pages a row has, whether the rows are positions of one sequence, and their pages, one row
+        after the other.
         """
-        self._pool, self._slots, self._table, self._stride, self._lengths = pool, slots, table, stride, lengths
+        self._pool, self._slots, self._lengths = pool, slots, lengths
+        self._stride, self._together, self._table = table[:1], table[1:_HEAD], table[_HEAD:]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See PagedAttention, with one position a row."""
@@ -143,25 +142,27 @@ class _PagedByCopies:
 class _PagedInPlace(_PagedByCopies):
     """The same on a GPU, where nothing is copied."""
 
+    _arrived: Tensor | None = None  # parts of one row's keys that are done; of one step, whose layers follow each other
+
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See PagedAttention, with one position a row."""
         from engine.paged_triton import attend
 
         self._write(layer, k, v)
         keys, values = self._pool.keys[layer], self._pool.values[layer]
-        splits = _splits(len(q), k.shape[2])
-        return attend(q[:, 0], keys, values, self._table, self._stride, self._lengths, splits)[:, None]
+        pages = self._table, self._stride, self._lengths, _splits(len(q), k.shape[2])
+        return attend(q[:, 0], keys, values, *pages, self._together)[:, None]
 
     def turned(self, layer: int, qkv: Tensor, turn: Tensor, gain: Tensor | None, eps: float) -> Tensor:
         """See `engine.fused.Turned`."""
         from engine.turned_triton import attend_pages
 
         keys, values = self._pool.keys[layer], self._pool.values[layer]
-        rows = len(qkv)
-        return attend_pages(
-            qkv, turn, gain, eps, keys, values, self._slots, self._table, self._stride, self._lengths,
-            _splits(rows, keys.shape[2]), apart=rows == 1,
-        )  # fmt: skip
+        rows, kv_heads = len(qkv), keys.shape[2]
+        if self._arrived is None and rows == 1:
+            self._arrived = torch.zeros(kv_heads, dtype=torch.int32, device=qkv.device)
+        pages = self._slots, self._table, self._stride, self._lengths, _splits(rows, kv_heads)
+        return attend_pages(qkv, turn, gain, eps, keys, values, *pages, rows == 1, self._arrived, self._together)
 
 
 def _splits(rows: int, kv_heads: int) -> int:

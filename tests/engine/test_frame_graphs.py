@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from engine.model import DualAR, Hidden
 from engine.random_weights import RandomWeights, write_folder
 from engine.runner import FrameDrawn, Runner
 from engine.slow_graph import SlowGraph
+from tests.conftest import GPU_REASON
 from tests.engine.core_driver import GREEDY, Driver, Heard, assert_nothing_leaked, tiny_model
 
 SAMPLED = SamplingParams(seed=5)
@@ -241,6 +244,31 @@ def _frame_kv(model: DualAR, rows: int):  # type: ignore[no-untyped-def]
     from engine.attention import FrameKV
 
     return FrameKV(model.config.fast, rows, model.config.num_codebooks, model.device, model.dtype)
+
+
+@pytest.fixture
+def device() -> str:
+    if "TRITON_INTERPRET" in os.environ and find_spec("triton") is not None:
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip(GPU_REASON)
+    return "cuda"
+
+
+def test_kernels_give_the_same_frames(tiny: Path, device: str) -> None:
+    """All of them together: products, attention in place, draws; steps ahead, prefills as rows; a newcomer and one who is cancelled."""
+    plain = replace(load_model(tiny, "tiny", device, "float32", None, fused=False), random=None)
+    model = RandomWeights(0).model(tiny, device, torch.float32)
+    model.prepare_serving(plain.codec.config.codebook_size, fuse=uncompiled, kernels=True)
+    streams = 3 if device == "cpu" else 5  # the interpreter takes seconds for a frame
+    heard = [
+        spoken(loaded, graphs, streams=streams)
+        for loaded, graphs in ((plain, False), (replace(plain, model=model), True))
+    ]
+    for one, other in same_frames(*heard):
+        assert len(one.frames) > 0
+        for frame, same in zip(one.frames, other.frames, strict=False):
+            assert (frame.codes == same.codes).all()
 
 
 @pytest.mark.gpu
