@@ -50,6 +50,8 @@ def test_two_turns_and_a_barge_in_with_the_sdk_of_cartesia(mini: Served, tmp_pat
     check_times(three)
     assert one["kinds"] == ["chunk", "done", "timestamps"] and one["last"] == three["last"] == "done"
     assert "pilot" not in spoken(two)
+    assert one["strays"] == two["strays"] == []
+    assert all((stray["of"], stray["behind"]) == ("two", 0) for stray in three["strays"]), "silent behind the cancel"
     kinds = [kind for kind, _ in found["events"]]
     assert kinds[-1] == "done" and set(kinds) == {"chunk", "timestamps", "done"}
     assert sum(size for _, size in found["events"]) > 24_000

@@ -9,6 +9,7 @@ import cartesia
 
 url, folder, key = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 FORMAT = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 24_000}
+CANCEL_LATE_S = 0.5  # so that something is always under way to a client that cancels
 COMMON = {"model_id": "sonic-3", "voice": {"mode": "id", "id": "a-voice-of-theirs"}, "output_format": FORMAT}
 
 
@@ -19,13 +20,16 @@ def client(session: str = "", shown: str = key) -> cartesia.Cartesia:
     )
 
 
-def speak(connection, pieces: list[str], cancel_after_s: float | None = None) -> dict:
-    context = connection.context(add_timestamps=True, max_buffer_delay_ms=0, **COMMON)
-    started, first, size, words, kinds = time.monotonic(), None, 0, [], []
+def speak(connection, name: str, pieces: list[str], cancel_after_s: float | None = None) -> dict:
+    context = connection.context(context_id=name, add_timestamps=True, max_buffer_delay_ms=0, **COMMON)
+    started, first, size, words, kinds, strays = time.monotonic(), None, 0, [], [], []
     for piece in pieces:
         context.push(piece)
     context.no_more_inputs()
     for message in context.receive():
+        if message.context_id != name:  # sent before the cancel came; the SDK hands it to whoever reads next
+            strays.append({"of": message.context_id, "type": message.type, "behind": len(kinds)})
+            continue
         now = time.monotonic()
         kinds.append(message.type)
         if message.type == "chunk":
@@ -35,6 +39,7 @@ def speak(connection, pieces: list[str], cancel_after_s: float | None = None) ->
             times = message.word_timestamps
             words += [[word, at] for word, at in zip(times.words, times.start, strict=True)]
         if cancel_after_s is not None and first and now - first >= cancel_after_s <= size / 48_000:
+            time.sleep(CANCEL_LATE_S)
             context.cancel()
             break
     return {
@@ -44,14 +49,16 @@ def speak(connection, pieces: list[str], cancel_after_s: float | None = None) ->
         "words": words,
         "kinds": sorted(set(kinds)),
         "last": kinds[-1],
+        "strays": strays,
     }
 
 
 with client("/s/cartesia-sdk").tts.websocket_connect() as connection:
     turns = [
-        speak(connection, ["The young sailor found ", "the map. ", "He sold it."]),
+        speak(connection, "one", ["The young sailor found ", "the map. ", "He sold it."]),
         speak(
             connection,
+            "two",
             [
                 "The captain painted the boat.",
                 "The sailor sold the ladder.",
@@ -59,7 +66,7 @@ with client("/s/cartesia-sdk").tts.websocket_connect() as connection:
             ],
             1.5,
         ),
-        speak(connection, ["The baker forgot the violin."]),
+        speak(connection, "three", ["The baker forgot the violin."]),
     ]
 
 plain = client()
