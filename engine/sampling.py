@@ -174,10 +174,10 @@ class Sampler:
     """Sampling state of a fixed number of rows. Every tensor in it keeps its place for as long as it lives."""
 
     def __init__(self, rows: int, codebooks: int, device: torch.device | str = "cpu", kernels: bool = False) -> None:
-        """codebooks: K of a frame, the semantic one included. kernels: see `kernels`."""
+        """codebooks: K of a frame, the semantic one included. kernels: of `engine.sampling_triton` draw where they can; needs a GPU."""
         assert codebooks < 255, "the noise counter has room for 256 draws a frame"
         self.draws = codebooks + 1  # the semantic one, its fallback, and codebooks 1..K-1
-        self.kernels = kernels  # whole frames of a `usual` sampler are drawn by `engine.sampling_triton`: on GPUs
+        self.kernels = kernels  # draw frames while this is `usual`; see engine.drawing
         self.width = WIDTHS[0]  # candidates that serve every open row
         self.penalising = False  # some open row has a repetition penalty
         self._params: dict[int, SamplingParams] = {}  # of open rows

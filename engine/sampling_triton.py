@@ -106,38 +106,50 @@ def _logit(key, like: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _read(  # type: ignore[no-untyped-def]
+    logits_ptr, entries: tl.constexpr, bits: tl.constexpr, rest_bits: tl.constexpr
+):  # fmt: skip
+    """A row's first 2**bits logits, and up to 2**rest_bits more, at the end of as many places; -inf where none is.
+
+    4097 in one go would take as long as 8192.
+    """
+    place = tl.arange(0, 1 << bits)
+    beyond = entries - (1 << rest_bits) + tl.arange(0, 1 << rest_bits)
+    more = tl.load(logits_ptr + beyond, mask=beyond >= 1 << bits, other=-float("inf"))
+    if entries >= 1 << bits:
+        return tl.load(logits_ptr + place), more
+    else:
+        return tl.load(logits_ptr + place, mask=place < entries, other=-float("inf")), more
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _candidates(  # type: ignore[no-untyped-def]
-    logits_ptr, entries: tl.constexpr, bits: tl.constexpr, rest_bits: tl.constexpr, low: tl.constexpr
+    logits, more, entries: tl.constexpr, bits: tl.constexpr, rest_bits: tl.constexpr, low: tl.constexpr
 ):  # fmt: skip
     """As `engine.sampling.candidates`, of one row: logits float32 [32], mass float32 [32], entries int32 [32]; and the sum of all logits.
 
-    bits: 2**bits entries are looked at first, then up to 2**rest_bits more: 4097 in one go would take as long as 8192.
+    logits, more: from `_read`.
     """
-    whole: tl.constexpr = 1 << bits
-    place = tl.arange(0, whole)
-    logits = tl.load(logits_ptr + place, mask=place < entries, other=-float("inf"))
-    keys = _key(logits, place, place < entries)
+    place = tl.arange(0, 1 << bits)
     wide = logits.to(tl.float32)
     total = tl.sum(tl.where(place < entries, wide, 0.0), 0)
-    if entries <= whole:
-        keys = _likeliest(keys, bits, low, 1)
-        rest = tl.full((32,), -float("inf"), tl.float32)
-    else:
-        over: tl.constexpr = entries - whole
-        # At the end of its 32 places, so that one entry alone is in order.
-        beyond = tl.arange(0, 1 << rest_bits) - ((1 << rest_bits) - over)
-        more = tl.load(logits_ptr + whole + beyond, mask=beyond >= 0, other=-float("inf"))
-        added = _key(more, whole + beyond, beyond >= 0)
-        if over > 1:
+    keys = _likeliest(_key(logits, place, place < entries), bits, low, 1)
+    rest = more.to(tl.float32)
+    if entries > 1 << bits:
+        beyond = entries - (1 << rest_bits) + tl.arange(0, 1 << rest_bits)
+        there = beyond >= 1 << bits
+        total += tl.sum(tl.where(there, rest, 0.0), 0)
+        added = _key(more, beyond, there)
+        if entries > (1 << bits) + 1:  # one alone is in order where it stands
             added = _likeliest(added, rest_bits, 0, 0)
-        rest = more.to(tl.float32)
-        total += tl.sum(tl.where(beyond >= 0, rest, 0.0), 0)
-        keys = tl.maximum(_likeliest(keys, bits, low, 1), added)
-        keys = tl.reshape(_merged(tl.reshape(keys, [2] * 5), 1, 5, 0, 5), [32])
+        keys = tl.reshape(tl.maximum(keys, added), [2] * 5)
+        keys = tl.reshape(_merged(keys, 1, 5, 0, 5), [32])
     rank = tl.arange(0, 32)
     top = tl.where(rank < entries, _logit(keys, logits.dtype), -float("inf"))
     most = tl.sum(tl.where(rank == 0, top, 0.0), 0)
-    weight = tl.sum(tl.exp(wide - most), 0) + tl.sum(tl.exp(rest - most), 0)
+    weight = tl.sum(tl.exp(wide - most), 0)
+    if entries > 1 << bits:
+        weight += tl.sum(tl.exp(rest - most), 0)
     mass = tl.cumsum(tl.exp(top - most) / weight, 0)
     # Where no entry is there, the number in its key is none; see `_pick`.
     return top, mass, 0xFFFF - (keys & 0xFFFF).to(tl.int32), total
@@ -185,7 +197,7 @@ def _semantic_kernel(  # type: ignore[no-untyped-def]
     """`FrameDraws.semantic` and `commit` of one row."""
     b = tl.program_id(0)
     row = tl.load(rows_ptr + b)
-    # Everything is read before the search, so that it is there in time, and long before it is written.
+    logits, more = _read(logits_ptr + b.to(tl.int64) * stride, entries, bits, rest_bits)
     rank, back = tl.arange(0, 32), tl.arange(0, remembered)
     temperature, temperature_2 = tl.load(temperature_ptr + row), tl.load(temperature_ptr + sampler_rows + row)
     limit = tl.load(limit_ptr + row * limits + rank)
@@ -195,7 +207,7 @@ def _semantic_kernel(  # type: ignore[no-untyped-def]
     history = tl.load(history_ptr + row * remembered + back)
     moved = tl.load(history_ptr + row * remembered + back + 1, mask=back < remembered - 1, other=0)
 
-    top, mass, entry, total = _candidates(logits_ptr + b.to(tl.int64) * stride, entries, bits, rest_bits, low)
+    top, mass, entry, total = _candidates(logits, more, entries, bits, rest_bits, low)
     normal = _pick(top, mass, entry, temperature, limit, key_0, key_1, frame, 0, noise_stride, entries)
     fallback = _pick(top, mass, entry, temperature_2, limit_2, key_0, key_1, frame, 1, noise_stride, entries)
     place = back - (remembered - window)
@@ -225,13 +237,14 @@ def _codebook_kernel(  # type: ignore[no-untyped-def]
     """`FrameDraws.codebook` of one row. last: the frame's last codebook."""
     b = tl.program_id(0)
     row = tl.load(rows_ptr + b)
+    logits, more = _read(logits_ptr + b.to(tl.int64) * stride, entries, bits, rest_bits)
     temperature = tl.load(temperature_ptr + row)
     limit = tl.load(limit_ptr + row * limits + tl.arange(0, 32))
     key_0, key_1 = tl.load(key_ptr + row), tl.load(key_ptr + sampler_rows + row)
     frame = tl.load(frame_ptr + row) - 1  # the semantic draw has counted it already
     out = out_ptr + b * columns
     sound = tl.load(out)
-    top, mass, entry, total = _candidates(logits_ptr + b.to(tl.int64) * stride, entries, bits, rest_bits, low)
+    top, mass, entry, total = _candidates(logits, more, entries, bits, rest_bits, low)
     code = _pick(top, mass, entry, temperature, limit, key_0, key_1, frame, codebook + 1, noise_stride, entries)
     if codebook < last:
         _copy(embeddings_ptr + code.to(tl.int64) * dim, embedded_ptr + b.to(tl.int64) * dim, dim, block)
