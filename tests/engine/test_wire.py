@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import commands as c
-from engine.api import Conversation, SamplingParams, SpokenSegment, Voice
+from engine.api import Conversation, Frame, SamplingParams, SegmentEnd, SpokenSegment, SynthesisFailed, Voice
 from engine.wire import MAX_MESSAGE_BYTES, BlockingPeer, PeerGone, Unpacker, pack
 
 
@@ -100,3 +100,29 @@ def test_a_server_that_went_away_with_messages_unread_is_noticed(pair: tuple[soc
     ours.close()  # which resets the connection
     with pytest.raises(PeerGone):
         peer.receive(wait=True)
+
+
+def test_a_step_s_events_cross_in_order_and_a_frame_that_is_kept_keeps_no_other() -> None:
+    noise = np.random.default_rng(0)
+    frames = [
+        Frame(segment, 3 * segment, noise.integers(0, 9, 10).astype(np.int16), noise.random(2048, np.float32), at)
+        for segment, at in enumerate([None, 7, 0])
+    ]
+    events = [(4, frames[0]), (5, SegmentEnd(0, 2, None)), (6, frames[1]), (6, frames[2]), (4, c.Ended())]
+    sent = c.Report(
+        list(events), [(1, np.ones(3, np.float32))], {2: SynthesisFailed("bad_input", "no")}, c.Load(3, 0.5)
+    )
+    (got,) = Unpacker().feed(pack(sent))
+    assert isinstance(got, c.Report)
+    assert [stream for stream, _ in got.events] == [stream for stream, _ in events]
+    assert got.events[1][1] == events[1][1] and got.events[4][1] == events[4][1]
+    assert (got.pieces[0][1] == 1).all() and str(got.done[2]) == str(sent.done[2]) and got.load == sent.load
+    for place, frame in zip((0, 2, 3), frames, strict=True):
+        other = got.events[place][1]
+        assert isinstance(other, Frame)
+        assert (other.segment, other.index, other.text_at) == (frame.segment, frame.index, frame.text_at)
+        for array, wanted in ((other.codes, frame.codes), (other.samples, frame.samples)):
+            assert array.dtype == wanted.dtype and (array == wanted).all()
+            assert array.base is None
+    (nothing,) = Unpacker().feed(pack(c.Report()))
+    assert not nothing and nothing == c.Report()
