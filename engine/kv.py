@@ -45,7 +45,7 @@ class PagePool:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         # Of each layer: keys and values by slot, [(pages + 1) * PAGE, Hkv, hd]. Views, as it takes as long to make one as to write a row.
         self.slots = list(zip(self.keys.flatten(1, 2), self.values.flatten(1, 2), strict=True))
-        self._references = [0] * pages
+        self._references = np.zeros(pages, np.int32)
 
     @property
     def pages(self) -> int:
@@ -55,7 +55,7 @@ class PagePool:
     @property
     def free(self) -> int:
         """Pages that nobody owns."""
-        return self._references.count(0)
+        return int((self._references == 0).sum())
 
     def take(self, after: int | None) -> int:
         """A free page, counted once and zeroed: the one that follows page `after` if it is free, else one of the widest free run.
@@ -71,13 +71,11 @@ class PagePool:
         return page
 
     def _widest_run(self) -> int:
-        best, best_length, start = -1, 0, 0
-        for page, count in enumerate([*self._references, 1]):
-            if count:
-                if page - start > best_length:
-                    best, best_length = start, page - start
-                start = page + 1
-        if best < 0:
+        borders = np.flatnonzero(np.concatenate(([1], self._references, [1])))  # pages in use, one on, and the ends
+        lengths = np.diff(borders) - 1
+        widest = int(lengths.argmax())
+        best, best_length = int(borders[widest]), int(lengths[widest])
+        if not best_length:
             raise OutOfPages
         # The middle of a run that borders on somebody's tail leaves that one room to grow.
         grown_into = best > 0 and best_length > 2
@@ -95,7 +93,7 @@ class PagePool:
 
     def owners(self, page: int) -> int:
         """How many own it. A page of several is read-only."""
-        return self._references[page]
+        return int(self._references[page])
 
     def copy(self, source: int, target: int) -> None:
         """Make `target` hold what `source` holds."""
