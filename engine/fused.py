@@ -9,7 +9,7 @@ to bfloat16, so results differ by roundings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -48,48 +48,38 @@ class FusedSteps:
     def __init__(self, blocks: list[Block], rope: Tensor, fuse: Compile = compiled, kernels: bool = False) -> None:
         """blocks: prepared for serving, unpacked; all of them quantised, or none. rope: the stack's table.
 
-        kernels: few rows are multiplied by plain matrices in kernels of our own, which need Triton.
+        kernels: few rows are multiplied by plain matrices in kernels of our own, which need Triton, and who can attends in one call.
         """
-        self._stack = blocks[0].attention.stack
-        self._products: list[_Products] = []  # of each block
-        # Of each block: before the attention, after it.
-        self._halves: list[tuple[Callable[..., Tensor], Callable[..., Tensor]]] = []
-        self._few: int | None = 0  # rows up to which products are taken; None: always
-        if is_put(blocks[0]):
-            self._products, self._few = [_Products(block, product) for block in blocks], None
+        self._stack = stack = blocks[0].attention.stack
+        self._most, put = 0, is_put(blocks[0])  # rows for which there is something else than the compiled halves
+        turned = fuse(_turned(stack))
+        self._few: Sequence[_Products | _Compiled] = []
+        self._many: Sequence[_Products | _Compiled]
+        if put:
+            self._many = [_Products(block, product, turned) for block in blocks]
         else:
-            before, after = fuse(_before(self._stack)), fuse(_after(self._stack))
-            self._halves = [(_given(before, _into(block)), _given(after, _out_of(block))) for block in blocks]
+            into, before, after = fuse(_into(stack)), fuse(_before(stack)), fuse(_after(stack))
+            self._many = [_Compiled(block, into, before, after) for block in blocks]
             if kernels:
                 from engine.products_triton import MOST_PLAIN_ROWS, few_rows
 
-                self._products, self._few = [_Products(block, few_rows) for block in blocks], MOST_PLAIN_ROWS
-        self._between = fuse(_turned(self._stack))
+                self._most, self._few = MOST_PLAIN_ROWS, [_Products(block, few_rows, turned) for block in blocks]
+        self._turns = kernels or put
         self.turns = rope  # of every position
 
     def run(self, x: Tensor, turn: Tensor, attend: Attend) -> Tensor:
         """x: [B, T, D]. turn: `turns` of the positions, [B, T, 2, hd] or without B. Returns [B, T, D]."""
         batch, positions = x.shape[0], x.shape[1]
         flat, turn = x.flatten(0, 1), turn.expand(batch, positions, -1, -1).flatten(0, 1)
-        few = self._few is None or len(flat) <= self._few
-        return (self._multiplied if few else self._compiled)(flat, turn, attend, positions).view(batch, positions, -1)
-
-    def _multiplied(self, flat: Tensor, turn: Tensor, attend: Attend, positions: int) -> Tensor:
-        turned: Turned | None = getattr(attend, "turned", None)
-        for layer, block in enumerate(self._products):
-            qkv = block.into(flat)
+        cos, sin = turn.float().unsqueeze(2).unbind(1)  # [R, 1, hd] each
+        turned: Turned | None = getattr(attend, "turned", None) if self._turns else None
+        for layer, block in enumerate(self._few if len(flat) <= self._most else self._many):
             if turned is None:
-                heard = self._attended(self._between(qkv, *_cos_sin(turn), block.gain), layer, attend, positions)
+                heard = self._attended(block.before(flat, cos, sin), layer, attend, positions)
             else:
-                heard = turned(layer, qkv, turn, block.gain, self._stack.norm_eps)
-            flat = block.out_of(flat, heard)
-        return flat
-
-    def _compiled(self, flat: Tensor, turn: Tensor, attend: Attend, positions: int) -> Tensor:
-        cos, sin = _cos_sin(turn)
-        for layer, (before, after) in enumerate(self._halves):
-            flat = after(flat, self._attended(before(flat, cos, sin), layer, attend, positions))
-        return flat
+                heard = turned(layer, block.into(flat), turn, block.gain, self._stack.norm_eps)
+            flat = block.after(flat, heard)
+        return flat.view(batch, positions, -1)
 
     def _attended(self, heads: Tensor, layer: int, attend: Attend, positions: int) -> Tensor:
         """heads: [R, H + 2 Hkv, hd]. Returns [R, H hd]."""
@@ -99,33 +89,58 @@ class FusedSteps:
         return attend(layer, q, k, v).reshape(-1, stack.q_dim)
 
 
-def _cos_sin(turn: Tensor) -> tuple[Tensor, ...]:
-    """float32 [R, 1, hd] each."""
-    return turn.float().unsqueeze(2).unbind(1)
+class _Compiled:
+    """A block as functions that all blocks of a stack share."""
+
+    def __init__(
+        self, block: Block, into: Callable[..., Tensor], before: Callable[..., Tensor], after: Callable[..., Tensor]
+    ) -> None:
+        attention, feed = block.attention, block.feed_forward
+        assert feed.matrix is not None, "a block is prepared for serving first"
+        self._into, self._before, self._after = into, before, after
+        self.gain = _gain(block)
+        self._first = block.attention_norm.weight, attention.wqkv.weight, attention.wqkv.bias
+        self._last = attention.wo.weight, attention.wo.bias, block.ffn_norm.weight, feed.matrix, feed.w2.weight
+
+    def into(self, x: Tensor) -> Tensor:
+        """x: [R, D]. Returns queries, keys and values as the projection gives them, [R, (H + 2 Hkv) hd]."""
+        return self._into(x, *self._first)
+
+    def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x: [R, D]. cos, sin: float32 [R, 1, hd]. Returns rotated queries and keys, and values, [R, H + 2 Hkv, hd]."""
+        return self._before(x, cos, sin, self.gain, *self._first)
+
+    def after(self, x: Tensor, heard: Tensor) -> Tensor:
+        """x: [R, D]. heard: [R, H * hd]. Returns the block's output, [R, D]."""
+        return self._after(x, heard, *self._last)
 
 
 class _Products:
-    """A block's halves as four products."""
+    """A block as four products, and what is compiled between two of them."""
 
-    def __init__(self, block: Block, multiply: Callable[..., Tensor]) -> None:
+    def __init__(self, block: Block, multiply: Callable[..., Tensor], turned: Callable[..., Tensor]) -> None:
         """multiply: `engine.quantize.product`, or its like for plain matrices."""
         attention, feed = block.attention, block.feed_forward
-        self._multiply = multiply
+        self._multiply, self._turned = multiply, turned
         self._wqkv, self._wo = _matrix(attention.wqkv), _matrix(attention.wo)
         self._into_bias, self._out_bias = attention.wqkv.bias, attention.wo.bias
-        self._both = feed.both if isinstance(feed, QuantizedFeed) else _both(block)
+        self._both = feed.both if isinstance(feed, QuantizedFeed) else feed.matrix
         self._w2 = feed.w2 if isinstance(feed, QuantizedFeed) else feed.w2.weight
         self._attention_norm = Norm(block.attention_norm.weight, block.attention_norm.eps)
         self._ffn_norm = Norm(block.ffn_norm.weight, block.ffn_norm.eps)
         self.gain = _gain(block)
 
     def into(self, x: Tensor) -> Tensor:
-        """x: [R, D]. Returns queries, keys and values as the projection gives them, [R, (H + 2 Hkv) hd]."""
+        """See _Compiled."""
         qkv = self._multiply(x, self._wqkv, self._attention_norm)
         return qkv if self._into_bias is None else qkv + self._into_bias
 
-    def out_of(self, x: Tensor, heard: Tensor) -> Tensor:
-        """x: [R, D]. heard: [R, H * hd]. Returns the block's output, [R, D]."""
+    def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """See _Compiled."""
+        return self._turned(self.into(x), cos, sin, self.gain)
+
+    def after(self, x: Tensor, heard: Tensor) -> Tensor:
+        """See _Compiled."""
         x = self._multiply(heard, self._wo, add=x if self._out_bias is None else x + self._out_bias)
         return self._multiply(self._multiply(x, self._both, self._ffn_norm, gated=True), self._w2, add=x)
 
@@ -134,40 +149,15 @@ def _matrix(projection: Projection | QuantizedMap) -> Quantized | Tensor:
     return projection.matrix if isinstance(projection, QuantizedMap) else projection.weight
 
 
-def _given(half: Callable[..., Tensor], weights: tuple[Tensor | None, ...]) -> Callable[..., Tensor]:
-    return lambda *rows: half(*rows, *weights)
-
-
-def _into(block: Block) -> tuple[Tensor | None, ...]:
-    attention = block.attention
-    return block.attention_norm.weight, attention.wqkv.weight, attention.wqkv.bias, _gain(block)
-
-
 def _gain(block: Block) -> Tensor | None:
     return block.attention.head_weights() if block.attention.stack.qk_norm else None
 
 
-def _out_of(block: Block) -> tuple[Tensor | None, ...]:
-    weights = block.attention.wo.weight, block.attention.wo.bias
-    return *weights, block.ffn_norm.weight, _both(block), block.feed_forward.w2.weight
+def _into(stack: StackConfig) -> Callable[..., Tensor]:
+    def into(x: Tensor, norm: Tensor, wqkv: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(_normed(x, norm, stack.norm_eps), wqkv, bias)
 
-
-def _both(block: Block) -> Tensor:
-    matrix = block.feed_forward.matrix
-    assert matrix is not None, "a block is prepared for serving first"
-    return matrix
-
-
-def _before(stack: StackConfig) -> Callable[..., Tensor]:
-    turned = _turned(stack)
-
-    def before(
-        x: Tensor, cos: Tensor, sin: Tensor, norm: Tensor, wqkv: Tensor, bias: Tensor | None, gain: Tensor | None
-    ) -> Tensor:
-        """x: [R, D]. cos, sin: float32 [R, 1, hd]. Returns rotated queries and keys, and values, [R, H + 2 Hkv, hd]."""
-        return turned(F.linear(_normed(x, norm, stack.norm_eps), wqkv, bias), cos, sin, gain)
-
-    return before
+    return into
 
 
 def _turned(stack: StackConfig) -> Callable[..., Tensor]:
@@ -176,7 +166,6 @@ def _turned(stack: StackConfig) -> Callable[..., Tensor]:
     qk_heads = stack.n_head + stack.n_kv_head
 
     def turned(qkv: Tensor, cos: Tensor, sin: Tensor, gain: Tensor | None) -> Tensor:
-        """qkv: [R, (H + 2 Hkv) hd]. Otherwise as `before`."""
         heads = qkv.view(qkv.shape[0], -1, stack.head_dim)
         qk, v = heads[:, :qk_heads], heads[:, qk_heads:]
         if gain is not None:
@@ -186,11 +175,19 @@ def _turned(stack: StackConfig) -> Callable[..., Tensor]:
     return turned
 
 
+def _before(stack: StackConfig) -> Callable[..., Tensor]:
+    into, turned = _into(stack), _turned(stack)
+
+    def before(x: Tensor, cos: Tensor, sin: Tensor, gain: Tensor | None, *first: Tensor | None) -> Tensor:
+        return turned(into(x, *first), cos, sin, gain)
+
+    return before
+
+
 def _after(stack: StackConfig) -> Callable[..., Tensor]:
     def after(
         x: Tensor, heard: Tensor, wo: Tensor, bias: Tensor | None, norm: Tensor, both: Tensor, w2: Tensor
     ) -> Tensor:
-        """x: [R, D]. heard: [R, H * hd]. Returns the block's output, [R, D]."""
         x = x + F.linear(heard, wo, bias)
         gate, up = F.linear(_normed(x, norm, stack.norm_eps), both).chunk(2, -1)
         return x + F.linear(F.silu(gate) * up, w2)

@@ -145,12 +145,37 @@ def test_who_can_attend_in_one_call_is_given_what_the_projection_gives(biases: b
         matrices = {f"{index}.{name}": to_format(block.get_parameter(name), "fp8") for name in names}
         put(block, str(index), matrices)  # type: ignore[arg-type]
         block.prepare_serving(packed=False)  # type: ignore[operator]
-    steps = FusedSteps(list(model.layers), model.rope, Halves())  # type: ignore[arg-type]
-    for batch, length in ((1, 1), (3, 4)):
-        x, attend = torch.randn(batch, length, 64), InOneCall(config.slow, length)
+    assert_one_call_is_as_good(FusedSteps(list(model.layers), model.rope, Halves()), config)  # type: ignore[arg-type]
+
+
+def assert_one_call_is_as_good(steps: FusedSteps, config: ModelConfig, device: str = "cpu") -> None:
+    for batch, length in ((1, 1), (3, 8)):
+        x, attend = torch.randn(batch, length, 64, device=device), InOneCall(config.slow, length)
         whole = steps.run(x, steps.turns[:length], attend)
         assert attend.layers == [0, 1]
-        assert torch.allclose(steps.run(x, steps.turns[:length], causal), whole, atol=1e-5)
+        assert torch.allclose(steps.run(x, steps.turns[:length], causal), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@torch.inference_mode()
+def test_plain_blocks_with_kernels_let_it_attend_in_one_call(device: str, biases: bool) -> None:
+    config = config_of(biases)
+    _, kernels, halves = models(config, device)
+    assert isinstance(kernels.slow_steps, FusedSteps)
+    assert_one_call_is_as_good(kernels.slow_steps, config, device)
+    assert halves.run == {("turned", 1), ("into", 24), ("before", 24), ("after", 24)}
+
+
+@torch.inference_mode()
+def test_compiled_blocks_alone_attend_in_pieces() -> None:
+    torch.manual_seed(0)
+    config = config_of(False)
+    model, halves = DualAR(config).requires_grad_(False), Halves()
+    model.prepare_serving(fuse=halves)
+    assert isinstance(model.slow_steps, FusedSteps)
+    with pytest.raises(AssertionError, match="it can do more"):
+        model.slow_steps.run(torch.randn(2, 1, 64), model.rope[:1], InOneCall(config.slow, 1))
+    assert halves.run == {("before", 2)}
 
 
 @pytest.mark.gpu
