@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, empty, float32
 
-KEYS = 64  # looked at by one program at a time
+KEYS = 64  # looked at by one program at a time; like the warps below, reckoned and not tuned yet
+WARPS = 4  # of a program; each thread then loads 16 bytes eight times for a block of keys of 128 numbers
 QUERIES = 16  # the matrix units take no fewer; the heads of a group stand in the first rows
 
 
@@ -146,7 +147,7 @@ def attend(
     _parts_kernel[(rows, kv_heads, splits)](
         q, q.stride(0), keys, values, table, stride, lengths, lengths.stride(0), stride if shared is None else shared,
         out, top, total, whole, dim**-0.5, rows, splits, page, heads, kv_heads, dim, splits > 1, KEYS, queries,
-        shared is not None,
+        shared is not None, num_warps=WARPS,
     )  # fmt: skip
     if splits > 1:
         join(out, top, total, whole)

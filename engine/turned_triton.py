@@ -13,8 +13,20 @@ import triton.language as tl
 from torch import Tensor, empty
 
 from engine import products_triton
-from engine.paged_triton import KEYS, QUERIES, attend, join, over_keys, part_of, parts_of, places_of, put_together
+from engine.paged_triton import (
+    KEYS,
+    QUERIES,
+    WARPS,
+    attend,
+    join,
+    over_keys,
+    part_of,
+    parts_of,
+    places_of,
+    put_together,
+)
 
+_FRAME_WARPS = 4  # reckoned, not tuned yet
 _MANY_ROWS = 16  # of the fast stack: from here on a group's heads share a program, which reads keys once; fewer would leave units idle
 
 
@@ -237,7 +249,7 @@ def attend_pages(
         *given, keys, values, slots, slots.stride(0), table, stride, lengths, lengths.stride(0), out, top, total,
         stride if arrived is None else arrived, whole, eps, dim**-0.5, splits, page, heads, kv_heads, dim,
         gain is not None, splits > 1, KEYS, max(QUERIES, grouped), arrives, places_of(splits), grouped, ahead,
-        launch_pdl=ahead,
+        num_warps=WARPS, launch_pdl=ahead,
     )  # fmt: skip
     if splits > 1 and not arrives:
         join(out, top, total, whole)
@@ -260,6 +272,6 @@ def attend_frame(
     _frame_kernel[(rows, heads // share)](
         qkv, qkv.stride(0), turn, turn.stride(0), turn if gain is None else gain, keys, values, out, eps, dim**-0.5,
         start, new, heads, kv_heads, dim, positions, gain is not None, triton.next_power_of_2(positions), share,
-        ahead, launch_pdl=ahead,
+        ahead, num_warps=_FRAME_WARPS, launch_pdl=ahead,
     )  # fmt: skip
     return out
