@@ -256,8 +256,8 @@ def _heard(served: Served, load: Besides) -> dict[str, Any]:
     row: dict[str, Any] = {"failed": len(served.failed), "why": served.failed[:3]}
     row["frames_s"] = served.frames / served.elapsed_s
     row["carries"] = served.carries
-    short = served.short_ms
-    row["never_short_by_50_ms"] = sum(value <= SHORT_MS for value in short) / len(short) if short else None
+    row["turns_never_short_by_50_ms"] = _in_time(served.short_ms)
+    row["streams_never_short_by_50_ms"] = _in_time(list(served.worst_ms.values()))
     names = ["first_ms", "first_new_ms", "short_ms", "step_ms"]
     if load.newcomers:
         names += ["newcomer_first_ms", "newcomer_short_ms"]
@@ -268,6 +268,10 @@ def _heard(served: Served, load: Besides) -> dict[str, Any]:
         values = getattr(served, name)
         row[name] = {"n": len(values), **spread(values)}
     return row
+
+
+def _in_time(short: Sequence[float]) -> float | None:
+    return round(sum(value <= SHORT_MS for value in short) / len(short), 4) if short else None
 
 
 def _kv_positions(setting: Setting) -> int:

@@ -88,6 +88,7 @@ class Served:
     first_ms: list[float] = field(default_factory=list)  # from the text to the first frame, where only the text is new
     first_new_ms: list[float] = field(default_factory=list)  # where the history is new, too, and only the voice known
     short_ms: list[float] = field(default_factory=list)  # of each turn
+    worst_ms: dict[int, float] = field(default_factory=dict)  # of each stream's turns
     step_ms: list[float] = field(default_factory=list)
     newcomer_first_ms: list[float] = field(default_factory=list)  # where all of it is new
     newcomer_short_ms: list[float] = field(default_factory=list)  # of each newcomer
@@ -248,8 +249,12 @@ class Serving:
         if ended.error is not None:
             self.served.failed.append(str(ended.error))
         elif turn.measured and turn.first_at is not None:
-            into = self.served.newcomer_short_ms if turn.stream < 0 else self.served.short_ms
-            into.append(1000 * turn.short_s)
+            short_ms = 1000 * turn.short_s
+            if turn.stream < 0:
+                self.served.newcomer_short_ms.append(short_ms)
+            else:
+                self.served.short_ms.append(short_ms)
+                self.served.worst_ms[turn.stream] = max(self.served.worst_ms.get(turn.stream, 0.0), short_ms)
 
     def _close(self) -> None:
         """Whoever still speaks is counted, and nobody's history is kept."""

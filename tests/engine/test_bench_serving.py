@@ -39,7 +39,8 @@ def clock(tick_s: float) -> Callable[[], float]:
 def test_a_listener_is_short_by_what_the_engine_is_late(tiny: Loaded) -> None:
     """30 ms at each look, and a frame is 16 ms."""
     served = Serving(ready(tiny, 1, 4096), Setting(1, 120, 0), ENTRIES, clock(0.03)).run(20, warm_up_s=0)
-    assert served.short_ms and max(served.short_ms) > 50
+    assert served.short_ms and served.worst_ms == {0: max(served.short_ms)}
+    assert max(served.short_ms) > 50
     assert all(first >= 30 for first in [*served.first_ms, *served.first_new_ms])
     assert not served.failed
 
