@@ -172,4 +172,5 @@ def join(out: Tensor, top: Tensor, total: Tensor, whole: Tensor) -> None:
 
 def places_of(splits: int) -> int:
     """A power of two that holds that many parts; one for all that are usual, so that there is code for one."""
-    return max(32, triton.next_power_of_2(splits))
+    places: int = triton.next_power_of_2(splits)
+    return max(32, places)
