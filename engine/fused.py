@@ -71,11 +71,11 @@ class FusedSteps:
         """x: [B, T, D]. turn: `turns` of the positions, [B, T, 2, hd] or without B. Returns [B, T, D]."""
         batch, positions = x.shape[0], x.shape[1]
         flat, turn = x.flatten(0, 1), turn.expand(batch, positions, -1, -1).flatten(0, 1)
-        cos, sin = turn.float().unsqueeze(2).unbind(1)  # [R, 1, hd] each
         turned: Turned | None = getattr(attend, "turned", None) if self._turns else None
+        cos_sin = turn.float().unsqueeze(2).unbind(1) if turned is None else ()  # [R, 1, hd] each
         for layer, block in enumerate(self._few if len(flat) <= self._most else self._many):
             if turned is None:
-                heard = self._attended(block.before(flat, cos, sin), layer, attend, positions)
+                heard = self._attended(block.before(flat, *cos_sin), layer, attend, positions)
             else:
                 heard = turned(layer, block.into(flat), turn, block.gain, self._stack.norm_eps)
             flat = block.after(flat, heard)

@@ -309,7 +309,7 @@ def plan_of(count: int, outputs: int, columns: int, bits: int) -> Plan:
         return Plan(block_m, 16 if narrow else 32, 128, 4, 3 if loops else 1)
     if bits >= 16:
         return Plan(count, 4 // count, 1024, 4, 1)
-    return Plan(count, 4 if narrow else 8, 512, 4, 4 if loops else 1)
+    return Plan(count, (4 if narrow else 8) // count, 512, 4, 4 if loops else 1)
 
 
 def few_rows(
