@@ -47,11 +47,27 @@ def _loaded(  # type: ignore[no-untyped-def]
 def _wait(ahead: tl.constexpr):  # type: ignore[no-untyped-def]
     """Where kernels begin early (`engine.products_triton.ahead`): let the next one begin, and wait for what the one before writes.
 
-    What was there when the first such kernel of a graph began may be read before: numbers of the step, weights, and turns.
+    What was there when the first such kernel of a graph began may be read before: numbers of the step, weights, turns, and pages of the
+    slow stack but for the positions that are new.
     """
     if ahead:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _fetch(  # type: ignore[no-untyped-def]
+    cache_ptr, table, begin, past, kv_head, page: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
+    keys_at_once: tl.constexpr,
+):  # fmt: skip
+    """Have a program's first keys, or values, brought nearer: those before this step, of which there are `past`."""
+    line: tl.constexpr = 1024 // cache_ptr.dtype.element_ty.primitive_bitwidth  # numbers in 128 bytes
+    key = tl.maximum(0, tl.minimum(begin + tl.arange(0, keys_at_once), past - 1))
+    slot = tl.load(table + key // page).to(tl.int64) * page + key % page
+    lines: tl.constexpr = (dim + line - 1) // line
+    at = cache_ptr + (slot[:, None] * kv_heads + kv_head) * dim + (tl.arange(0, lines) * line)[None, :]
+    fetch: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
+    tl.inline_asm_elementwise(fetch, "=r,l", [at], tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -131,11 +147,15 @@ def _apart_kernel(  # type: ignore[no-untyped-def]
     past = tl.load(length_ptr + row * length_step).to(tl.int32) - 1
     slot, table = tl.load(slot_ptr + row * slot_step).to(tl.int64), table_ptr + row * tl.load(stride_ptr)
     cos, sin = _turn_of(turn_ptr + row * turn_row, dim)
+    part = part_of(past, splits, keys_at_once)
+    if ahead:
+        tl.extra.cuda.gdc_launch_dependents()
+        _fetch(k_ptr, table, split * part, past, kv_head, page, kv_heads, dim, keys_at_once)
+        _fetch(v_ptr, table, split * part, past, kv_head, page, kv_heads, dim, keys_at_once)
     _wait(ahead)
     q, q_gain = _loaded(qkv, gain_ptr, kv_head * group + query[:, None], own[:, None], normed, dim)
     k, k_gain = _loaded(qkv, gain_ptr, heads + kv_head + only, only == 0, normed, dim)
     v = tl.load(qkv + (heads + kv_heads + kv_head) * dim + width[None, :])
-    part = part_of(past, splits, keys_at_once)
     used = tl.maximum(1, tl.cdiv(past, tl.maximum(1, part)))
     if arrives:  # noqa: SIM102 - the compiler decides this, the GPU the other
         if split >= used:
