@@ -16,10 +16,10 @@ from engine import sampling
 from engine.api import SamplingParams
 from engine.attention import FrameKV
 from engine.drawing import draw_frame
+from engine.load import load_model
 from engine.model import Hidden
 from engine.sampling import PENALTY_WINDOW, Candidates, Policy, Sampler, candidates
 from tests.conftest import GPU_REASON
-from tests.engine.core_driver import tiny_model
 
 if TYPE_CHECKING:
     from engine.sampling_triton import KernelDraws
@@ -134,7 +134,7 @@ def plainly(sampler: Sampler, rows: Tensor, semantic: Tensor, others: list[Tenso
 
 def near(rule: Policy, noise: sampling.Noise, draw: int, logits: Tensor) -> Tensor:
     """Whether some candidate's mass is next to the limit of its rank, or the two best scores are next to each other, bool [rows]."""
-    found = sampling.candidates(logits.double().float(), 32)
+    found = sampling.candidates(logits, 32)
     some = found.entries.expand(*rule.temperature.shape[:-2], -1, -1)
     uniform = noise(draw, some if some.dim() == 3 else some[None]).view(some.shape).double()
     limit, mass = rule.limit[..., : found.mass.shape[-1]], found.mass
@@ -257,7 +257,7 @@ def test_the_embedding_of_a_code_is_there_with_the_code(device: str) -> None:
 
 @torch.inference_mode()
 def frames_of(s2pro: Path, device: str, kernels: bool, params: SamplingParams) -> tuple[list[Tensor], Sampler]:
-    model = tiny_model(s2pro).model.to(device)
+    model = load_model(s2pro, "tiny", device, "float32", None, fused=False, kernels=False).model
     rows, config = 3, model.config
     sampler = Sampler(rows + 1, config.num_codebooks, device, kernels=kernels)
     for row in range(rows):
