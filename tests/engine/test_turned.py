@@ -50,8 +50,9 @@ def random(*shape: int) -> Tensor:
 
 
 def far(found: Tensor, wanted: Tensor) -> float:
+    """Of numbers larger than one in parts of them, as roundings are."""
     assert found.shape == wanted.shape
-    return float((found.double() - wanted.double()).abs().max())
+    return float(((found.double() - wanted.double()).abs() / (1 + wanted.double().abs())).max())
 
 
 def gain_of(stack: StackConfig, device: str) -> Tensor:
