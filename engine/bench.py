@@ -11,7 +11,7 @@ Parts, in the order in which they are measured, each for every number of --strea
             a first frame takes with a known voice of --prefix positions; alone
   memory    what a stream holds, and --streams of --positions each
   serve     what listeners of streams in real time hear; after that beside --newcomers and with --cancels
-Prints as it goes; the last line is JSON. `compiled` counts what was compiled meanwhile: after `ready` it should be nothing.
+Prints as it goes; the last line is JSON. `compiled` counts what was compiled in each part: after `ready` it should be nothing.
 With --random-weights no checkpoint is needed: see `engine.random_weights` for what is unrealistic then. `parley bench` measures the rest of
 the way, over the public protocol.
 
@@ -35,7 +35,7 @@ import torch
 
 from engine.bench_parts import bandwidth
 from engine.bench_rows import PARTS, Bench, gigabytes
-from engine.bench_start import Compilations
+from engine.bench_start import Compilations, since
 from engine.load import Loaded, load_model
 from engine.quantize import FORMATS, QuantizeError
 from engine.random_weights import SHAPES, write_folder
@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "quantize": args.quantize,
             "python_s": round(python_s, 2),
             "load_s": round(NOW() - begun, 2),
+            "compiled": {"load": compiled.seen()},
             "frame_ms": 1000 * loaded.info.frame_s,
         }
     device = loaded.model.device
@@ -90,8 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = Bench(args, loaded, result["copy_gb_s"] * 1e9, NOW, compiled)
     for name, part in PARTS.items():
         if name in args.parts:
+            before = compiled.seen()
             result[name] = part(bench)
-            result["compiled"] = compiled.seen()
+            result["compiled"][name] = since(before, compiled.seen())
             _write(args.json, result)
     if device.type == "cuda":
         result["device_memory"] |= peak_memory(device)

@@ -275,7 +275,8 @@ def _in_time(short: Sequence[float]) -> float | None:
 
 
 def _kv_positions(setting: Setting) -> int:
-    return 4096 + setting.streams * (setting.prefix + 2 * setting.history + 1000)  # four turns
+    """That streams hold at the end of their four turns, on the mean; the voice is shared."""
+    return 4096 + setting.prefix + setting.streams * (setting.history + 1100)
 
 
 PARTS: Final[dict[str, Callable[[Bench], Rows]]] = {

@@ -32,19 +32,24 @@ class Compilations:
             from triton import knobs
 
             knobs.compilation.listener = self._compiled
+        self._before = self._functions()
 
     def _compiled(self, *, times: Any, cache_hit: bool, **what: Any) -> None:
         self._kernels += not cache_hit
         self._read += cache_hit
         self._kernels_s += _MICROSECONDS * times.total
 
-    def seen(self) -> dict[str, float]:
-        """Functions, and the seconds that they took with their kernels; kernels compiled, read from disk, and their seconds."""
+    def _functions(self) -> tuple[int, float]:
         from torch._dynamo.utils import calculate_time_spent, counters  # slow to import
 
+        return counters["stats"]["unique_graphs"], calculate_time_spent().get("entire_frame_compile", 0.0)
+
+    def seen(self) -> dict[str, float]:
+        """Functions, and the seconds that they took with their kernels; kernels compiled, read from disk, and their seconds."""
+        functions, seconds = self._functions()
         return {
-            "functions": counters["stats"]["unique_graphs"],
-            "functions_s": round(calculate_time_spent().get("entire_frame_compile", 0.0), 3),
+            "functions": functions - self._before[0],
+            "functions_s": round(seconds - self._before[1], 3),
             "kernels": self._kernels,
             "kernels_read": self._read,
             "kernels_s": round(self._kernels_s, 3),
