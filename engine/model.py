@@ -54,10 +54,15 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
         self.short: ShortNorm | None = None  # set by DualAR.prepare_serving
+        self.kernel = False  # of ours, set by DualAR.prepare_serving
 
     def forward(self, x: Tensor) -> Tensor:
         if self.short is not None:
             return self.short(x)
+        if self.kernel:
+            from engine.embed_triton import norm
+
+            return norm(x, self.weight, self.eps)
         if x.dtype == torch.float32:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
@@ -270,6 +275,7 @@ class DualAR(nn.Module):
             block.prepare_serving(packed)
         for norm in (self.norm, self.fast_norm):
             norm.prepare_serving()
+            norm.kernel = kernels
         if packed and isinstance(self.fast_project_in, Projection):
             self.fast_project_in.packed = Packed(self.fast_project_in.weight)
         if packed:
@@ -288,6 +294,14 @@ class DualAR(nn.Module):
         Codes count only where row 0 holds a semantic token. Order of roundings: spec 4.1.
         """
         config = self.config
+        if self.kernels:
+            from engine.embed_triton import embed
+
+            frames, scale = (config.semantic_begin, config.semantic_end), math.sqrt(config.num_codebooks + 1)
+            return embed(
+                matrix, self.embeddings.weight, self.codebook_embeddings.weight, self.code_offsets, frames,
+                scale if config.scale_codebook_embeddings else None,
+            )  # fmt: skip
         ids, codes = matrix[:, 0], matrix[:, 1:]
         x = self.embeddings(ids)  # [B, T, D]
         frames = x + self.codebook_embeddings(codes + self.code_offsets[:, None]).sum(1)

@@ -89,6 +89,21 @@ def test_a_slow_step_in_kernels_is_that_of_the_blocks(device: str, biases: bool)
     assert halves.run == {*(("turned", rows) for rows in few), ("before", many), ("after", many)}
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+@torch.inference_mode()
+def test_columns_in_one_kernel_are_embedded_as_in_many(device: str, scaled: bool) -> None:
+    config = replace(config_of(False), scale_codebook_embeddings=scaled)
+    plain, kernels, _ = models(config, device)
+    columns = torch.randint(0, config.codebook_size, (3, 5, config.num_codebooks + 1), device=device)
+    columns[..., 0] = torch.tensor(
+        [0, config.semantic_begin, config.semantic_end, config.semantic_end + 1, config.im_end]
+    )
+    for matrix in (columns.transpose(1, 2), columns[:, 2, :, None]):  # prompts, and a step's columns
+        wanted = plain.embed(matrix)
+        assert kernels.embed(matrix).shape == wanted.shape
+        assert torch.allclose(kernels.embed(matrix), wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("biases", [False, True])
 @torch.inference_mode()
 def test_a_frame_in_kernels_is_that_of_the_blocks(device: str, biases: bool) -> None:
