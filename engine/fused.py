@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # the model is built on this
 
 Compile = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 
+_MOST_ENTRIES = 32  # of compiled code for one function
+
 
 class Turned(Protocol):
     """What an `Attend` may have as its method `turned`: all that a block does between its products."""
@@ -39,6 +41,10 @@ class Turned(Protocol):
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """For any number of rows; one row alone gets code of its own."""
+    from torch._dynamo import config  # takes a second to load
+
+    # Both stacks share a function's entries, 8 by default, 7 of which are taken; one more than the limit is an error.
+    config.recompile_limit = max(config.recompile_limit, _MOST_ENTRIES)
     return torch.compile(function, fullgraph=True, dynamic=True)
 
 
