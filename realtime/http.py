@@ -150,7 +150,7 @@ async def _new_session(request: Request) -> JSONResponse:
         "session": grant.session_id,
         "client_secret": secret,
         "ws_url": address.replace("http", "ws", 1) + LIVE_PATH,
-        "expires_at": round((service.unix_time() + grant.expires_at - now) * 1000),
+        "expires_at": int((service.unix_time() + grant.expires_at - now) * 1000),
     }
     return JSONResponse(body, status_code=201, headers={"Cache-Control": "no-store"})
 

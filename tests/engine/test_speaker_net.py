@@ -64,7 +64,8 @@ def test_vectors_have_length_one_and_do_not_depend_on_level_or_on_the_clips_besi
     together = net.voices(clips)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(together[2], net.voices([clips[2]])[0])
-    np.testing.assert_allclose(net.voices([np.float32(0.25) * clips[2]])[0], together[2], atol=0.02)
+    quieter = net.voices([np.float32(0.25) * clips[2]])[0]
+    assert quieter @ together[2] > 0.995 > max(together[i] @ together[2] for i in (0, 1, 3))
 
 
 def test_pauses_hardly_change_a_vector() -> None:
