@@ -46,7 +46,7 @@ from engine.kv import Columns, OutOfPages
 from engine.model import Hidden
 from engine.pace import Pace
 from engine.prefetch import Prefetches
-from engine.prompt import PromptBuilder
+from engine.prompt import PromptBuilder, check_unicode, joined
 from engine.rehearsal import rehearse
 from engine.runner import Drawn, FrameDrawn, Outcome, Runner
 from engine.scheduler import Plan, plan
@@ -169,12 +169,12 @@ class EngineCore:
         self._streams[stream.key] = stream
         self.cache.acquire(conversation.id)
         self._runner.open_row(stream.row, command.params, command.turn)
-        self._aim(stream, _joined(past), keep_last=False)
+        self._aim(stream, joined(*past), keep_last=False)
 
     def _history(self, conversation: Conversation, voice: Voice) -> tuple[list[Columns], int]:
         """Prompt pieces of voice and history, and how many positions the voice takes. Raises ValueError for what no prompt can hold."""
         for text in [*(r.text for r in voice.references), *(heard.text for heard in conversation.history)]:
-            _check_unicode(text)
+            check_unicode(text)
         system = self._prompts.system(voice)
         pieces = [system]
         for heard in conversation.history:
@@ -208,16 +208,16 @@ class EngineCore:
 
     def _prompt_segment(self, stream: OpenStream, segment: Segment) -> None:
         try:
-            _check_unicode(segment.text)
+            check_unicode(segment.text)
         except UnicodeEncodeError as error:
             self._fail(stream, SynthesisFailed("bad_input", str(error)))
             return
         self._runner.begin_segment(stream.row, segment.text)
-        past = _joined(stream.past)
+        past = joined(*stream.past)
         column, starts = self._prompts.text_starts(segment.text)
         segment.span = TextSpan(past.shape[1] + column, len(starts))
         segment.follower = Follower(starts) if len(starts) else None
-        target = _joined([past, self._prompts.user(segment.text)])
+        target = joined(past, self._prompts.user(segment.text))
         self._aim(stream, target, keep_last=True, room=max(1, segment.guard.least_frames))
 
     def _allow(self, stream: OpenStream, frame_index: int) -> None:
@@ -246,7 +246,7 @@ class EngineCore:
             pieces, prefix = self._history(conversation, voice)
         except ValueError:
             return  # a hint; the turn itself will say what is wrong
-        target = _joined(pieces)
+        target = joined(*pieces)
         if target.shape[1] < self.most_positions:
             self._prefetches.add(conversation.id, voice.id, target, prefix)
 
@@ -446,12 +446,3 @@ class EngineCore:
             asked, said = self._prompts.user(segment.text), self._prompts.spoken(segment.codes(sane))
             stream.remember(asked, said)
         self._begin_segment(stream)
-
-
-def _joined(pieces: Sequence[Columns]) -> Columns:
-    return np.concatenate(pieces, axis=1)
-
-
-def _check_unicode(text: str) -> None:
-    """Raises UnicodeEncodeError, which is a ValueError, for half a surrogate pair: what a tokenizer does with it is not defined."""
-    text.encode()

@@ -1,6 +1,6 @@
 """The prompt: pieces of an integer matrix, in the form that the reference builds (spec 3).
 
-Knows the template and its parts; each part is tokenised on its own, so pieces can be kept and joined with np.concatenate.
+Knows the template and its parts; each part is tokenised on its own, so pieces can be kept and joined.
 Does not know what was heard, what is cached, or how long a prompt may get.
 """
 
@@ -35,8 +35,8 @@ class PromptBuilder:
         """The system message: the voice's references, or the plain instruction. Raises ValueError for bad codes."""
         start = self._template("<|im_start|>system\n")
         if not voice.references:
-            return _joined(start, self._template("convert the provided text to speech"), self._message_end)
-        return _joined(
+            return joined(start, self._template("convert the provided text to speech"), self._message_end)
+        return joined(
             start,
             self._template("convert the provided text to speech reference to the following:\n\nText:\n"),
             self._text(_transcript(voice.references)),
@@ -47,7 +47,7 @@ class PromptBuilder:
 
     def user(self, text: str) -> Columns:
         """A segment to speak, up to the place where its frames begin."""
-        return _joined(self._user_start, self._text(text), self._message_end, self._assistant_start)
+        return joined(self._user_start, self._text(text), self._message_end, self._assistant_start)
 
     def text_starts(self, text: str) -> tuple[int, npt.NDArray[np.int64]]:
         """Where the text is in `user(text)`: the column of its first token, and of each token the code point at which it starts."""
@@ -55,7 +55,7 @@ class PromptBuilder:
 
     def spoken(self, codes: Codes) -> Columns:
         """A segment's frames and the end of its message: what follows `user` in the history. Raises ValueError for bad codes."""
-        return _joined(self.frames(codes), self._message_end)
+        return joined(self.frames(codes), self._message_end)
 
     def frames(self, codes: Codes) -> Columns:
         """Columns of frames [K, T]: the token of code 0 above the codes. Raises ValueError for codes out of range."""
@@ -92,5 +92,11 @@ def _transcript(references: Sequence[Reference]) -> str:
     return "\n".join(texts)
 
 
-def _joined(*pieces: Columns) -> Columns:
+def joined(*pieces: Columns) -> Columns:
+    """One piece behind the other."""
     return np.concatenate(pieces, axis=1)
+
+
+def check_unicode(text: str) -> None:
+    """Raises UnicodeEncodeError, which is a ValueError, for half a surrogate pair: what a tokenizer does with it is not defined."""
+    text.encode()

@@ -109,6 +109,7 @@ def add_bench(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_load(bench)
+    _add_listeners(bench)
     running = bench.add_argument_group("a server that runs")
     running.add_argument("--url", help="measure this one, instead of starting one")
     running.add_argument("--key", help=f"key to show to it (default: the first of {KEYS_VARIABLE})")
@@ -151,7 +152,7 @@ def _add_endpoint(bench: argparse.ArgumentParser) -> None:
 
 
 def _add_load(bench: argparse.ArgumentParser) -> None:
-    """What is measured: how many talk, how, and in which protocol."""
+    """Who talks: how many, how often and how fast."""
     bench.add_argument(
         "--streams", type=at_least_one, default=1, metavar="N", help="conversations at once (default: %(default)s)"
     )
@@ -198,6 +199,10 @@ def _add_load(bench: argparse.ArgumentParser) -> None:
         metavar="S",
         help="mean silence between a conversation's turns, in seconds (default: %(default)g)",
     )
+
+
+def _add_listeners(bench: argparse.ArgumentParser) -> None:
+    """What their clients ask for, and in which protocol."""
     bench.add_argument(
         "--latency",
         choices=[latency.value for latency in Latency],

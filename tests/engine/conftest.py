@@ -1,15 +1,21 @@
-"""What the engine's tests share: the unpacked reference fixture and its expected arrays."""
+"""What the engine's tests share: the unpacked reference fixture, its expected arrays, and where kernels run."""
 
 from __future__ import annotations
 
 import lzma
+import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.conftest import GPU_REASON
+
+# Kernels run on a CPU then, slowly, given the package triton. Matrices of bfloat16 are not multiplied there.
+INTERPRETED = "TRITON_INTERPRET" in os.environ
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "s2pro"
 
 
@@ -30,3 +36,15 @@ def expected() -> dict[str, npt.NDArray[np.generic]]:
     """Every array of the fixture's expected.npz, by name; read-only by agreement."""
     with np.load(FIXTURE / "expected.npz") as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+@pytest.fixture
+def device() -> str:
+    """Where kernels run: a GPU, or a CPU with Triton's interpreter."""
+    import torch  # only here: a part of the tests runs without it
+
+    if INTERPRETED and find_spec("triton") is not None:
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip(GPU_REASON)
+    return "cuda"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from engine.api import Conversation, EngineLimits, SamplingParams
 from engine.attention import causal
@@ -24,7 +21,6 @@ from engine.model import DualAR, Hidden
 from engine.random_weights import RandomWeights, write_folder
 from engine.runner import FrameDrawn, Runner
 from engine.slow_graph import SlowGraph
-from tests.conftest import GPU_REASON
 from tests.engine.core_driver import GREEDY, Driver, Heard, assert_nothing_leaked, tiny_model
 
 SAMPLED = SamplingParams(seed=5)
@@ -246,15 +242,6 @@ def _frame_kv(model: DualAR, rows: int):  # type: ignore[no-untyped-def]
     return FrameKV(model.config.fast, rows, model.config.num_codebooks, model.device, model.dtype)
 
 
-@pytest.fixture
-def device() -> str:
-    if "TRITON_INTERPRET" in os.environ and find_spec("triton") is not None:
-        return "cpu"
-    if not torch.cuda.is_available():
-        pytest.skip(GPU_REASON)
-    return "cuda"
-
-
 def test_kernels_give_the_same_frames(tiny: Path, device: str) -> None:
     """All of them together: products, attention in place, draws; steps ahead, prefills as rows; a newcomer and one who is cancelled."""
     plain = replace(load_model(tiny, "tiny", device, "float32", None, fused=False), random=None)
@@ -269,30 +256,6 @@ def test_kernels_give_the_same_frames(tiny: Path, device: str) -> None:
         assert len(one.frames) > 0
         for frame, same in zip(one.frames, other.frames, strict=False):
             assert (frame.codes == same.codes).all()
-
-
-@pytest.mark.gpu
-def test_attention_over_pages_is_attention_over_the_keys_in_them() -> None:
-    from engine.paged_triton import attend
-
-    torch.manual_seed(0)
-    rows, heads, kv_heads, dim, page, pages = 5, 32, 8, 128, 32, 200
-    for dtype, most in ((torch.bfloat16, 2e-2), (torch.float32, 1e-5)):
-        keys, values = (torch.randn(pages, page, kv_heads, dim, device="cuda", dtype=dtype) for _ in range(2))
-        keys[-1] = values[-1] = torch.nan  # nobody's page
-        lengths = [1, 32, 33, 500, 1000]
-        table = torch.randperm(pages - 1, device="cuda")[: rows * 32].view(rows, 32).int()
-        q = torch.randn(rows, heads + 2 * kv_heads, dim, device="cuda", dtype=dtype)[:, :heads]
-        stride, ends = torch.tensor([32, *lengths], device="cuda", dtype=torch.int32).split([1, rows])
-        for splits in (1, 3, 16):
-            got = attend(q, keys, values, table.flatten(), stride, ends, splits)
-            for row, length in enumerate(lengths):
-                k, v = (
-                    cache[table[row].long()].flatten(0, 1)[:length].transpose(0, 1).repeat_interleave(4, 0).double()
-                    for cache in (keys, values)
-                )
-                wanted = F.scaled_dot_product_attention(q[row, :, None].double(), k, v)[:, 0]
-                assert (got[row].double() - wanted).abs().max() < most
 
 
 @pytest.mark.gpu

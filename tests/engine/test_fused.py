@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -21,17 +19,6 @@ from engine.random_weights import SHAPES
 from tests.conftest import GPU_REASON
 
 pytestmark = pytest.mark.torch
-
-INTERPRETED = "TRITON_INTERPRET" in os.environ  # then kernels run on a CPU, slowly
-
-
-@pytest.fixture
-def device() -> str:
-    if INTERPRETED and find_spec("triton") is not None:
-        return "cpu"
-    if not torch.cuda.is_available():
-        pytest.skip(GPU_REASON)
-    return "cuda"
 
 
 class Halves:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import weakref
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,11 +22,11 @@ from engine.model import DualAR, Steps
 from engine.quantize import FORMATS, Norm, Quantized, QuantizeError, joined, nf4_levels, product, to_format
 from engine.random_weights import RandomWeights, write_folder
 from tests.conftest import GPU_REASON
+from tests.engine.conftest import INTERPRETED
 from tests.engine.core_driver import Driver, Heard, assert_nothing_leaked
 
 pytestmark = pytest.mark.torch
 
-INTERPRETED = "TRITON_INTERPRET" in os.environ  # then kernels run on a CPU, slowly; see the last tests
 LEVELS = (-1.0, -0.696, -0.525, -0.395, -0.284, -0.185, -0.091, 0, 0.080, 0.161, 0.246, 0.338, 0.441, 0.563, 0.723, 1.0)
 
 
@@ -354,15 +352,6 @@ def test_blocks_that_do_not_fit_a_model_are_refused() -> None:
 
 
 # -- kernels: with a GPU; or, much slower, with TRITON_INTERPRET=1 and the package triton
-
-
-@pytest.fixture
-def device() -> str:
-    if INTERPRETED and find_spec("triton") is not None:
-        return "cpu"
-    if not torch.cuda.is_available():
-        pytest.skip(GPU_REASON)
-    return "cuda"
 
 
 # The interpreter multiplies the bits of bfloat16 as if they were integers.

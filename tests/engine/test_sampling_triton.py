@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,28 +17,18 @@ from engine.drawing import draw_frame
 from engine.load import load_model
 from engine.model import Hidden
 from engine.sampling import PENALTY_WINDOW, Candidates, Policy, Sampler, candidates
-from tests.conftest import GPU_REASON
+from tests.engine.conftest import INTERPRETED
 
 if TYPE_CHECKING:
     from engine.sampling_triton import KernelDraws
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # the interpreter's, of NaN
 
-INTERPRETED = "TRITON_INTERPRET" in os.environ
 CODEBOOKS = 3
 BEGIN, IM_END, CODES = 100, 7, 5000
 MASS_DOUBT, SCORE_DOUBT = 1e-5, 2e-6  # what is nearer to each other, scores relatively, may be ordered by roundings
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SIZES = [(4097, 1024), (1500, 33), (65, 64), (7, 32), (33, 1)]  # entries of the semantic head, and of the others
-
-
-@pytest.fixture
-def device() -> str:
-    if INTERPRETED and find_spec("triton") is not None:
-        return "cpu"
-    if not torch.cuda.is_available():
-        pytest.skip(GPU_REASON)
-    return "cuda"
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -16,26 +14,17 @@ from engine.config import StackConfig
 from engine.model import rope_rows, rope_table, rotate
 from engine.quantize import Norm
 from tests.conftest import GPU_REASON
+from tests.engine.conftest import INTERPRETED
 
 pytestmark = pytest.mark.torch
 
 # With a GPU; or, much slower, with TRITON_INTERPRET=1 and the package triton. The interpreter cannot multiply matrices of bfloat16.
-INTERPRETED = "TRITON_INTERPRET" in os.environ
 EXACT = [(torch.float32, 1e-5), (torch.float16, 4e-3) if INTERPRETED else (torch.bfloat16, 3e-2)]
 PAGE = 32
 EPS = 1e-6
 SHAPES = [StackConfig(dim=16, n_layer=2, n_head=6, n_kv_head=2, head_dim=16, ffn_dim=16)]
 if not INTERPRETED:
     SHAPES.append(StackConfig(dim=16, n_layer=2, n_head=32, n_kv_head=8, head_dim=128, ffn_dim=16))
-
-
-@pytest.fixture
-def device() -> str:
-    if INTERPRETED and find_spec("triton") is not None:
-        return "cpu"
-    if not torch.cuda.is_available():
-        pytest.skip(GPU_REASON)
-    return "cuda"
 
 
 @pytest.fixture(params=SHAPES, ids=lambda stack: f"{stack.n_head} heads")
