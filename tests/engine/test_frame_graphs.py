@@ -47,6 +47,8 @@ def spoken(loaded: Loaded, graphs: bool, params: SamplingParams = SAMPLED, strea
     """Streams that begin one after the other, with prompts of different lengths and a cancelled one among them."""
     limits = EngineLimits(max_streams=6, kv_positions=4096)
     core = core_of(loaded, limits, guarded=False, graphs=graphs)
+    # A first prefill that loads its kernels would seem so slow that later ones get a few positions a step.
+    core._clock = lambda: 0.0
     driver, heard, params = Driver(core), [], replace(params, max_frames=9)
     for number in range(streams):
         text = "A sentence. " * (1 + 3 * number)
@@ -61,8 +63,9 @@ def spoken(loaded: Loaded, graphs: bool, params: SamplingParams = SAMPLED, strea
 
 
 def same_frames(plain: list[Heard], fixed: list[Heard]) -> list[tuple[Heard, Heard]]:
-    """What each stream said, twice. As many frames, but for the cancelled one: how long others' prefills held it up, the clock knows."""
+    """What each stream said, twice. As many frames, but for the cancelled one, whose last may not have left a codec that works beside."""
     pairs = list(zip(plain, fixed, strict=True))
+    assert all(one.frames and other.frames for one, other in pairs)
     assert all(len(one.frames) == len(other.frames) for i, (one, other) in enumerate(pairs) if i != CANCELLED)
     return pairs
 
@@ -253,7 +256,6 @@ def test_kernels_give_the_same_frames(tiny: Path, device: str) -> None:
         for loaded, graphs in ((plain, False), (replace(plain, model=model), True))
     ]
     for one, other in same_frames(*heard):
-        assert len(one.frames) > 0
         for frame, same in zip(one.frames, other.frames, strict=False):
             assert (frame.codes == same.codes).all()
 
@@ -265,7 +267,6 @@ def test_captured_steps_give_the_same_frames(tiny: Path, params: SamplingParams)
         load_model(tiny, "tiny", "cuda", "float32", None, fused=False), random=None
     )  # ends come by themselves
     for plain, captured in same_frames(spoken(loaded, False, params), spoken(loaded, True, params)):
-        assert len(plain.frames) > 0
         assert all((one.codes == other.codes).all() for one, other in zip(plain.frames, captured.frames, strict=False))
 
 
