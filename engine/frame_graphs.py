@@ -11,22 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from engine.attention import FrameMemory
 from engine.captured import Captured, GraphMemory, buckets
+from engine.drawing import draw_frame
 from engine.kv import PAGE, CachedSequence, Columns, PagePool
 from engine.model import DualAR, Hidden
+from engine.sampling import WIDTHS, Sampler
 from engine.slow_graph import SlowGraph
 
-Frame = Callable[[Hidden, Tensor], Tensor]  # (hidden [B, D], rows int64 [B]) -> int64 [B, K + 2], see Runner
+Frame = Callable[[Hidden, Tensor], Tensor]  # (hidden [B, D], rows int64 [B]) -> int64 [B, K + 2], see `draw_frame`
 
 # Of a prefill that runs as rows: the text of a segment. Each row reads all keys before it for itself, which costs more than launches do
 # where there are many.
 MOST_POSITIONS = 128
+_WIDE = WIDTHS[2]  # candidates: more than that nobody may ask for who comes over the wire
 _NEWEST = 0.1  # weight of the latest step ahead in the share of rows that were of use
 _WORTH_IT = 0.6  # that share: a step ahead saves a part of a step's time, and one in vain costs all of it
 
@@ -57,6 +62,18 @@ class DrawGraph:
         padded = [*rows, *[self._spare] * (self.rows - len(rows))]
         self._index.copy_(torch.tensor(padded), non_blocking=True)
         return self._step()
+
+
+@dataclass(frozen=True, slots=True)
+class _Draws:
+    """Graphs of one kind of draws."""
+
+    sampler: Sampler
+    graphs: Sequence[DrawGraph]  # by their rows
+
+    def run(self, parts: Sequence[Hidden], rows: Sequence[int]) -> Tensor:
+        """See DrawGraph."""
+        return next(graph for graph in self.graphs if graph.rows >= len(rows)).run(parts, rows)
 
 
 @dataclass(slots=True)
@@ -95,14 +112,22 @@ class FrameGraphs:
     is for these sequences, which it mostly is. While it mostly is not, none is begun.
     """
 
-    def __init__(self, model: DualAR, pool: PagePool, frame: Frame, rows: int, spare_row: int) -> None:
+    def __init__(
+        self, model: DualAR, pool: PagePool, sampler: Sampler, kv: FrameMemory, rows: int, spare_row: int
+    ) -> None:
         """rows: most of a step. Captures everything now, which takes seconds."""
         most_pages = min(pool.pages, -(-model.config.max_positions // PAGE))
         sizes, slow, draw = buckets(rows), GraphMemory.of(model.device), GraphMemory.of(model.device)
         # The largest first: smaller ones then find room in its memory.
         longer = sorted({*sizes, *buckets(max(rows, MOST_POSITIONS))}, reverse=True)
         self._slow = [SlowGraph(model, pool, size, most_pages, slow) for size in longer][::-1]
-        self._draw = [DrawGraph(frame, model, size, spare_row, draw) for size in reversed(sizes)][::-1]
+        # One row that wants many candidates, or a penalty, takes nobody else from the quick draws: it has graphs of its own.
+        samplers = [sampler.fixed(WIDTHS[0], False), sampler.fixed(_WIDE, True)]
+        self._draws = [
+            _Draws(one, [DrawGraph(_frame(model, one, kv), model, size, spare_row, draw) for size in sizes[::-1]][::-1])
+            for one in samplers
+        ]
+        self._any = _frame(model, sampler, kv)
         self._most_positions = model.config.max_positions
         on_gpu = model.device.type == "cuda"
         self._drawn = torch.zeros(rows, model.config.num_codebooks + 2, dtype=torch.int64, pin_memory=on_gpu)
@@ -138,15 +163,13 @@ class FrameGraphs:
         done = Hidden(done.head.clone(), done.fast.clone())  # the next call takes their memory
         added = self._slow_graph(len(late)).run([sequences[place] for place in late])
         order = np.argsort([*(place for place, _ in known), *late])
-        return _rows_of(
-            Hidden(*(torch.cat(pair) for pair in ((done.head, added.head), (done.fast, added.fast)))), order
-        )
+        return _rows_of(_joined([done, added]), order)
 
     def draw(
         self, parts: Sequence[Hidden], rows: Sequence[int], sequences: Sequence[CachedSequence]
     ) -> npt.NDArray[np.int64]:
         """One frame of each row; parts, sequences: as `Runner.draw`."""
-        out = next(graph for graph in self._draw if graph.rows >= len(rows)).run(parts, rows)
+        out = self._frames(parts, rows)
         self._drawn[: len(rows)].copy_(out[: len(rows)], non_blocking=True)
         if self._arrived is not None:
             self._arrived.record()
@@ -157,6 +180,26 @@ class FrameGraphs:
         if self._ahead is not None:
             self._ahead.columns = host[:, 1:].copy()  # the caller may change what he gets
         return host
+
+    def _frames(self, parts: Sequence[Hidden], rows: Sequence[int]) -> Tensor:
+        """[>= B, K + 2] on the device."""
+        by: dict[int, list[int]] = {}  # places in `rows`, by the first of `_draws` that serves them
+        for place, row in enumerate(rows):
+            kind = next((kind for kind, draws in enumerate(self._draws) if draws.sampler.serves(row)), len(self._draws))
+            by.setdefault(kind, []).append(place)
+        if len(by) == 1 and (kind := next(iter(by))) < len(self._draws):
+            return self._draws[kind].run(parts, rows)
+        hidden, drawn = _joined(parts), []
+        for kind, places in by.items():
+            own, chosen = _rows_of(hidden, places), [rows[place] for place in places]
+            if kind < len(self._draws):
+                drawn.append(
+                    self._draws[kind].run([own], chosen)[: len(places)].clone()
+                )  # the next graph takes its memory
+            else:
+                drawn.append(self._any(own, _placed(chosen, hidden.head.device)))
+        order = np.argsort([place for places in by.values() for place in places])
+        return torch.cat(drawn)[_placed(order, hidden.head.device)]
 
     def _begun(self, sequences: Sequence[CachedSequence], columns: Tensor) -> _Ahead | None:
         """columns: int64 [>= B, K + 1], on the device."""
@@ -173,9 +216,23 @@ class FrameGraphs:
         return next(graph for graph in self._slow if graph.rows >= rows)
 
 
+def _frame(model: DualAR, sampler: Sampler, kv: FrameMemory) -> Frame:
+    return partial(draw_frame, model, sampler, kv)
+
+
+def _joined(parts: Sequence[Hidden]) -> Hidden:
+    if len(parts) == 1:
+        return parts[0]
+    return Hidden(torch.cat([part.head for part in parts]), torch.cat([part.fast for part in parts]))
+
+
+def _placed(numbers: Sequence[int] | npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    # Made on the host first: to make it on the device would wait for all that is queued there.
+    return torch.tensor(numbers).to(device, non_blocking=True)
+
+
 def _rows_of(hidden: Hidden, rows: Sequence[int] | npt.NDArray[np.int64]) -> Hidden:
     if list(rows) == list(range(len(rows))):
         return Hidden(hidden.head[: len(rows)], hidden.fast[: len(rows)])
-    # Made on the host first: to make it on the device would wait for all that is queued there.
-    index = torch.tensor(rows).to(hidden.head.device, non_blocking=True)
+    index = _placed(rows, hidden.head.device)
     return Hidden(hidden.head[index], hidden.fast[index])

@@ -92,8 +92,7 @@ class Runner:
         self._graphs: FrameGraphs | None = None
         if graphs:
             with torch.inference_mode():
-                frame = partial(draw_frame, model, self.sampler, self._frame_kv)
-                self._graphs = FrameGraphs(model, self.pool, frame, rows, spare_row=rows)
+                self._graphs = FrameGraphs(model, self.pool, self.sampler, self._frame_kv, rows, spare_row=rows)
                 if decoder is None:
                     decoder = GraphedDecoder(self.streaming, buckets(rows), self.spare_row + 1, model.device)
         self.decoder = InlineDecoder(self.streaming, model.device) if decoder is None else decoder
@@ -156,7 +155,7 @@ class Runner:
         hidden: parts whose rows, one after the other, belong to `rows`. sequences: of the rows, which the frames will join if they go
         on: their next step may be begun now. Without them it is not.
         """
-        if self._graphs is not None and self.sampler.usual:
+        if self._graphs is not None:
             host = self._graphs.draw(hidden, rows, sequences)
         else:
             solo = self._solo if len(rows) == 1 and self.sampler.usual else None

@@ -236,8 +236,19 @@ class Sampler:
 
     @property
     def usual(self) -> bool:
-        """Few candidates and no penalty: what graphs are captured for."""
+        """Few candidates and no penalty, for every open row."""
         return self.width == WIDTHS[0] and not self.penalising
+
+    def fixed(self, width: int, penalising: bool) -> Sampler:
+        """This sampler for draws of rows that so many candidates serve, whatever else is open; only to draw with."""
+        twin = copy(self)
+        twin.width, twin.penalising = width, penalising
+        return twin
+
+    def serves(self, row: int) -> bool:
+        """Whether the draws of this row are exact here."""
+        params = self._params.get(row)
+        return params is None or (params.top_k <= self.width and (self.penalising or params.repetition_penalty == 1.0))
 
     def _settle(self) -> None:
         self.width = width_for(max((row.top_k for row in self._params.values()), default=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from engine.api import Conversation, EngineLimits, SamplingParams
 from engine.attention import causal
 from engine.captured import buckets
 from engine.core import EngineCore
-from engine.frame_graphs import MOST_POSITIONS
+from engine.frame_graphs import MOST_POSITIONS, DrawGraph
 from engine.fused import compiled
 from engine.kv import PAGE, CachedSequence
 from engine.load import Loaded, core_of, load_model
@@ -24,6 +25,7 @@ from engine.slow_graph import SlowGraph
 from tests.engine.core_driver import GREEDY, Driver, Heard, assert_nothing_leaked, tiny_model
 
 SAMPLED = SamplingParams(seed=5)
+MIXED = [SAMPLED, SamplingParams(top_k=40, repetition_penalty=1.2), GREEDY, SamplingParams(top_k=2000, seed=1)]
 
 
 def uncompiled(function):  # type: ignore[no-untyped-def]
@@ -43,14 +45,18 @@ def test_a_step_computes_for_less_than_twice_its_rows(rows: int, sizes: list[int
 CANCELLED = 1  # of the streams
 
 
-def spoken(loaded: Loaded, graphs: bool, params: SamplingParams = SAMPLED, streams: int = 5) -> list[Heard]:
-    """Streams that begin one after the other, with prompts of different lengths and a cancelled one among them."""
+def spoken(loaded: Loaded, graphs: bool, mixed: Sequence[SamplingParams] = (SAMPLED,), streams: int = 5) -> list[Heard]:
+    """Streams that begin one after the other, with prompts of different lengths and a cancelled one among them.
+
+    mixed: how each in turn draws.
+    """
     limits = EngineLimits(max_streams=6, kv_positions=4096)
     core = core_of(loaded, limits, guarded=False, graphs=graphs)
     # A first prefill that loads its kernels would seem so slow that later ones get a few positions a step.
     core._clock = lambda: 0.0
-    driver, heard, params = Driver(core), [], replace(params, max_frames=9)
+    driver, heard = Driver(core), list[Heard]()
     for number in range(streams):
+        params = replace(mixed[number % len(mixed)], max_frames=9)
         text = "A sentence. " * (1 + 3 * number)
         heard.append(driver.open(Conversation(f"c{number}"), text, "And more.", frames=9, params=params, turn=number))
         driver.step()
@@ -70,10 +76,12 @@ def same_frames(plain: list[Heard], fixed: list[Heard]) -> list[tuple[Heard, Hea
     return pairs
 
 
-@pytest.mark.parametrize("params", [GREEDY, SAMPLED, SamplingParams(top_k=40, repetition_penalty=1.2)], ids=str)
-def test_fixed_shapes_give_the_same_frames(s2pro: Path, params: SamplingParams) -> None:
+@pytest.mark.parametrize(
+    "mixed", [[GREEDY], [SAMPLED], [MIXED[1]], MIXED], ids=["greedy", "sampled", "penalised", "mixed"]
+)
+def test_fixed_shapes_give_the_same_frames(s2pro: Path, mixed: list[SamplingParams]) -> None:
     loaded = tiny_model(s2pro)
-    for plain, fixed in same_frames(spoken(loaded, False, params), spoken(loaded, True, params)):
+    for plain, fixed in same_frames(spoken(loaded, False, mixed), spoken(loaded, True, mixed)):
         for one, other in zip(plain.frames, fixed.frames, strict=False):
             assert (one.codes == other.codes).all()
             assert np.abs(one.samples - other.samples).max() < 1e-5
@@ -105,6 +113,27 @@ def test_positions_that_run_as_rows_compute_what_a_prefill_computes(s2pro: Path)
         assert torch.allclose(plain.fast, rows.fast, atol=1e-5)
     plain_keys, row_keys = (runner.pool.keys[:, : runner.pool.spare] for runner in runners)
     assert torch.allclose(plain_keys, row_keys, atol=1e-5)
+
+
+def test_who_draws_unusually_draws_in_graphs_of_his_own_and_nobody_else_does(
+    s2pro: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, ran = graphed(s2pro), list[tuple[int, list[int]]]()
+    graphs = core._runner._graphs
+    assert graphs is not None
+    kind = {id(graph): number for number, draws in enumerate(graphs._draws) for graph in draws.graphs}
+    run = DrawGraph.run
+
+    def seen(graph: DrawGraph, parts: Sequence[Hidden], rows: Sequence[int]) -> torch.Tensor:
+        ran.append((kind[id(graph)], list(rows)))
+        return run(graph, parts, rows)
+
+    monkeypatch.setattr(DrawGraph, "run", seen)
+    driver = Driver(core)
+    for number, params in enumerate((SAMPLED, MIXED[1], SAMPLED)):
+        driver.open(Conversation(f"c{number}"), "A sentence.", frames=4, params=replace(params, max_frames=4))
+    driver.run()
+    assert ran == [(0, [0, 2]), (1, [1])] * 4
 
 
 class Counted:
@@ -252,7 +281,7 @@ def test_kernels_give_the_same_frames(tiny: Path, device: str) -> None:
     model.prepare_serving(plain.codec.config.codebook_size, fuse=uncompiled, kernels=True)
     streams = 3 if device == "cpu" else 5  # the interpreter takes seconds for a frame
     heard = [
-        spoken(loaded, graphs, streams=streams)
+        spoken(loaded, graphs, MIXED, streams)
         for loaded, graphs in ((plain, False), (replace(plain, model=model), True))
     ]
     for one, other in same_frames(*heard):
@@ -261,12 +290,12 @@ def test_kernels_give_the_same_frames(tiny: Path, device: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=str)
-def test_captured_steps_give_the_same_frames(tiny: Path, params: SamplingParams) -> None:
+@pytest.mark.parametrize("mixed", [[GREEDY], [SAMPLED], MIXED], ids=["greedy", "sampled", "mixed"])
+def test_captured_steps_give_the_same_frames(tiny: Path, mixed: list[SamplingParams]) -> None:
     loaded = replace(
         load_model(tiny, "tiny", "cuda", "float32", None, fused=False), random=None
     )  # ends come by themselves
-    for plain, captured in same_frames(spoken(loaded, False, params), spoken(loaded, True, params)):
+    for plain, captured in same_frames(spoken(loaded, False, mixed), spoken(loaded, True, mixed)):
         assert all((one.codes == other.codes).all() for one, other in zip(plain.frames, captured.frames, strict=False))
 
 
