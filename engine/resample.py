@@ -12,10 +12,11 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 ZERO_CROSSINGS = 6  # of the sinc on each side: fewer widen the transition band, more cost time
 ROLLOFF = 0.99  # band edge, as a fraction of the lower of both Nyquist frequencies
-_BLOCK_PRODUCTS = 1 << 20  # products formed at once: 16 MB in float64
+_BLOCK_PRODUCTS = 1 << 20  # inputs looked at at once: 8 MB in float64, or a period's
 
 Samples = npt.NDArray[np.float32]
 
@@ -35,14 +36,16 @@ def resample(samples: Samples, from_hz: int, to_hz: int) -> Samples:
     kernel = _kernel(step, phases)
     taps = kernel.shape[1]
     before = taps // 2 - 1  # inputs seen before the one at or just before the output
-    padded = np.concatenate((np.zeros(before), samples.astype(np.float64), np.zeros(taps)))
-    out = np.empty(-(-len(samples) * phases // step), dtype=np.float32)
-    block = max(1, _BLOCK_PRODUCTS // taps)
-    for start in range(0, len(out), block):
-        m = np.arange(start, min(start + block, len(out)), dtype=np.int64)
-        seen = padded[(m * step // phases)[:, None] + np.arange(taps)]
-        out[start : start + len(m)] = np.einsum("mi,mi->m", seen, kernel[m % phases])
-    return out
+    periods = -(-len(samples) // step)  # in each, outputs see inputs at the same distances
+    padded = np.concatenate((np.zeros(before), samples.astype(np.float64), np.zeros(step + taps)))
+    windows = sliding_window_view(padded, taps)[: periods * step].reshape(periods, step, taps)
+    first = np.arange(phases) * step // phases  # input of a period that an output lies at or just behind
+    out = np.empty((periods, phases), dtype=np.float32)
+    block = max(1, _BLOCK_PRODUCTS // kernel.size)
+    for start in range(0, periods, block):
+        part = slice(start, start + block)
+        out[part] = np.einsum("pmi,mi->pm", windows[part, first], kernel)
+    return out.reshape(-1)[: -(-len(samples) * phases // step)]
 
 
 def _kernel(step: int, phases: int) -> npt.NDArray[np.float64]:
