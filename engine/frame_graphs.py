@@ -127,7 +127,7 @@ class FrameGraphs:
             _Draws(one, [DrawGraph(_frame(model, one, kv), model, size, spare_row, draw) for size in sizes[::-1]][::-1])
             for one in samplers
         ]
-        self._any = _frame(model, sampler, kv)
+        self._sampler, self._any = sampler, _frame(model, sampler, kv)
         self._most_positions = model.config.max_positions
         on_gpu = model.device.type == "cuda"
         self._drawn = torch.zeros(rows, model.config.num_codebooks + 2, dtype=torch.int64, pin_memory=on_gpu)
@@ -183,6 +183,8 @@ class FrameGraphs:
 
     def _frames(self, parts: Sequence[Hidden], rows: Sequence[int]) -> Tensor:
         """[>= B, K + 2] on the device."""
+        if self._sampler.usual:
+            return self._draws[0].run(parts, rows)
         by: dict[int, list[int]] = {}  # places in `rows`, by the first of `_draws` that serves them
         for place, row in enumerate(rows):
             kind = next((kind for kind, draws in enumerate(self._draws) if draws.sampler.serves(row)), len(self._draws))
@@ -193,9 +195,8 @@ class FrameGraphs:
         for kind, places in by.items():
             own, chosen = _rows_of(hidden, places), [rows[place] for place in places]
             if kind < len(self._draws):
-                drawn.append(
-                    self._draws[kind].run([own], chosen)[: len(places)].clone()
-                )  # the next graph takes its memory
+                out = self._draws[kind].run([own], chosen)[: len(places)]
+                drawn.append(out.clone())  # the next graph takes its memory
             else:
                 drawn.append(self._any(own, _placed(chosen, hidden.head.device)))
         order = np.argsort([place for places in by.values() for place in places])
