@@ -28,7 +28,7 @@ NEWCOMER_SAYS = 600  # positions, seldom more: text and speech of one turn
 LEAD_FRAMES = 43  # that a listener lets the engine be ahead: two seconds
 WARM_UP_S = 8.0  # streams begin within, or all of them would prefill in the same step
 TURNS = 4  # of a conversation; then the stream begins another
-GAP_S = 0.5  # between a stream's turns
+GAP_S = 0.5  # between the end of a turn, as its listener hears it, and the stream's next one
 TEMPLATE = 100  # positions of a voice that are no speech: about the template and the transcript
 
 
@@ -180,7 +180,7 @@ class Serving:
                 turn = self._turns.pop(key)
                 self._end(turn, event)
                 if turn.stream >= 0:
-                    over.append((after + GAP_S, turn.stream))
+                    over.append((max(after, self._heard_until(turn, after)) + GAP_S, turn.stream))
                 else:
                     self._core.handle(c.Forget(turn.conversation))
         return over
@@ -239,6 +239,10 @@ class Serving:
         turn.short_s = max(turn.short_s, now - due)
         turn.frames += 1
         self.served.frames += measured
+
+    def _heard_until(self, turn: Heard, now: float) -> float:
+        """When a listener who hears every frame in time has heard the last one."""
+        return now if turn.first_at is None else turn.first_at + turn.frames * self._core.info.frame_s
 
     def _first_of(self, turn: Heard) -> list[float]:
         if turn.stream < 0:
