@@ -88,7 +88,7 @@ class EngineCore:
         self._clock = clock
         self._decoder = runner.decoder
         self._decoding: list[_Decoding] = []  # what the decoder was given last
-        self._jobs = Jobs(runner.codec, runner.streaming, runner.spare_row)
+        self._jobs = Jobs(runner.codec, runner.streaming, runner.spare_row, runner.graphed)
         self._jobs_waited = 0  # steps since the last slice of a job
         self._prefetches = Prefetches(self.cache, runner)
         self._streams: dict[int, OpenStream] = {}
@@ -291,10 +291,8 @@ class EngineCore:
             gazes = [*gaze, *gazes]
             hidden = [self._runner.decode([stream.extendable for stream in decoding], *gaze), *hidden]
         segments = [stream.current for stream in speaking]
-        drawn: Sequence[Drawn] = []
-        if speaking:
-            rows, sequences = zip(*((stream.row, stream.extendable) for stream in speaking), strict=True)
-            drawn = self._runner.draw(hidden, rows, sequences)
+        rows, sequences = [stream.row for stream in speaking], [stream.extendable for stream in speaking]
+        drawn = self._runner.draw(hidden, rows, sequences)
         self._deliver()
         self._settle(speaking, segments, drawn, [look for gaze in gazes for look in gaze.looks()])
         if not self._decoder.beside:

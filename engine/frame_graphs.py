@@ -28,9 +28,9 @@ from engine.slow_graph import SlowGraph
 
 Frame = Callable[[Hidden, Tensor], Tensor]  # (hidden [B, D], rows int64 [B]) -> int64 [B, K + 2], see `draw_frame`
 
-# Of a prefill that runs as rows: the text of a segment. Each row reads all keys before it for itself, which costs more than launches do
-# where there are many.
-MOST_POSITIONS = 128
+# Of a prefill that runs as one step's rows; what is longer takes several. A step of 512 has work for some 8 ms of a Hopper GPU, so four
+# times as many would win nothing by running at once, and launches one by one take 25 ms.
+MOST_POSITIONS = 512
 _WIDE = WIDTHS[2]  # candidates: more than that nobody may ask for who comes over the wire
 _NEWEST = 0.1  # weight of the latest step ahead in the share of rows that were of use
 _WORTH_IT = 0.6  # that share: a step ahead saves a part of a step's time, and one in vain costs all of it
@@ -135,16 +135,19 @@ class FrameGraphs:
         self._ahead: _Ahead | None = None
         self._useful = 1.0  # share of the latest steps ahead that were, or would have been
 
-    def prefill(self, sequence: CachedSequence, new: int) -> Hidden | None:
-        """As `Runner.prefill`. None, and nothing done: too many positions."""
+    def prefill(self, sequence: CachedSequence, new: int) -> Hidden:
+        """As `Runner.prefill`."""
         ahead = self._ahead
         if ahead is not None:
             ahead.rows.pop(id(sequence), None)  # it may have another past now
-        if new > MOST_POSITIONS:
-            return None
         if ahead is not None and ahead.hidden is not None:
             ahead.hidden = Hidden(ahead.hidden.head.clone(), ahead.hidden.fast.clone())
-        return next(graph for graph in self._slow if graph.rows >= new).prefill(sequence, new)
+        most = self._slow[-1].rows
+        first = sequence.length - new
+        for start in range(first, sequence.length, most):
+            count = min(most, sequence.length - start)
+            hidden = self._slow_graph(count).prefill(sequence, start, count)
+        return hidden
 
     def decode(self, sequences: Sequence[CachedSequence]) -> Hidden:
         """As `Runner.decode`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,16 @@ import torch
 from engine.api import Codes, Samples, SynthesisFailed
 from engine.codec import Codec
 from engine.commands import Abandon, Decode, Encode, Recording, Report
+from engine.graphed_encoder import GraphedEncoder
 from engine.resample import ZERO_CROSSINGS, resample
 from engine.streaming import StreamingCodec, StreamingEncoder
 
 SLICE_FRAMES = 8  # a slice is about as much work as one step of a few streams
-# A GPU takes as long to be told what to do with 8 frames of a recording, some 1,400 operations, as with 64: 41 slices for 15 s, or 6.
+# A GPU takes as long to be told what to do with 8 frames of a recording, some 850 launches, as with 64: 41 slices for 15 s, or 6.
 GPU_SLICE_FRAMES = 64
+# As a graph a slice takes as long as its work, some 0.15 ms a frame, and delays a step by that; the last one is filled up, half of it on
+# average. Shorter ones would be launches again: none takes less than 2 ms.
+GRAPH_SLICE_FRAMES = 32
 
 Slices = Iterator[Codes | Samples | None]
 
@@ -46,13 +50,14 @@ def slice_frames(device: torch.device) -> int:
 class Jobs:
     """A queue of encode and decode jobs. Falsy while there is nothing to do."""
 
-    def __init__(self, codec: Codec, decoder: StreamingCodec, row: int) -> None:
-        """decoder, row: where to decode; the row is ours alone."""
+    def __init__(self, codec: Codec, decoder: StreamingCodec, row: int, graphs: bool = False) -> None:
+        """decoder, row: where to decode; the row is ours alone. graphs: slices of recordings have a fixed shape, captured now on a GPU."""
         self._codec = codec
         self._device = next(codec.parameters()).device
         self._decoder = decoder
         self._row = row
         self._encoder: StreamingEncoder | None = None  # made when first needed: it copies the codec's weights
+        self._graphed = GraphedEncoder(codec, GRAPH_SLICE_FRAMES, self._device) if graphs else None
         self._arriving: dict[int, _Arriving] = {}
         self._queue: deque[tuple[int, Slices]] = deque()  # the first one is in hand
 
@@ -105,6 +110,9 @@ class Jobs:
     def _encode(self, recording: _Arriving) -> Slices:
         if not recording.finite:
             raise SynthesisFailed("bad_audio", "the recording holds NaN or infinity")
+        if self._graphed is not None:
+            yield from self._encode_beside(self._graphed, recording)
+            return
         if self._encoder is None:
             self._encoder = StreamingEncoder(self._codec, chunk_frames=slice_frames(self._device))
             yield None
@@ -116,6 +124,19 @@ class Jobs:
             for start in range(0, len(block), slice_samples):
                 yield _codes(encoder.push(torch.from_numpy(block[start : start + slice_samples])))
         yield _codes(encoder.finish())
+
+    def _encode_beside(self, encoder: GraphedEncoder, recording: _Arriving) -> Slices:
+        """While the device encodes a slice, the host resamples the next one, and steps go on."""
+        encoder.reset()
+        blocks = resampled(recording.samples, recording.sample_rate, self._codec.sample_rate, encoder.samples)
+        begun = False
+        for samples in regrouped(blocks, encoder.samples):
+            codes = encoder.finish() if begun else None
+            encoder.start(samples)
+            begun = True
+            yield codes
+        if begun:
+            yield encoder.finish()
 
     def _decode(self, codes: Codes) -> Slices:
         self._decoder.reset(self._row)
@@ -138,6 +159,18 @@ def resampled(samples: Samples, from_hz: int, to_hz: int, block: int) -> Iterato
         part = resample(samples[start * step : (first + periods + margin) * step], from_hz, to_hz)
         skipped = (first - start) * phases
         yield part[skipped : skipped + min(periods * phases, total - first * phases)]
+
+
+def regrouped(blocks: Iterable[Samples], samples: int) -> Iterator[Samples]:
+    """The same samples in blocks of so many, of which only the last may have fewer; none is empty."""
+    rest = np.zeros(0, np.float32)
+    for block in blocks:
+        rest = np.concatenate((rest, block))
+        while len(rest) >= samples:
+            yield rest[:samples]
+            rest = rest[samples:]
+    if len(rest):
+        yield rest
 
 
 def _codes(codes: torch.Tensor) -> Codes | None:

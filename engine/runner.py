@@ -89,6 +89,7 @@ class Runner:
         solo = traceable(model)
         self.streaming = StreamingCodec(codec, self.spare_row + 1 + nobodys, solo=solo and decoder is None)
         self._solo = SoloGraphs(model, self.pool, self._heads, self.sampler) if solo else None
+        self.graphed = graphs
         self._graphs: FrameGraphs | None = None
         if graphs:
             with torch.inference_mode():
@@ -123,9 +124,7 @@ class Runner:
     def prefill(self, sequence: CachedSequence, new: int, gaze: Gaze | None = None) -> Hidden:
         """Compute the last `new` positions of a sequence. Returns the last one's hidden state, [1, D]."""
         if self._graphs is not None and gaze is None:
-            hidden = self._graphs.prefill(sequence, new)
-            if hidden is not None:
-                return hidden
+            return self._graphs.prefill(sequence, new)
         attend = PagedAttention(self.pool, [sequence], [new], gaze)
         return self._slow(sequence.columns[None, :, -new:], attend, gaze)
 
@@ -153,8 +152,12 @@ class Runner:
         """Draw one frame for each row from its hidden state; `decoder` makes samples of those that are wanted.
 
         hidden: parts whose rows, one after the other, belong to `rows`. sequences: of the rows, which the frames will join if they go
-        on: their next step may be begun now. Without them it is not.
+        on: their next step may be begun now. Without them it is not. No rows: this only waits until the device has done what it was given,
+        or whoever measures a prefill would measure how long it takes to ask for it.
         """
+        if not rows:
+            self._wait()
+            return []
         if self._graphs is not None:
             host = self._graphs.draw(hidden, rows, sequences)
         else:
@@ -165,6 +168,10 @@ class Runner:
         if self._ends is not None:
             return [self._drawn_until(row, out) for row, out in zip(rows, host, strict=True)]
         return [self._drawn(row) for row in host]
+
+    def _wait(self) -> None:
+        if self._model.device.type == "cuda":
+            torch.cuda.current_stream(self._model.device).synchronize()
 
     def _drawn_until(self, row: int, out: npt.NDArray[np.int64]) -> Drawn:
         """As `_drawn`, with the end where it is forced and nowhere else."""

@@ -1,9 +1,9 @@
-"""The slow stack's step of fixed shape, for decoding and for short prefills.
+"""The slow stack's step of fixed shape, for decoding and for prefills.
 
 Knows the buffers that a graph reads, how a step's few numbers get there in two copies, and the attention over pages in place, which is not
 the plain path's (`engine.kv`); tests hold both to the same frames. Does not know who is decoded, or draws.
 
-Rows too many compute on a page that is nobody's. A row is a position of any sequence, so a short prefill is a step, too: its positions are
+Rows too many compute on a page that is nobody's. A row is a position of any sequence, so a prefill is a step, too: its positions are
 rows that share their pages, and each sees those before it, as all keys of a layer are written before any row attends.
 """
 
@@ -61,11 +61,12 @@ class SlowGraph:
         self._numbers[: len(sequences), : self._width] = columns[: len(sequences)]
         return self._hidden(len(sequences))
 
-    def prefill(self, sequence: CachedSequence, new: int) -> Hidden:
-        """As `Runner.prefill`, with no gaze, for at most `rows` positions. The result is the caller's."""
-        self._fill([sequence], np.arange(sequence.length - new, sequence.length), sequence.columns[:, -new:].T)
+    def prefill(self, sequence: CachedSequence, start: int, count: int) -> Hidden:
+        """Compute `count` positions from `start` on, at most `rows`; those before are there. Returns the last one's state, the caller's."""
+        end = start + count
+        self._fill([sequence], np.arange(start, end), sequence.columns[:, start:end].T)
         hidden = self._step()
-        return Hidden(hidden.head[new - 1 : new].clone(), hidden.fast[new - 1 : new].clone())
+        return Hidden(hidden.head[count - 1 : count].clone(), hidden.fast[count - 1 : count].clone())
 
     def _hidden(self, rows: int) -> Hidden:
         hidden = self._step()

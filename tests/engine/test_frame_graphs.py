@@ -89,20 +89,20 @@ def test_fixed_shapes_give_the_same_frames(s2pro: Path, mixed: list[SamplingPara
 
 @torch.inference_mode()
 def test_positions_that_run_as_rows_compute_what_a_prefill_computes(s2pro: Path) -> None:
-    """Behind pages that another sequence shares, then behind pages of its own, up to the most and beyond."""
+    """Behind pages that another sequence shares, then behind pages of its own, in one step and in several."""
     loaded = tiny_model(s2pro)
     limits, noise = EngineLimits(max_streams=2, kv_positions=2048), np.random.default_rng(0)
     runners = [Runner(loaded.model, loaded.codec, limits, graphs=graphs) for graphs in (False, True)]
     codebooks, frames = loaded.model.config.num_codebooks, loaded.model.config.semantic_begin
     made: list[list[Hidden]] = [[], []]
-    columns = noise.integers(0, 8, (codebooks + 1, 400))
+    columns = noise.integers(0, 8, (codebooks + 1, 100 + 2 * MOST_POSITIONS))
     columns[0, 100:] += frames
     for runner, out in zip(runners, made, strict=True):
         first = CachedSequence(runner.pool, codebooks)
         first.extend(columns[:, :40])
         out.append(runner.prefill(first, 40))
         twin = first.fork(37)
-        for new in (1, 5, MOST_POSITIONS, MOST_POSITIONS + 1):
+        for new in (1, 5, 130, MOST_POSITIONS + 1):
             twin.extend(columns[:, twin.length : twin.length + new])
             out.append(runner.prefill(twin, new))
         first.extend(columns[:, -1:])

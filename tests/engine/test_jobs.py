@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import commands as c
 from engine import jobs
-from engine.api import Conversation, EngineError, SynthesisFailed
+from engine.api import Conversation, EngineError, EngineLimits, SynthesisFailed
+from engine.codec_weights import load_codec
 from engine.core import JOB_PATIENCE, EngineCore
-from engine.jobs import GPU_SLICE_FRAMES, SLICE_FRAMES, resampled
+from engine.graphed_encoder import GraphedEncoder
+from engine.jobs import GPU_SLICE_FRAMES, GRAPH_SLICE_FRAMES, SLICE_FRAMES, regrouped, resampled
+from engine.load import core_of
 from engine.resample import resample
+from engine.streaming import StreamingEncoder
 from tests.engine.core_driver import Driver, random_codes, tiny_core, tiny_model
+
+MakeCore = Callable[[Path], EngineCore]
 
 FRAME = 2048  # samples of the tiny checkpoint
 RATE = 44100
@@ -66,15 +75,62 @@ def test_codes_in_slices_decode_as_the_offline_codec_does(s2pro: Path, frames: i
     assert np.abs(got - expected.reshape(-1).numpy()).max() < 1e-4
 
 
+def graphed_core(folder: Path) -> EngineCore:
+    """Whose slices of recordings have a fixed shape."""
+    return core_of(tiny_model(folder), EngineLimits(4, 8192), guarded=False, graphs=True)
+
+
 @pytest.mark.parametrize("samples", [1, FRAME, SLICE_FRAMES * FRAME, 2 * SLICE_FRAMES * FRAME + 5])
-def test_a_recording_in_pieces_and_slices_encodes_as_the_offline_codec_does(s2pro: Path, samples: int) -> None:
-    core, recording = tiny_core(s2pro), tone(samples)
+@pytest.mark.parametrize("make", [tiny_core, graphed_core])
+def test_a_recording_in_pieces_and_slices_encodes_as_the_offline_codec_does(
+    s2pro: Path, make: MakeCore, samples: int
+) -> None:
+    core, recording = make(s2pro), tone(samples)
     send(core, 1, recording)
     padded = np.pad(recording, (0, -samples % FRAME))
     with torch.inference_mode():
         expected = tiny_model(s2pro).codec.encode(torch.from_numpy(padded)[None])[0]
     got = Results(core).run().of(1)
     assert got.dtype == np.int16 and (got == expected.numpy()).all()
+
+
+def test_slices_of_a_fixed_shape_give_the_same_codes_one_recording_after_the_other(s2pro: Path) -> None:
+    """Several slices, the last one filled up; at another rate, so that blocks of samples are no slices; after one that was abandoned."""
+    recording, rate = tone(round(2.2 * GRAPH_SLICE_FRAMES * FRAME * 48000 / RATE)), 48000
+    results = []
+    for make in (tiny_core, graphed_core):
+        core = make(s2pro)
+        for job in (1, 2, 3):
+            send(core, job, recording, rate)
+        core.step()
+        core.step()
+        core.handle(c.Abandon(1))
+        results.append(Results(core).run())
+    assert len(results[1].pieces[2]) == 3
+    for job in (2, 3):
+        assert (results[0].of(job) == results[1].of(job)).all()
+
+
+@given(blocks=st.lists(st.integers(0, 9), max_size=9), samples=st.integers(1, 12))
+def test_regrouped_samples_are_the_same_samples(blocks: list[int], samples: int) -> None:
+    whole = np.arange(sum(blocks), dtype=np.float32)
+    got = list(regrouped(np.split(whole, np.cumsum(blocks)[:-1]) if blocks else [], samples))
+    assert np.array_equal(np.concatenate([*got, whole[:0]]), whole)
+    assert all(len(block) == samples for block in got[:-1]) and all(0 < len(block) <= samples for block in got)
+
+
+@pytest.mark.gpu
+def test_captured_slices_give_the_codes_of_calls(s2pro: Path) -> None:
+    codec, frames = load_codec(s2pro, "cuda"), 4
+    captured, called = GraphedEncoder(codec, frames, torch.device("cuda")), StreamingEncoder(codec, 1, frames)
+    noise = np.random.default_rng(0).normal(0, 0.3, (5, captured.samples)).astype(np.float32)
+    for _ in range(2):
+        captured.reset()
+        called.reset(0)
+        for part in noise:
+            captured.start(part)
+            expected = called.push(torch.from_numpy(part)).cpu().numpy()
+            assert (captured.finish() == expected).all()
 
 
 def test_larger_slices_give_the_same_codes(s2pro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
