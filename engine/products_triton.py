@@ -1,15 +1,16 @@
 """Products of few rows with large matrices, on a GPU: a matrix is read once, and nothing but the result is written.
 
-Knows two kernels, for one or two rows and for tiles of rows; matrices as they are and in 8 or 4 bits; and what a block has around a
-product: the norm before it, the gate and the sum after it, each of which would be a launch of its own. Does not know modules.
-`engine.quantize.product` and `engine.model` are the plain paths that tests hold this to; here nothing is rounded between norm and product,
-so results differ by roundings. No sum depends on who comes first, so the same rows give the same bits. Needs Triton; import it only where
-there is a GPU.
+Knows the kernel for tiles of rows, which kernel is taken and with what plan (`engine.row_products_triton` has those for one or two rows);
+matrices as they are and in 8 or 4 bits; and what a block has around a product: the norm before it, the gate and the sum after it, each of
+which would be a launch of its own. Does not know modules. `engine.quantize.product` and `engine.model` are the plain paths that tests hold
+this to; here nothing is rounded between norm and product, so results differ by roundings. No sum depends on who comes first, so the same
+rows give the same bits. Needs Triton; import it only where there is a GPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,162 +18,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.row_products_triton import begin, held_kernel, one_by_one_kernel
+
 if TYPE_CHECKING:
     from engine.quantize import Norm, Quantized
 
 MOST_ROWS = 128  # beyond, arithmetic bounds a product and the library's is better, also with a matrix to unpack first
-MOST_PLAIN_ROWS = 16  # of a matrix that needs no unpacking: one tile. Reckoned, not measured
-# Lines of each of its rows of the matrix that a program fetches while the kernel before it still runs; 0: it is started when that one has
-# ended. Needs compute capability 9.0, and is 0 until it was measured. Whoever sets it does so before anything is captured.
-ahead = 0
+MOST_PLAIN_ROWS = (
+    2  # of a matrix that needs no unpacking: of eight rows the library's products took half as long as tiles here
+)
+# Whether a kernel is started while the one before it still runs: lines of each of its rows of the matrix that one of the first programs
+# fetches meanwhile, if it does not hold its rows. 0: it is started when that one has ended. Needs compute capability 9.0. Of 8 to 64
+# lines, 16 were best on an H100. Whoever sets it does so before anything is captured.
+ahead = 16 if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0) else 0
 _HALF = 32  # columns in the lower and in the upper halves of a block of nf4
 _TILE = 16  # rows that the matrix units take at once
 _NARROW = 4096  # outputs: a matrix with no more has so few rows that each program takes fewer of them, or some units would idle
 _LINE = 128  # bytes that the second cache takes from memory at once
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _begin(  # type: ignore[no-untyped-def]
-    rows_ptr, row, outputs: tl.constexpr, columns: tl.constexpr, bits: tl.constexpr, gated: tl.constexpr,
-    line: tl.constexpr, ahead: tl.constexpr,
-):  # fmt: skip
-    """Let the next kernel be started, fetch what no kernel writes, and wait for what the kernels before this one write.
-
-    Before the wait nothing may be read that they write, and nothing written that they read.
-    """
-    tl.extra.cuda.gdc_launch_dependents()
-    width: tl.constexpr = columns // 2 if bits == 4 else columns
-    step: tl.constexpr = line * 8 // rows_ptr.dtype.element_ty.primitive_bitwidth
-    k = tl.minimum(tl.arange(0, ahead) * step, width - 1)
-    at = rows_ptr + tl.minimum(row, outputs - 1)[:, None] * width + k[None, :]
-    fetch: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
-    tl.inline_asm_elementwise(fetch, "=r,l", [at], tl.int32, is_pure=False, pack=1)
-    if gated:
-        tl.inline_asm_elementwise(fetch, "=r,l", [at + outputs * width], tl.int32, is_pure=False, pack=1)
-    tl.extra.cuda.gdc_wait()
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _dots(  # type: ignore[no-untyped-def]
-    x_ptr, gain_ptr, rows_ptr, row, there, count: tl.constexpr, outputs: tl.constexpr, columns: tl.constexpr,
-    normed: tl.constexpr, gated: tl.constexpr, block_k: tl.constexpr, block_n: tl.constexpr, stages: tl.constexpr,
-):  # fmt: skip
-    """`count` rows of x with some rows of a matrix, not scaled, with those `outputs` below them if gated, and each with itself if normed.
-
-    Of each row of x what is still to be summed: float32 [block_n, block_k] twice, and [block_k].
-    """
-    sums = (tl.zeros((block_n, block_k), tl.float32),) * count
-    ups, squares = sums, (tl.zeros((block_k,), tl.float32),) * count
-    for first in tl.range(0, columns, block_k, num_stages=stages):
-        k = first + tl.arange(0, block_k)
-        inside = k < columns
-        at, seen = rows_ptr + row[:, None] * columns + k[None, :], there[:, None] & inside[None, :]
-        w = tl.load(at, mask=seen, other=0.0, eviction_policy="evict_first").to(tl.float32)  # nobody needs it again
-        if gated:
-            up = tl.load(at + outputs * columns, mask=seen, other=0.0, eviction_policy="evict_first").to(tl.float32)
-        if normed:
-            gain = tl.load(gain_ptr + k, mask=inside, other=0.0).to(tl.float32)
-        new_sums, new_ups, new_squares = (), (), ()
-        for r in tl.static_range(count):
-            x = tl.load(x_ptr + r * columns + k, mask=inside, other=0.0).to(tl.float32)
-            if normed:
-                new_squares += (squares[r] + x * x,)  # type: ignore[assignment]
-                x *= gain
-            new_sums += (sums[r] + w * x[None, :],)  # type: ignore[assignment]
-            if gated:
-                new_ups += (ups[r] + up * x[None, :],)  # type: ignore[assignment]
-        sums = new_sums
-        if gated:
-            ups = new_ups
-        if normed:
-            squares = new_squares
-    return sums, ups, squares
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _dot_4(  # type: ignore[no-untyped-def]
-    x_ptr, gain_ptr, rows_ptr, scale_ptr, level_ptr, row, there, columns: tl.constexpr, normed: tl.constexpr,
-    half: tl.constexpr, blocks: tl.constexpr, block_n: tl.constexpr, stages: tl.constexpr,
-):  # fmt: skip
-    """One row of x with some rows of nf4, scaled, float32 [block_n], and with itself if normed. blocks: of two halves, at once."""
-    count: tl.constexpr = columns // (2 * half)
-    sums = tl.zeros((block_n, blocks, half), tl.float32)
-    squares = tl.zeros((1, blocks, half), tl.float32)
-    row3, there3 = row[:, None, None], there[:, None, None]
-    for first in tl.range(0, count, blocks, num_stages=stages):
-        b = (first + tl.arange(0, blocks))[None, :, None]
-        inside = b < count
-        j = tl.arange(0, half)[None, None, :]
-        k = b * (2 * half) + j
-        low = tl.load(x_ptr + k, mask=inside, other=0.0).to(tl.float32)
-        high = tl.load(x_ptr + k + half, mask=inside, other=0.0).to(tl.float32)
-        if normed:
-            squares += low * low + high * high
-            low *= tl.load(gain_ptr + k, mask=inside, other=0.0).to(tl.float32)
-            high *= tl.load(gain_ptr + k + half, mask=inside, other=0.0).to(tl.float32)
-        seen = there3 & inside
-        byte = tl.load(rows_ptr + row3 * (columns // 2) + b * half + j, mask=seen, other=0).to(tl.int32)
-        scale = tl.load(scale_ptr + row3 * count + b, mask=seen, other=0.0).to(tl.float32)
-        sums += (tl.load(level_ptr + (byte & 15)) * low + tl.load(level_ptr + (byte >> 4)) * high) * scale
-    return tl.sum(tl.sum(sums, 2), 1), tl.sum(squares)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _one_by_one_kernel(  # type: ignore[no-untyped-def]
-    x_ptr, rows_ptr, scale_ptr, level_ptr, gain_ptr, add_ptr, out_ptr, eps,
-    outputs: tl.constexpr, columns: tl.constexpr, bits: tl.constexpr, normed: tl.constexpr, gated: tl.constexpr,
-    adds: tl.constexpr, half: tl.constexpr, ahead: tl.constexpr, line: tl.constexpr, count: tl.constexpr,
-    block_n: tl.constexpr, block_k: tl.constexpr, stages: tl.constexpr,
-):  # fmt: skip
-    """block_n of the outputs of `count` rows; of nf4, of one. stages: loads that are on their way at once. ahead: see `_begin`."""
-    row = tl.program_id(0) * block_n + tl.arange(0, block_n)
-    there = row < outputs
-    if ahead:
-        _begin(rows_ptr, row, outputs, columns, bits, gated, line, ahead)
-    if bits == 4:
-        blocks: tl.constexpr = block_k // (2 * half)
-        out, square = _dot_4(
-            x_ptr, gain_ptr, rows_ptr, scale_ptr, level_ptr, row, there, columns, normed, half, blocks, block_n, stages
-        )
-        up = out
-        if gated:
-            up, _ = _dot_4(
-                x_ptr, gain_ptr, rows_ptr, scale_ptr, level_ptr, row + outputs, there, columns, normed, half, blocks,
-                block_n, stages,
-            )  # fmt: skip
-        _finish(
-            out, up, square, scale_ptr, add_ptr, out_ptr, eps, row, there, outputs, columns, bits, normed, gated, adds
-        )
-    else:
-        sums, ups, squares = _dots(
-            x_ptr, gain_ptr, rows_ptr, row, there, count, outputs, columns, normed, gated, block_k, block_n, stages
-        )
-        for r in tl.static_range(count):
-            _finish(
-                tl.sum(sums[r], 1), tl.sum(ups[r], 1), tl.sum(squares[r], 0), scale_ptr, add_ptr + r * outputs,
-                out_ptr + r * outputs, eps, row, there, outputs, columns, bits, normed, gated, adds,
-            )  # fmt: skip
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _finish(  # type: ignore[no-untyped-def]
-    out, up, square, scale_ptr, add_ptr, out_ptr, eps, row, there, outputs: tl.constexpr, columns: tl.constexpr,
-    bits: tl.constexpr, normed: tl.constexpr, gated: tl.constexpr, adds: tl.constexpr,
-):  # fmt: skip
-    """Some outputs of one row, from sums of products and of squares."""
-    if bits == 8:
-        out *= tl.load(scale_ptr + row, mask=there, other=0.0).to(tl.float32)
-        if gated:
-            up *= tl.load(scale_ptr + outputs + row, mask=there, other=0.0).to(tl.float32)
-    if normed:
-        size = 1 / tl.sqrt(square / columns + eps)
-        out *= size
-        up *= size
-    if gated:
-        out = out / (1 + tl.exp(-out)) * up
-    if adds:
-        out += tl.load(add_ptr + row, mask=there, other=0.0).to(tl.float32)
-    tl.store(out_ptr + row, out.to(out_ptr.dtype.element_ty), mask=there)
+_SOON = 1024  # programs that are there at once, about: later ones are started when there is nothing to wait for
+_FETCHING = 512  # programs that are surely there at once, also beside those of an attention
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -181,7 +45,7 @@ def _tile(  # type: ignore[no-untyped-def]
     normed: tl.constexpr, early: tl.constexpr, gated: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
     block_k: tl.constexpr,
 ):  # fmt: skip
-    """As `_dots`, summed, of some rows of x: float32 [block_m, block_n] twice, and [block_m]. early: x is multiplied by `size` first."""
+    """Sums of some rows of x, float32 [block_m, block_n] twice, and their squares, [block_m]. early: x is multiplied by `size` first."""
     sums = tl.zeros((block_m, block_n), tl.float32)
     ups = tl.zeros((block_m, block_n), tl.float32)
     squares = tl.zeros((block_m, block_k), tl.float32)
@@ -239,15 +103,15 @@ def _of_rows(  # type: ignore[no-untyped-def]
 def _rows_kernel(  # type: ignore[no-untyped-def]
     x_ptr, rows_ptr, scale_ptr, level_ptr, gain_ptr, add_ptr, out_ptr, eps, count,
     outputs: tl.constexpr, columns: tl.constexpr, bits: tl.constexpr, normed: tl.constexpr, gated: tl.constexpr,
-    adds: tl.constexpr, half: tl.constexpr, ahead: tl.constexpr, line: tl.constexpr, block_m: tl.constexpr,
-    block_n: tl.constexpr, block_k: tl.constexpr,
+    adds: tl.constexpr, half: tl.constexpr, ahead: tl.constexpr, line: tl.constexpr, soon: tl.constexpr,
+    block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,
 ):  # fmt: skip
-    """block_n of the outputs of block_m of `count` rows. ahead: see `_begin`."""
+    """block_n of the outputs of block_m of `count` rows. ahead: see `begin`."""
     row = tl.program_id(0) * block_n + tl.arange(0, block_n)
     m = tl.program_id(1) * block_m + tl.arange(0, block_m)
     there, own = row < outputs, m < count
     if ahead:
-        _begin(rows_ptr, row, outputs, columns, bits, gated, line, ahead)
+        begin(rows_ptr, row, outputs, columns, bits, gated, line, ahead, soon)
     # The sum of squares could come out of the product's own loop, but half precision has no room for what is not normalised.
     early: tl.constexpr = bits == 4 or x_ptr.dtype.element_ty == tl.float16
     size = tl.zeros((block_m,), tl.float32)
@@ -297,18 +161,35 @@ class Plan:
     block_n: int  # outputs of a program
     block_k: int  # columns at once
     warps: int
-    stages: int  # loads of a program that are on their way at once; 1: as many as its threads have registers for
+    stages: int  # loads of a program that are on their way at once; 1: as many as its threads have registers for; 0: all it needs
+    each: int = 0  # of 0 stages, programs that a unit gets, which take one block of outputs after the other; 0: one program for each block
+    fetches: int = 0  # of 0 stages: see `held_kernel`
+
+
+# What was fastest of what tune_products.py tries, on an H100: by rows, outputs, columns and bits.
+PLANS: dict[tuple[int, int, int, int], Plan] = {
+    (1, 6144, 2560, 16): Plan(1, 4, 512, 4, 4),
+    (1, 2560, 4096, 16): Plan(1, 1, 2048, 8, 1),
+    (1, 9728, 2560, 16): Plan(1, 4, 512, 4, 4),
+    (1, 2560, 9728, 16): Plan(1, 1, 2048, 8, 1),
+    (1, 4097, 2560, 16): Plan(1, 2, 2048, 8, 1),
+    (1, 1024, 2560, 16): Plan(1, 2, 4096, 8, 1),
+}
 
 
 def plan_of(count: int, outputs: int, columns: int, bits: int) -> Plan:
-    """For `count` rows. Not yet tuned: reckoned so that each thread reads 16 bytes at a time and every unit has several programs."""
+    """For `count` rows. What is not in PLANS is reckoned: each thread reads 16 bytes at a time, and every unit has several programs."""
+    known = PLANS.get((count, outputs, columns, bits))
+    if known is not None:
+        return known
     narrow = outputs <= _NARROW
     loops = bits != 4  # of 4 bits, the look-up of each level would be put off together with the loads
     if count > (2 if bits > 4 else 1):
         block_m = max(_TILE, min(64, triton.next_power_of_2(count)))
-        return Plan(block_m, 16 if narrow else 32, 128, 4, 3 if loops else 1)
+        block_k = 256 if bits == 8 and block_m < 64 else 128
+        return Plan(block_m, 16 if narrow else 32, block_k, 4, 3 if loops else 1)
     if bits >= 16:
-        return Plan(count, 4 // count, 1024, 4, 1)
+        return Plan(count, 1, 2048, 8, 1) if narrow else Plan(count, 4 // count, 512, 4, 4)
     return Plan(count, (4 if narrow else 8) // count, 512, 4, 4 if loops else 1)
 
 
@@ -329,19 +210,34 @@ def few_rows(
     out = torch.empty(count, outputs, device=x.device, dtype=x.dtype)
     gain, eps = (x, 0.0) if norm is None else (norm.weight, norm.eps)
     added = x if add is None else add.contiguous()
-    tensors = (x, rows, scale, levels, gain, added, out, eps)
     plan = plan_of(count, outputs, columns, bits)
     what = {
         "outputs": outputs, "columns": columns, "bits": bits, "normed": norm is not None, "gated": gated,
-        "adds": add is not None, "half": _HALF, "ahead": ahead, "line": _LINE, "block_n": plan.block_n,
-        "block_k": plan.block_k, "num_warps": plan.warps, "launch_pdl": ahead > 0,
+        "adds": add is not None, "line": _LINE, "block_n": plan.block_n, "block_k": plan.block_k,
+        "num_warps": plan.warps, "launch_pdl": ahead > 0,
     }  # fmt: skip
-    grid = triton.cdiv(outputs, plan.block_n), triton.cdiv(count, plan.block_m)
+    blocks = triton.cdiv(outputs, plan.block_n)
+    if plan.block_m < _TILE and plan.stages == 0:
+        programs = min(blocks, plan.each * _units(x.device)) if plan.each else blocks
+        held_kernel[(programs,)](
+            x, rows, scale, gain, added, out, eps, **what, early=ahead > 0, fetching=_FETCHING,
+            fetches=plan.fetches if ahead else 0, count=count, lasting=programs < blocks,
+        )  # fmt: skip
+        return out
+    tensors = (x, rows, scale, levels, gain, added, out, eps)
+    what |= {"half": _HALF, "ahead": ahead, "soon": _SOON}
     if plan.block_m < _TILE:
-        _one_by_one_kernel[grid[:1]](*tensors, **what, count=count, stages=plan.stages)
+        one_by_one_kernel[(blocks,)](*tensors, **what, count=count, stages=plan.stages)
     else:
+        grid = blocks, triton.cdiv(count, plan.block_m)
         _rows_kernel[grid](*tensors, count, **what, block_m=plan.block_m, num_stages=plan.stages)
     return out
+
+
+@cache
+def _units(device: torch.device) -> int:
+    """Multiprocessors; 2 where kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
 def row_counts() -> list[int]:
