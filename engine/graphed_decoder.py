@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +19,25 @@ from engine.api import Samples
 from engine.captured import Captured, GraphMemory
 from engine.streaming import StreamingCodec
 
-# Of float32 products on a GPU, in graphs alone: factors of 10 bits (TF32), sums in float32, and what rows remember stays float32. 256 rows
-# would take most of a frame otherwise: 1.7 T operations. Codes are not concerned: they come from the encoder, which runs as it always did.
-_PRECISION = "high"
+KERNELS = True  # the codec's frame in kernels of our own where there is a GPU with Triton, and a codec that they fit
+# Of float32 products on a GPU where there are no such kernels, in graphs alone: factors of 10 bits (TF32), sums in float32, and what rows
+# remember stays float32. 256 rows would take most of a frame otherwise: 1.7 T operations. Codes are not concerned: they come from the
+# encoder, which runs as it always did.
+PRECISION = "high"
 
 
 class GraphedDecoder:
     """A `FrameDecoder` that runs a graph for each number of rows; on a GPU in a stream of its own, while the next frame is drawn."""
 
-    def __init__(self, codec: StreamingCodec, sizes: Sequence[int], spare_row: int, device: torch.device) -> None:
-        """spare_row: of the codec."""
+    def __init__(
+        self,
+        codec: StreamingCodec,
+        sizes: Sequence[int],
+        spare_row: int,
+        device: torch.device,
+        kernels: bool | None = None,
+    ) -> None:
+        """spare_row: of the codec. kernels: None: as KERNELS says."""
         self._codec, self._spare = codec, spare_row
         self.beside = device.type == "cuda"
         memory = GraphMemory.of(device)
@@ -35,7 +45,8 @@ class GraphedDecoder:
         self._decoded = torch.cuda.Event() if self.beside else None  # type: ignore[no-untyped-call]
         self._index = {size: torch.full((size,), spare_row, device=device) for size in sizes}
         self._codes = {size: torch.zeros(size, codec.codebooks, 1, dtype=torch.int64, device=device) for size in sizes}
-        with _products(_PRECISION):
+        self._frame = frame_step(codec, device, KERNELS if kernels is None else kernels)
+        with products_in(PRECISION):
             steps = {size: Captured(self._of(size), device, memory) for size in reversed(sizes)}  # as in FrameGraphs
         self._steps = {size: steps[size] for size in sizes}
         self._wave = torch.zeros(max(sizes), codec.frame_samples, pin_memory=self.beside)
@@ -44,7 +55,7 @@ class GraphedDecoder:
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def _of(self, size: int) -> Callable[[], Tensor]:
-        return lambda: self._codec.step(self._codes[size], self._index[size])
+        return lambda: self._frame(self._codes[size], self._index[size])
 
     @torch.inference_mode()
     def start(self, codes: npt.NDArray[np.int16], rows: Sequence[int]) -> None:
@@ -76,8 +87,17 @@ class GraphedDecoder:
         """See FrameDecoder."""
 
 
+def frame_step(codec: StreamingCodec, device: torch.device, kernels: bool = True) -> Callable[[Tensor, Tensor], Tensor]:
+    """The codec's step for one frame of rows that a tensor names; in kernels where they can be had and are wanted."""
+    if not kernels or device.type != "cuda" or find_spec("triton") is None:
+        return codec.step
+    from engine.codec_kernels import KernelDecoder, fits  # only here: they need Triton
+
+    return KernelDecoder(codec).step if fits(codec) else codec.step
+
+
 @contextmanager
-def _products(precision: str) -> Iterator[None]:
+def products_in(precision: str) -> Iterator[None]:
     """A graph keeps what it was captured with."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)

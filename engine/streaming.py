@@ -101,6 +101,21 @@ class StreamingCodec:
         parts = [self._decode(chunk, rows) for chunk in torch.split(codes, CHUNK_FRAMES, dim=2)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
+    @property
+    def layout(self) -> Layout:
+        """Where what a row remembers lies."""
+        return self._layout
+
+    @property
+    def states(self) -> RowStates:
+        """What the rows remember."""
+        return self._states
+
+    @property
+    def entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What entries add, float32 [sum of codebook sizes, latent_dim]; of each codebook the first row there, and the last index; [K]."""
+        return self._table, self._first_row.flatten(), self._last_code.flatten()
+
     def embed(self, codes: Tensor) -> Tensor:
         """codes [B, K, T] -> summed stage vectors [B * T, latent_dim]."""
         index = torch.clamp(codes, self._no_code, self._last_code).add_(self._first_row)

@@ -61,6 +61,13 @@ class Factor:
             self.bias = None if self.bias is None else self.bias.view(-1, 1, self.PANEL)
         self.weight = weight
 
+    def plain(self) -> tuple[Tensor, Tensor | None]:
+        """The factor [in, out] and the bias [out], however they are kept."""
+        if not self.panels:
+            return self.weight, self.bias
+        bias = None if self.bias is None else self.bias.flatten()
+        return self.weight.transpose(0, 1).reshape(self.inputs, self.outputs), bias
+
     def of(self, x: Tensor) -> Tensor:
         """x [rows, in] -> [rows, out]."""
         if not self.panels:

@@ -35,6 +35,10 @@ class Layout:
         self.rings.append(shape)
         return len(self.rings) - 1
 
+    def offset(self, place: int) -> int:
+        """Where a window's last inputs lie among those of a row."""
+        return sum(inputs * channels for inputs, channels in self._inputs[:place])
+
     def places(self, history: Tensor) -> list[Tensor]:
         """Views of last inputs [B, floats], by number: [B, inputs, channels] each."""
         parts = torch.split(history, [inputs * channels for inputs, channels in self._inputs], 1)
@@ -108,6 +112,21 @@ class RowStates:
         self._frames = torch.zeros(rows, dtype=torch.int64, device=device)  # frames so far
         self._rings = [torch.zeros(rows, *shape, device=device) for shape in layout.rings]
         self._numbers = torch.arange(rows, device=device)
+
+    @property
+    def history(self) -> Tensor:
+        """Last inputs of every convolution, float32 [rows, Layout.floats]."""
+        return self._history
+
+    @property
+    def frames(self) -> Tensor:
+        """Frames so far, int64 [rows]."""
+        return self._frames
+
+    @property
+    def rings(self) -> Sequence[Tensor]:
+        """Of each attention, float32 [rows, ring, 2, H, hd]."""
+        return self._rings
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -1,0 +1,394 @@
+"""The codec's decoder frame as some eighty launches of our own kernels, for any number of rows.
+
+Knows how the layers of a `StreamingCodec` follow each other, with which scales their factors fit into half precision, and where each leaves
+what the next one sees. The arithmetic of a launch is in `engine.codec_triton`. Reads and writes the same states as the codec's own `step`,
+so both may serve a row in turns. Does not know graphs or whose rows they are. Needs Triton; import it only where there is a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from engine import codec_triton as kernels
+from engine.codec_triton import Plan, plan_of
+from engine.streaming import StreamingCodec
+from engine.streaming_layers import (
+    CausalProduct,
+    ConvNext,
+    Factor,
+    Residual,
+    Snake,
+    SnakeProduct,
+    Transformer,
+    TransformerLayer,
+)
+from engine.streaming_state import Window
+
+
+def balance(most: Tensor) -> Tensor:
+    """Powers of two near `most` float [n], 1 for nothing: exact to multiply with and to divide by."""
+    return torch.where(most > 0, torch.exp2(torch.round(torch.log2(most.clamp(min=1e-30)))), torch.ones_like(most))
+
+
+def batch_like(batch: int) -> int:
+    """The batch whose plans one of `batch` rows runs with: each plan is compiled, so there are few."""
+    return next((like for most, like in ((4, 1), (32, 16), (128, 64)) if batch <= most), 256)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Goal:
+    """A window that a launch fills, and what is remembered of it. Counted in numbers."""
+
+    base: int  # before it in a row's windows
+    head: int  # remembered
+    fresh: int  # of a call
+    place: int  # of what is remembered in a row's state
+    back: Tensor  # float32 [channels], powers of two that bring inputs to the size that their weights had
+
+    def of(self, windows: Tensor, batch: int) -> Tensor:
+        """[batch * (head + fresh)]."""
+        return windows.narrow(0, self.base * batch, (self.head + self.fresh) * batch)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turned:
+    """A snake on the way into a window: None of it where only the window is wanted."""
+
+    goal: Goal
+    bends: bool
+    alpha: Tensor | None  # float32 [outputs]; None: the product gives it scaled
+    shift: Tensor | None
+    back: Tensor  # float32 [outputs]
+
+    @staticmethod
+    def by(snake: Snake | None, goal: Goal, repeats: int = 1, bends: bool = True) -> Turned:
+        """repeats: positions that an output stands for."""
+        if snake is None:
+            return Turned(goal, bends, None, None, goal.back.repeat(repeats))
+        shift = torch.zeros_like(snake.alpha) if snake.shift is None else snake.shift
+        return Turned(goal, bends, snake.alpha.repeat(repeats), shift.repeat(repeats), goal.back.repeat(repeats))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """What the launches of a frame share."""
+
+    batch: int
+    windows: Tensor  # of `kind`
+    state: Tensor  # float32 [rows, floats]
+    floats: int
+    index: Tensor  # int64 [batch]
+    start: Tensor  # int64 [batch], frames before this one
+    turn: Tensor  # float32 [batch, 2, half a head]
+
+
+class Product:
+    """A product's factor of `kind`, and how it is launched.
+
+    Rows of the matrix are divided by `back`, which the inputs were multiplied with; columns by a scale that outputs are multiplied with.
+    Both are powers of two, and leave no number of consequence below what half precision has.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        kind: torch.dtype,
+        *,
+        time: int,
+        taps: int = 1,
+        dilation: int = 1,
+        back: Tensor | None = None,
+        act: int = kernels._NONE,
+        floor: float | None = None,
+    ) -> None:
+        """weight: float32 [taps * channels, columns]. time: positions of a row. floor: what a norm of the inputs adds to their squares."""
+        if back is not None:
+            weight = weight / back.repeat(taps)[:, None]
+        self.scale = balance(weight.abs().amax(0))
+        self.weight, self.bias = (weight / self.scale).to(kind).contiguous(), bias
+        self.time, self.taps, self.dilation, self.act, self.floor = time, taps, dilation, act, floor
+        self.channels, self.columns = weight.shape[0] // taps, weight.shape[1]
+        self.outputs = self.columns // 2 if act == kernels._GATE else self.columns
+
+    def plan(self, batch: int) -> Plan:
+        """What it is launched with."""
+        rows, gated = batch_like(batch) * self.time, self.act == kernels._GATE
+        return plan_of(rows, self.columns, self.channels, self.taps, gated)
+
+    def run(
+        self,
+        call: Call,
+        a: Tensor,
+        a_head: int = 0,
+        *,
+        x: Tensor | None = None,
+        adds: bool = False,
+        keeps: bool = True,
+        out: Tensor | None = None,
+        back: Tensor | None = None,
+        turned: Turned | None = None,
+        bends: bool = False,
+        plan: Plan | None = None,
+    ) -> None:
+        """a: windows, each with `a_head` numbers of its past. x: float32 [rows, outputs], added if `adds`, and overwritten if `keeps`.
+
+        out: of `kind`, times `back`, bent before if `bends`; or what `turned` says.
+        """
+        plan = plan or self.plan(call.batch)
+        rows, some = call.batch * self.time, self.scale
+        goal = None if turned is None else turned.goal
+        if turned is not None:
+            out, back, bends = turned.goal.of(call.windows, call.batch), turned.back, turned.bends
+        alpha = None if turned is None else turned.alpha
+        shift = None if turned is None else turned.shift
+        tiles = self.outputs // (plan.cols if self.act == kernels._GATE else plan.cols * plan.parts)
+        kernels._product_kernel[(triton.cdiv(rows, plan.rows) * tiles,)](
+            a, self.weight, self.scale, some if self.bias is None else self.bias, some if x is None else x,
+            some if out is None else out, some if alpha is None else alpha, some if shift is None else shift,
+            some if back is None else back, call.state, call.index, rows, self.dilation, self.floor or 0.0, a_head,
+            0 if goal is None else goal.head, 0 if goal is None else goal.place, call.floats,
+            self.channels, self.taps, self.columns, self.time, self.floor is not None, self.bias is not None, self.act,
+            adds, x is not None and keeps, alpha is not None, bends, back is not None, out is not None,
+            goal is not None, plan.rows, plan.cols, plan.parts, plan.deep, rows < self.columns,
+            num_warps=plan.warps, num_stages=plan.stages,
+        )  # fmt: skip
+
+
+class _Windows:
+    """All windows of a frame, one after the other, and the table by which their heads are filled."""
+
+    def __init__(self, codec: StreamingCodec) -> None:
+        self._codec = codec
+        self.numbers = 0  # of a row
+        self._goals: list[Goal] = []
+
+    def add(self, window: Window, time: int, back: Tensor) -> Goal:
+        """time: inputs of a call."""
+        head, fresh = window.remembered * window.channels, time * window.channels
+        goal = Goal(self.numbers, head, fresh, self._codec.layout.offset(window.place), back)
+        self.numbers += head + fresh
+        self._goals.append(goal)
+        return goal
+
+    def table(self) -> tuple[Tensor, Tensor]:
+        """int64 [chunks, 7] (see `_begin_kernel`), float32 [chunks, CHUNK]."""
+        lines, backs = [], []
+        for goal in self._goals:
+            whole = goal.back.repeat(goal.head // len(goal.back))
+            for at in range(0, goal.head, kernels.CHUNK):
+                back = whole[at : at + kernels.CHUNK]
+                lines.append([goal.place + at, goal.base, goal.head + goal.fresh, at, len(back), goal.fresh, goal.head])
+                backs.append(torch.nn.functional.pad(back, (0, kernels.CHUNK - len(back))))
+        return torch.tensor(lines, device=backs[0].device), torch.stack(backs).contiguous()
+
+
+def _importance(product: CausalProduct) -> Tensor:
+    """The largest weight of each input, as a power of two."""
+    weight, _ = product.factor.plain()
+    return balance(weight.view(-1, product.window.channels, weight.shape[1]).abs().amax((0, 2)))
+
+
+class _Block:
+    """A block of the decoder: a transposed convolution and residual units."""
+
+    def __init__(
+        self, first: SnakeProduct, units: list[Residual], time: int, windows: _Windows, kind: torch.dtype
+    ) -> None:
+        """time: inputs of the block."""
+        conv = first.product
+        self.seen = windows.add(conv.window, time, _importance(conv))
+        weight, _ = conv.factor.plain()
+        self.up = Product(weight, None, kind, time=time, taps=conv.window.seen, back=self.seen.back)
+        self.channels = conv.channels
+        self.repeats = weight.shape[1] // self.channels
+        self.time = time * self.repeats
+        self.units = units
+        self.seens = [windows.add(u.inner.product.window, self.time, _importance(u.inner.product)) for u in units]
+        self.inner, self.outer, self.middle = [], [], []
+        for unit, seen in zip(units, self.seens, strict=True):
+            inner, window = unit.inner.product.factor, unit.inner.product.window
+            middle = balance(unit.outer.abs().amax(1))
+            self.inner.append(
+                Product(
+                    *inner.plain(), kind, time=self.time, taps=window.seen, dilation=window.dilation, back=seen.back
+                )
+            )
+            self.outer.append(Product(unit.outer, None, kind, time=self.time, back=middle))
+            self.middle.append(middle)
+
+    def lead_to(self, snake: Snake | None, goal: Goal) -> None:
+        """What comes next."""
+        firsts = [Turned.by(u.inner.snake, seen) for u, seen in zip(self.units, self.seens, strict=True)]
+        self.after = [*firsts[1:], Turned.by(snake, goal)]
+        self.first = Turned.by(self.units[0].inner.snake, self.seens[0], self.repeats)
+
+    def run(self, call: Call) -> None:
+        rows = call.batch * self.time
+        x = call.state.new_empty(rows, self.channels)
+        bent = call.windows.new_empty(rows, self.channels)
+        self.up.run(call, self.seen.of(call.windows, call.batch), self.seen.head, x=x, turned=self.first)
+        for i, seen in enumerate(self.seens):
+            window = seen.of(call.windows, call.batch)
+            self.inner[i].run(call, window, seen.head, out=bent, back=self.middle[i], bends=True)
+            last = i == len(self.seens) - 1
+            self.outer[i].run(call, bent, x=x, adds=True, keeps=not last, turned=self.after[i])
+
+
+class _Layer:
+    """A block of the transformer."""
+
+    def __init__(self, layer: TransformerLayer, kind: torch.dtype) -> None:
+        self.heads, self.dim, self.past = layer.heads, layer.head_dim, layer.past
+        before, between = (float(norm.floor) ** 2 for norm in (layer.attention_norm, layer.feed_norm))
+        self.qkv = Product(*layer.wqkv.plain(), kind, time=1, floor=before)
+        self.out = Product(*layer.wo.plain(), kind, time=1)
+        self.wide = Product(*layer.wide.plain(), kind, time=1, floor=between, act=kernels._GATE)
+        self.narrow = Product(*layer.narrow.plain(), kind, time=1)
+
+    def run(self, call: Call, x: Tensor, narrow: Tensor, past: Tensor, window: int) -> None:
+        """x float32 [B, dim] and the same of `kind`, both overwritten."""
+        qkv = x.new_empty(call.batch, self.qkv.columns)
+        self.qkv.run(call, narrow, x=qkv)
+        heard = narrow.new_empty(call.batch, self.heads * self.dim)
+        kernels.attend(qkv, call.turn, past, call.index, call.start, heard, window)
+        self.out.run(call, heard, x=x, adds=True, out=narrow)
+        gated = narrow.new_empty(call.batch, self.wide.outputs)
+        self.wide.run(call, narrow, out=gated)
+        self.narrow.run(call, gated, x=x, adds=True, out=narrow)
+
+
+class _Upsample:
+    """A transposed convolution without memory, and a ConvNeXt block."""
+
+    def __init__(
+        self, up: Factor, gain: Tensor | None, floor: float | None, block: ConvNext, time: int, kind: torch.dtype
+    ) -> None:
+        """gain: of the norm before, whose floor is `floor`. time: inputs."""
+        weight, bias = up.plain()
+        self.up = Product(weight if gain is None else weight * gain[:, None], bias, kind, time=time, floor=floor)
+        self.channels = block.window.channels
+        self.time = time * (self.up.columns // self.channels)
+        self.block = block
+        self.wide = Product(*block.wide.plain(), kind, time=self.time, act=kernels._GELU)
+        self.narrow = Product(*block.narrow.plain(), kind, time=self.time)
+
+    def run(self, call: Call, narrow: Tensor, place: int, goal: Goal | None) -> Tensor:
+        """narrow: inputs of `kind`. Returns the block's output of `kind`, unless it goes to a window."""
+        rows = call.batch * self.time
+        x = call.state.new_empty(rows, self.channels)
+        self.up.run(call, narrow, x=x)
+        y = narrow.new_empty(rows, self.channels)
+        block = self.block
+        kernels.depthwise(x, block.taps, block.bias, block.eps, call.state, call.index, place, self.time, y)
+        z = narrow.new_empty(rows, self.wide.columns)
+        self.wide.run(call, y, out=z)
+        if goal is None:
+            self.narrow.run(call, z, x=x, adds=True, keeps=False, out=y)
+        else:
+            self.narrow.run(call, z, x=x, adds=True, keeps=False, turned=Turned.by(None, goal, bends=False))
+        return y
+
+
+class KernelDecoder:
+    """`StreamingCodec.step` for one frame of rows that a tensor names, in kernels. `fits` says whether a codec can be run so."""
+
+    def __init__(self, codec: StreamingCodec, kind: torch.dtype = torch.float16) -> None:
+        """kind: of a product's factors."""
+        self._codec, self._kind = codec, kind
+        parts, windows = list(codec.parts.items()), _Windows(codec)
+        post = parts[0][1][0]
+        assert isinstance(post, Transformer), "the transformer comes first"
+        self._post = post
+        self._layers = [_Layer(layer, kind) for layer in post.layers]
+        self._frequency = post.frequency.float().contiguous()
+        floor, time = float(post.norm.floor) ** 2, 1
+        self._ups: list[_Upsample] = []
+        pairs = parts[1][1]
+        for up, block in zip(pairs[::2], pairs[1::2], strict=True):
+            assert isinstance(up, CausalProduct) and isinstance(block, ConvNext), "upsampling is pairs of these"
+            first = not self._ups
+            gain = post.gain if first else None
+            self._ups.append(_Upsample(up.factor, gain, floor if first else None, block, time, kind))
+            time = self._ups[-1].time
+        (scaled,) = parts[2][1]
+        assert isinstance(scaled, CausalProduct), "a convolution leads into the blocks"
+        self._seen = windows.add(scaled.window, time, torch.ones_like(_importance(scaled)))
+        self._scaled = Product(*scaled.factor.plain(), kind, time=time, taps=scaled.window.seen)
+        self._blocks: list[_Block] = []
+        snakes: list[Snake | None] = []
+        for _, (first_of, *units) in parts[3:-1]:
+            assert isinstance(first_of, SnakeProduct), "a block begins with a transposed convolution"
+            self._blocks.append(_Block(first_of, [u for u in units if isinstance(u, Residual)], time, windows, kind))
+            snakes.append(first_of.snake)
+            time = self._blocks[-1].time
+        (last,) = parts[-1][1]
+        assert isinstance(last, SnakeProduct), "a snake and a convolution end it"
+        final = last.product
+        taps = final.factor.plain()[0][: (final.window.seen - final.window.block + 1) * final.window.channels, 0]
+        most = balance(taps.view(-1, final.window.channels).abs().amax(0))
+        self._final = windows.add(final.window, time, most)
+        self._taps = (taps.view(-1, final.window.channels) / most).flatten().contiguous()
+        bias = final.factor.plain()[1]
+        assert bias is not None, "the last convolution has a bias"
+        self._bias = float(bias[0])
+        goals, after = [block.seen for block in self._blocks], [*snakes[1:], last.snake]
+        self._enter = Turned.by(None, goals[0])
+        for block_, snake, goal in zip(self._blocks, after, [*goals[1:], self._final], strict=True):
+            block_.lead_to(snake, goal)
+        self._numbers = windows.numbers
+        self._table, self._backs = windows.table()
+
+    @torch.inference_mode()
+    def step(self, codes: Tensor, rows: Tensor) -> Tensor:
+        """codes int64 [B, K, 1], rows int64 [B]: as StreamingCodec.step."""
+        codec, states, batch = self._codec, self._codec.states, len(rows)
+        windows = torch.empty(batch * self._numbers, dtype=self._kind, device=codes.device)
+        start, turn = kernels.turned(states.frames, rows, self._frequency)
+        call = Call(batch, windows, states.history, states.history.shape[1], rows, start, turn)
+        kernels.begin(self._table, self._backs, call.state, rows, windows)
+        x, narrow = kernels.embedded(codes, *codec.entries, self._kind)
+        for layer in self._layers:
+            layer.run(call, x, narrow, states.rings[layer.past], self._post.window)
+        for up in self._ups:
+            last = up is self._ups[-1]
+            place = codec.layout.offset(up.block.window.place)
+            narrow = up.run(call, narrow, place, self._seen if last else None)
+        self._scaled.run(call, self._seen.of(windows, batch), self._seen.head, turned=self._enter)
+        for block in self._blocks:
+            block.run(call)
+        wave = kernels.wave(
+            self._final.of(windows, batch), self._taps, self._bias, batch, self._final.head, self._final.fresh
+        )
+        return wave.view(batch, -1)
+
+
+def fits(codec: StreamingCodec) -> bool:
+    """Whether the kernels' tiles divide its widths, and a frame is no shorter than half of what a convolution remembers."""
+    post, pairs = codec.parts["post_module"][0], codec.parts["upsample"]
+    if not isinstance(post, Transformer) or post.rate != 1 or post.into is not None or post.out_of is not None:
+        return False
+    if not post.layers or not pairs or post.layers[0].head_dim & (post.layers[0].head_dim - 1):
+        return False
+    if any(isinstance(layer, CausalProduct) and layer.window.remembered for layer in pairs):
+        return False
+    time = 1
+    for layers in list(codec.parts.values())[1:-1]:
+        for layer in layers:
+            product = layer if isinstance(layer, CausalProduct) else None
+            if isinstance(layer, SnakeProduct):
+                product = layer.product
+            if isinstance(layer, Residual):
+                product = layer.inner.product
+            if product is None:
+                continue
+            remembered, channels = product.window.remembered, product.window.channels
+            if remembered > 2 * time or channels % 16 or product.channels % 16:
+                return False
+            time *= product.factor.outputs // product.channels
+    widths = [factor for layer in post.layers for factor in (layer.wqkv, layer.wo, layer.wide, layer.narrow)]
+    return not any(factor.inputs % 16 or factor.outputs % 32 for factor in widths)

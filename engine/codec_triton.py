@@ -1,0 +1,416 @@
+"""Kernels of the codec's decoder frame on a GPU: a convolution without unfolding, and what lies around it, in one launch each.
+
+Knows a causal convolution as a product of shifted windows, what may be done to a tile of it before it is written, one position's windowed
+attention, and where a row's state lies. Factors of products have `kind`, mostly float16, whose 11 bits are one more than TF32 keeps; sums,
+residual streams and state are float32. Does not know the order of layers (`engine.codec_kernels`). Needs Triton; import it only where
+there is a GPU.
+
+A *window* is what a convolution sees: for each row of the batch its remembered inputs (the head), then this call's, all of `kind`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+CHUNK = 1024  # remembered inputs that one program moves
+_UNITS = 132  # multiprocessors of an H100 or H200, which plans are reckoned for
+_SHARED = 200_000  # bytes of shared memory that a plan may take
+_SLOTS = 64  # of an attention's ring, at once
+_LARGEST = 65504.0  # of float16
+_NONE, _GELU, _GATE = 0, 1, 2
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _narrowed(x, kind: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of `kind`, infinite only where x is no number; what is not a number stays so."""
+    if kind == tl.float16:
+        x = tl.where(x > 65504.0, 65504.0, x)
+        x = tl.where(x < -65504.0, -65504.0, x)
+    return x.to(kind)
+
+
+@triton.jit
+def _bent(u):  # type: ignore[no-untyped-def]
+    """u + sin^2(u), which has period pi: a polynomial of the square of what is beyond the next multiple, 3e-7 off at most."""
+    turns = tl.floor(u * 0.3183098861837907 + 0.5)
+    r = tl.fma(turns, -9.676535897931977e-4, tl.fma(turns, -3.140625, u))
+    r = tl.minimum(tl.maximum(r, -2.0), 2.0)  # of a huge u nothing is left to know
+    square = r * r
+    p = tl.fma(square, -3.5384580314712366e-06, 0.00013870092516299337)
+    p = tl.fma(square, p, -0.0031707268208265305)
+    p = tl.fma(square, p, 0.04444125294685364)
+    p = tl.fma(square, p, -0.3333321213722229)
+    p = tl.fma(square, p, 0.9999998211860657)
+    return tl.fma(square, p, u)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _finish(  # type: ignore[no-untyped-def]
+    v, x_ptr, out_ptr, alpha_ptr, shift_ptr, back_ptr, state_ptr, index_ptr, m, rows, cols, out_head, place, floats,
+    time: tl.constexpr, outputs: tl.constexpr, adds: tl.constexpr, keeps: tl.constexpr, snaked: tl.constexpr,
+    bends: tl.constexpr, backs: tl.constexpr, writes: tl.constexpr, remembers: tl.constexpr,
+):  # fmt: skip
+    """What becomes of a tile: a residual stream and a window, with what is remembered of it."""
+    there = (m < rows)[:, None]
+    at = m[:, None] * outputs + cols[None, :]
+    if adds:
+        v += tl.load(x_ptr + at, there, other=0.0)
+    if keeps:
+        tl.store(x_ptr + at, v, there)
+    if snaked:
+        v = v * tl.load(alpha_ptr + cols)[None, :] + tl.load(shift_ptr + cols)[None, :]
+    if bends:
+        v = _bent(v)
+    row = m // time
+    if remembers:
+        behind = (m - row * time)[:, None] * outputs + cols[None, :] - (time * outputs - out_head)
+        owner = tl.load(index_ptr + row, m < rows, other=0)
+        tl.store(state_ptr + owner[:, None] * floats + place + behind, v, there & (behind >= 0))
+    if backs:
+        v = v * tl.load(back_ptr + cols)[None, :]
+    if writes:
+        tl.store(out_ptr + (row + 1)[:, None] * out_head + at, _narrowed(v, out_ptr.dtype.element_ty), there)
+
+
+@triton.jit(do_not_specialize=["rows", "dilation"])  # type: ignore[untyped-decorator]
+def _product_kernel(  # type: ignore[no-untyped-def]
+    a_ptr, w_ptr, scale_ptr, bias_ptr, x_ptr, out_ptr, alpha_ptr, shift_ptr, back_ptr, state_ptr, index_ptr,
+    rows, dilation, floor, a_head, out_head, place, floats,
+    channels: tl.constexpr, taps: tl.constexpr, columns: tl.constexpr, time: tl.constexpr,
+    normed: tl.constexpr, biased: tl.constexpr, act: tl.constexpr, adds: tl.constexpr, keeps: tl.constexpr,
+    snaked: tl.constexpr, bends: tl.constexpr, backs: tl.constexpr, writes: tl.constexpr, remembers: tl.constexpr,
+    block_m: tl.constexpr, block_n: tl.constexpr, parts: tl.constexpr, block_k: tl.constexpr, down: tl.constexpr,
+):  # fmt: skip
+    """A tile of windows [B, a_head + time * channels] times [taps * channels, columns].
+
+    A tile has `parts` lots of block_n columns: side by side, or of the gate and of what it lets through.
+    """
+    gated: tl.constexpr = act == 2
+    outputs: tl.constexpr = columns // 2 if gated else columns
+    width: tl.constexpr = block_n if gated else block_n * parts
+    apart: tl.constexpr = outputs if gated else block_n
+    program = tl.program_id(0)
+    across: tl.constexpr = outputs // width
+    if down:  # programs beside each other read the same columns of the matrix
+        tall = tl.cdiv(rows, block_m)
+        first = program // tall * width
+        top = program % tall * block_m
+    else:  # or the same windows
+        first = program % across * width
+        top = program // across * block_m
+    m = top + tl.arange(0, block_m)
+    safe = tl.minimum(m, rows - 1)
+    k, n = tl.arange(0, block_k), first + tl.arange(0, block_n)
+    a_at = a_ptr + (safe * channels + safe // time * a_head)[:, None] + k[None, :]
+    w_at = w_ptr + k[:, None] * columns + n[None, :]
+    acc0 = tl.zeros((block_m, block_n), tl.float32)
+    if parts > 1:
+        acc1 = tl.zeros((block_m, block_n), tl.float32)
+    if parts > 2:
+        acc2 = tl.zeros((block_m, block_n), tl.float32)
+    squares = tl.zeros((block_m,), tl.float32)
+    steps: tl.constexpr = channels // block_k
+    for i in range(taps * steps):
+        if taps > 1:
+            tap = i // steps
+            a = tl.load(a_at + (tap * dilation * channels + (i - tap * steps) * block_k))
+        else:
+            a = tl.load(a_at + i * block_k)
+        line = w_at + i * (block_k * columns)
+        acc0 = tl.dot(a, tl.load(line), acc0)
+        if parts > 1:
+            acc1 = tl.dot(a, tl.load(line + apart), acc1)
+        if parts > 2:
+            acc2 = tl.dot(a, tl.load(line + 2 * apart), acc2)
+        if normed:
+            wide = a.to(tl.float32)
+            squares += tl.sum(wide * wide, 1)
+    if normed:
+        norm = (1.0 / tl.sqrt(squares + floor))[:, None]
+        acc0 *= norm
+        if parts > 1:
+            acc1 *= norm
+        if parts > 2:
+            acc2 *= norm
+    for part in tl.static_range(1 if gated else parts):
+        cols = n + part * block_n
+        v = acc0
+        if part == 1:
+            v = acc1
+        if part == 2:
+            v = acc2
+        v *= tl.load(scale_ptr + cols)[None, :]
+        if biased:
+            v += tl.load(bias_ptr + cols)[None, :]
+        if act == 1:
+            v = v + v * tl.erf(v)
+        if gated:
+            v = v / (1.0 + tl.exp(-v)) * (acc1 * tl.load(scale_ptr + cols + apart)[None, :])
+        _finish(
+            v, x_ptr, out_ptr, alpha_ptr, shift_ptr, back_ptr, state_ptr, index_ptr, m, rows, cols, out_head, place,
+            floats, time, outputs, adds, keeps, snaked, bends, backs, writes, remembers,
+        )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _begin_kernel(  # type: ignore[no-untyped-def]
+    table_ptr, back_ptr, state_ptr, index_ptr, window_ptr, batch, floats, chunk: tl.constexpr
+):
+    """The head of every window. Of what is remembered, what stays although it grows older moves up."""
+    number, b = tl.program_id(0), tl.program_id(1)
+    entry = table_ptr + number * 7
+    place, base, stride = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
+    at, count, fresh, size = tl.load(entry + 3), tl.load(entry + 4), tl.load(entry + 5), tl.load(entry + 6)
+    e = tl.arange(0, chunk)
+    there = e < count
+    mine = state_ptr + tl.load(index_ptr + b) * floats + place + e
+    v = tl.load(mine, there, other=0.0)
+    stays = there & (at + e + fresh < size)
+    later = tl.load(mine + fresh, stays, other=0.0)
+    v *= tl.load(back_ptr + number * chunk + e)
+    head = window_ptr + base * batch + b * stride + at + e
+    tl.store(head, _narrowed(v, window_ptr.dtype.element_ty), there)
+    tl.store(mine, later, stays)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _turn_kernel(  # type: ignore[no-untyped-def]
+    frames_ptr, index_ptr, frequency_ptr, start_ptr, turn_ptr, half: tl.constexpr
+):
+    """Each row's position, the one after it, and the rotation of a head there: as `engine.codec.Rope.turned`."""
+    b = tl.program_id(0)
+    frames = frames_ptr + tl.load(index_ptr + b)
+    start = tl.load(frames)
+    tl.store(start_ptr + b, start)
+    i = tl.arange(0, half)
+    angle = (start.to(tl.float32) * tl.load(frequency_ptr + i)).to(tl.float64)
+    for part in tl.static_range(2):
+        value = (tl.sin(angle) if part else tl.cos(angle)).to(tl.float32)
+        bits = value.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000  # bfloat16, to the nearest, of ties to the even one
+        tl.store(turn_ptr + (2 * b + part) * half + i, bits.to(tl.float32, bitcast=True))
+    tl.store(frames, start + 1)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _embed_kernel(  # type: ignore[no-untyped-def]
+    codes_ptr, table_ptr, first_ptr, last_ptr, x_ptr, narrow_ptr, codebooks: tl.constexpr, dim: tl.constexpr,
+    block: tl.constexpr,
+):  # fmt: skip
+    """The sum of what the stages add."""
+    b = tl.program_id(0)
+    d = tl.program_id(1) * block + tl.arange(0, block)
+    x = tl.zeros((block,), tl.float32)
+    for i in tl.static_range(codebooks):
+        code = tl.load(codes_ptr + b * codebooks + i)
+        code = tl.minimum(tl.maximum(code, 0), tl.load(last_ptr + i)) + tl.load(first_ptr + i)
+        x += tl.load(table_ptr + code * dim + d)
+    tl.store(x_ptr + b * dim + d, x)
+    tl.store(narrow_ptr + b * dim + d, _narrowed(x, narrow_ptr.dtype.element_ty))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attend_kernel(  # type: ignore[no-untyped-def]
+    qkv_ptr, turn_ptr, past_ptr, index_ptr, start_ptr, out_ptr, scale, ring: tl.constexpr, window: tl.constexpr,
+    heads: tl.constexpr, dim: tl.constexpr, slots: tl.constexpr,
+):  # fmt: skip
+    """One head of one row's next position over its last `window` ones, itself among them; it is written to the ring."""
+    b, h = tl.program_id(0) // heads, tl.program_id(0) % heads
+    start = tl.load(start_ptr + b)
+    past = past_ptr + (tl.load(index_ptr + b) * ring * 2 * heads + h) * dim
+    i, d = tl.arange(0, dim // 2), tl.arange(0, dim)
+    cos, sin = tl.load(turn_ptr + b * dim + i), tl.load(turn_ptr + b * dim + dim // 2 + i)
+    mine = qkv_ptr + (b * 3 * heads + h) * dim
+    even, odd = tl.load(mine + 2 * i), tl.load(mine + 2 * i + 1)
+    query = tl.interleave(even * cos - odd * sin, even * sin + odd * cos) * scale
+    mine += heads * dim
+    even, odd = tl.load(mine + 2 * i), tl.load(mine + 2 * i + 1)
+    key = tl.interleave(even * cos - odd * sin, even * sin + odd * cos)
+    heard = tl.load(mine + heads * dim + d)
+    own = start % ring
+    tl.store(past + own * 2 * heads * dim + d, key)
+    tl.store(past + (own * 2 + 1) * heads * dim + d, heard)
+    top, total = tl.sum(query * key, 0), 1.0
+    for first in range(0, ring, slots):
+        slot = first + tl.arange(0, slots)
+        age = (own - slot + ring) % ring
+        seen = (slot < ring) & (age > 0) & (age < window) & (age <= start)
+        at = past + (slot * (2 * heads * dim))[:, None] + d[None, :]
+        keys = tl.load(at, seen[:, None], other=0.0)
+        values = tl.load(at + heads * dim, seen[:, None], other=0.0)
+        score = tl.where(seen, tl.sum(keys * query[None, :], 1), float("-inf"))
+        higher = tl.maximum(top, tl.max(score, 0))
+        weight, less = tl.exp(score - higher), tl.exp(top - higher)
+        total = total * less + tl.sum(weight, 0)
+        heard = heard * less + tl.sum(weight[:, None] * values, 0)
+        top = higher
+    tl.store(out_ptr + (b * heads + h) * dim + d, _narrowed(heard / total, out_ptr.dtype.element_ty))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _depthwise_kernel(  # type: ignore[no-untyped-def]
+    x_ptr, taps_ptr, bias_ptr, state_ptr, index_ptr, out_ptr, eps, place, floats, time: tl.constexpr,
+    channels: tl.constexpr, taps: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """All positions of a row: a convolution of each channel for itself, and a layer norm without gain and bias."""
+    b = tl.program_id(0)
+    c = tl.arange(0, block)
+    there = c < channels
+    x = x_ptr + b * time * channels + c
+    state = state_ptr + tl.load(index_ptr + b) * floats + place + c
+    for t in tl.static_range(time):
+        y = tl.load(bias_ptr + c, there, other=0.0)
+        for j in tl.static_range(taps):
+            seen = state + (t + j) * channels if t + j < taps - 1 else x + (t + j - taps + 1) * channels
+            y += tl.load(seen, there, other=0.0) * tl.load(taps_ptr + j * channels + c, there, other=0.0)
+        y = tl.where(there, y - tl.sum(y, 0) / channels, 0.0)
+        y = y / tl.sqrt(tl.sum(y * y, 0) / channels + eps)
+        tl.store(out_ptr + (b * time + t) * channels + c, _narrowed(y, out_ptr.dtype.element_ty), there)
+    tl.debug_barrier()
+    for j in tl.static_range(taps - 1):  # upwards: what is read lies above all that was written
+        seen = state + (time + j) * channels if time + j < taps - 1 else x + (time + j - taps + 1) * channels
+        tl.store(state + j * channels, tl.load(seen, there, other=0.0), there)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _wave_kernel(  # type: ignore[no-untyped-def]
+    a_ptr, w_ptr, out_ptr, bias, rows, head, time: tl.constexpr, channels: tl.constexpr, taps: tl.constexpr,
+    block_m: tl.constexpr, block_k: tl.constexpr,
+):  # fmt: skip
+    """Samples of windows: one output, between -1 and 1."""
+    m = tl.program_id(0) * block_m + tl.arange(0, block_m)
+    safe = tl.minimum(m, rows - 1)
+    k = tl.arange(0, block_k)
+    at = a_ptr + (safe * channels + safe // time * head)[:, None] + k[None, :]
+    acc = tl.zeros((block_m, block_k), tl.float32)
+    for i in range(taps * channels // block_k):  # the taps of a position lie side by side
+        acc += tl.load(at + i * block_k).to(tl.float32) * tl.load(w_ptr + i * block_k + k)[None, :]
+    y = tl.sum(acc, 1) + bias
+    tl.store(out_ptr + m, 1.0 - 2.0 / (tl.exp(2.0 * y) + 1.0), m < rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a product is cut: rows and columns of a tile, in `parts` of `cols` columns; inputs at once; warps; loads under way."""
+
+    rows: int
+    cols: int
+    parts: int
+    deep: int
+    warps: int
+    stages: int
+
+
+def plans(rows: int, columns: int, channels: int, gated: bool) -> list[Plan]:
+    """All that are worth a thought for [rows, taps * channels] times [.., columns]."""
+    found = []
+    outputs = columns // 2 if gated else columns
+    most = next(deep for deep in (128, 64, 32, 16) if channels % deep == 0)
+    for tall in (16, 32, 64, 128):
+        if tall > 16 and tall >= 2 * rows:
+            continue
+        for cols in (16, 32, 64, 128, 256):
+            for parts in (2,) if gated else (1, 3):
+                width = cols * parts
+                if outputs % (cols if gated else width) or tall * width > 128 * 256 or width < 16:
+                    continue
+                warps = 8 if tall * width >= 128 * 128 or (tall >= 128 and width >= 96) else 4
+                deep = most if tall <= 32 and width <= 64 else min(most, 64)
+                stages = min(5, _SHARED // (2 * deep * (tall + width)))
+                if tall == 16 and deep >= 64:
+                    stages = min(stages, 5)
+                elif deep >= 64:
+                    stages = min(stages, 4)
+                if stages >= 2:
+                    found.append(Plan(tall, cols, parts, deep, warps, stages))
+    return found
+
+
+def reckoned(plan: Plan, rows: int, columns: int, depth: int, gated: bool) -> float:
+    """Clocks that a product with `depth` inputs takes: a model of a multiprocessor, good for comparing plans."""
+    width = plan.cols * plan.parts
+    programs = -(-rows // plan.rows) * (columns // width)
+    fast = plan.rows >= 64
+    multiply = plan.rows * width * plan.deep / (1500 if fast else 600)
+    load = 2 * plan.deep * (plan.rows + width) / 30
+    shared = 2 * plan.deep * (plan.rows + width) * plan.stages
+    together = max(
+        1, min(220_000 // shared, 64 // plan.warps, 4, 65536 * 4 // (plan.rows * width * 4 + 40 * 128 * plan.warps))
+    )
+    finish = 1500 + 12 * plan.rows * width / 20
+
+    def wave(count: int) -> float:
+        one = max(count * multiply, count * load, 1000 / (plan.stages - 1)) + 40 * count
+        return depth / plan.deep * one + finish * (1 + 0.3 * (count - 1))
+
+    each = -(-programs // _UNITS)
+    return each // together * wave(together) + (wave(each % together) if each % together else 0.0)
+
+
+@cache
+def plan_of(rows: int, columns: int, channels: int, taps: int, gated: bool = False) -> Plan:
+    """The one that a product runs with."""
+    known = plans(rows, columns, channels, gated)
+    return min(known, key=lambda plan: reckoned(plan, rows, columns, taps * channels, gated))
+
+
+def turned(frames: Tensor, rows: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames so far of `rows` int64 [B], then counted one more, and rotations float32 [B, 2, half]."""
+    start = torch.empty_like(rows)
+    turn = frequency.new_empty(len(rows), 2, len(frequency))
+    _turn_kernel[(len(rows),)](frames, rows, frequency, start, turn, len(frequency), num_warps=1)
+    return start, turn
+
+
+def begin(table: Tensor, backs: Tensor, state: Tensor, rows: Tensor, windows: Tensor) -> None:
+    """Fill the heads of all windows."""
+    grid = (len(table), len(rows))
+    _begin_kernel[grid](table, backs, state, rows, windows, len(rows), state.shape[1], CHUNK, num_warps=4)
+
+
+def embedded(codes: Tensor, table: Tensor, first: Tensor, last: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """codes int64 [B, K, 1] -> float32 [B, dim], and the same of `kind`. first, last: int64 [K], rows of each codebook in the table."""
+    batch, dim = codes.shape[0], table.shape[1]
+    x = table.new_empty(batch, dim)
+    narrow = torch.empty_like(x, dtype=kind)
+    block = min(256, dim & -dim)
+    _embed_kernel[(batch, dim // block)](codes, table, first, last, x, narrow, codes.shape[1], dim, block, num_warps=2)
+    return x, narrow
+
+
+def attend(qkv: Tensor, turn: Tensor, past: Tensor, rows: Tensor, start: Tensor, heard: Tensor, window: int) -> None:
+    """qkv float32 [B, 3 * heads * dim]; past: float32 [rows, ring, 2, heads, dim]; heard: [B, heads * dim]."""
+    _, ring, _, heads, dim = past.shape
+    _attend_kernel[(len(rows) * heads,)](
+        qkv, turn, past, rows, start, heard, dim**-0.5, ring, window, heads, dim, _SLOTS, num_warps=4
+    )
+
+
+def depthwise(
+    x: Tensor, taps: Tensor, bias: Tensor, eps: float, state: Tensor, rows: Tensor, place: int, time: int, out: Tensor
+) -> None:
+    """x float32 [B * time, channels] -> out. taps: float32 [taps, channels]. place: of what is remembered in a row of the state."""
+    count, channels = taps.shape
+    _depthwise_kernel[(len(rows),)](
+        x, taps, bias, state, rows, out, eps, place, state.shape[1], time, channels, count,
+        triton.next_power_of_2(channels), num_warps=8,
+    )  # fmt: skip
+
+
+def wave(windows: Tensor, taps: Tensor, bias: float, batch: int, head: int, fresh: int) -> Tensor:
+    """windows [B, head + fresh], taps float32 [taps * channels] -> float32 [B * time]."""
+    channels = len(taps) - head  # a window remembers all taps but one
+    count = len(taps) // channels
+    rows = batch * (fresh // channels)
+    out = taps.new_empty(rows)
+    block = min(32, channels & -channels)
+    _wave_kernel[(triton.cdiv(rows, 64),)](
+        windows, taps, out, bias, rows, head, fresh // channels, channels, count, 64, block, num_warps=4
+    )
+    return out

@@ -1,0 +1,90 @@
+"""The codec's frame in kernels gives what the codec's own step gives, whoever shares a call, and leaves the same behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.codec import Codec
+from engine.config import CodecConfig, CodecTransformerConfig
+from engine.streaming import StreamingCodec
+from tests.engine.conftest import INTERPRETED
+from tests.engine.test_streaming import codes_of, lively, small_config
+
+pytestmark = pytest.mark.torch
+
+ROWS = 4
+# Decibels between the two for each type of factors. With a GPU, where float32 factors would be cut to TF32; or, much slower, with
+# TRITON_INTERPRET=1 and the package triton.
+CLOSE = {torch.float16: 50.0, torch.float32: 100.0}
+# A convolution that remembers more than a frame and two blocks; three lots of columns in a tile.
+SIZES = {"two blocks": (64, (8, 2)), "three lots": (96, (8,))}
+
+
+def codec_of(decoder: int, rates: tuple[int, ...]) -> Codec:
+    """As narrow as tiles allow; a window that wraps soon."""
+    transformer = CodecTransformerConfig(dim=32, n_layer=2, n_head=2, head_dim=16, ffn_dim=48, window=4, input_dim=32)
+    config = CodecConfig(
+        sample_rate=8000,
+        encoder_dim=4,
+        encoder_rates=rates,
+        encoder_transformer_layers=(0,) * len(rates),
+        encoder_transformer=transformer,
+        decoder_dim=decoder,
+        decoder_rates=rates,
+        latent_dim=32,
+        residual_codebooks=2,
+        codebook_size=16,
+        semantic_codebook_size=32,
+        codebook_dim=4,
+        downsample=(2, 2),
+        pre_module=transformer,
+        post_module=transformer,
+    )
+    return lively(config)
+
+
+def decibels(found: Tensor, wanted: Tensor) -> float:
+    assert found.shape == wanted.shape
+    error = (found.double() - wanted.double()).square().mean()
+    return float(10 * torch.log10(wanted.double().square().mean() / error))
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [("two blocks", torch.float32 if INTERPRETED else torch.float16), ("three lots", torch.float16)],
+)
+def test_rows_that_come_and_go_sound_as_by_themselves(size: str, kind: torch.dtype, device: str) -> None:
+    from engine.codec_kernels import KernelDecoder, fits
+
+    codec = codec_of(*SIZES[size]).to(device)
+    plain, other = (StreamingCodec(codec, ROWS + 1) for _ in range(2))
+    assert fits(other)
+    kernels = KernelDecoder(other, kind)
+    # Row 3 ends after two frames and starts over; what is nobody's (row 4) fills a call up, as often as it takes.
+    for number, rows in enumerate([[0, 3], [2, 3, 0], [0], [3, 2, 0]]):
+        if number == 2:
+            plain.reset(3)
+            other.reset(3)
+        codes = torch.stack([codes_of(codec, 1, seed=10 * number + row) for row in rows])
+        codes[0, 0, 0] = 10_000  # counts as the last entry
+        wanted = plain.step(codes.to(device), torch.tensor(rows, device=device))
+        spare = torch.zeros(4 - len(rows), *codes.shape[1:], dtype=torch.int64)
+        padded = torch.tensor([*rows, *[ROWS] * len(spare)], device=device)
+        found = kernels.step(torch.cat([codes, spare]).to(device), padded)
+        assert decibels(found[: len(rows)], wanted) > CLOSE[kind]
+        assert bool(found.isfinite().all())
+    assert other.states.frames[:ROWS].tolist() == plain.states.frames[:ROWS].tolist()
+    for mine, theirs in zip(other.states.tensors, plain.states.tensors, strict=True):
+        assert decibels(mine[:ROWS], theirs[:ROWS]) > CLOSE[kind]
+    # What one leaves behind the other goes on from.
+    codes = torch.stack([codes_of(codec, 1, seed=row) for row in range(2)]).to(device)
+    index = torch.arange(2, device=device)
+    assert decibels(other.step(codes, index), plain.step(codes, index)) > CLOSE[kind]
+
+
+def test_widths_that_no_tile_divides_are_left_to_the_plain_way(device: str) -> None:
+    from engine.codec_kernels import fits
+
+    assert not fits(StreamingCodec(lively(small_config()), 1))
