@@ -14,8 +14,11 @@ COMFORTABLE_S = (
 )
 RELAXED_S = 0.5  # several slices of a job: while everybody has more, one does no harm
 URGENT_S = 0.1  # two frames: less than this and the listener may hear the gap
-# Prefill positions a step while somebody speaks with little lead: about one decode step's worth of work.
+# Prefill positions a step while somebody speaks with little lead and it is not known how long they take: one decode step's worth of work.
 BESIDE_SPEECH = 128
+# The same where they are known to be quick. Of 256 streams on a GPU somebody has always just begun, so this is what all newcomers share:
+# some 40 a second, of 200 positions each.
+MOST_BESIDE_SPEECH = 512
 ALONE = 1024  # prefill positions a step otherwise; bounds how long a newcomer waits for the step in flight
 LEAST = 16  # prefill positions a step however slow the device: it must go on
 BESIDE_SPEECH_S = (
@@ -57,7 +60,7 @@ def plan(views: Sequence[View], position_s: float = 0.0) -> Plan:
     urgent = any(_is_urgent(view) for view in ready)
     pressed = urgent or any(view.missing and (view.lead_s is None or _is_urgent(view)) for view in views)
     decoding = [view for view in ready if not pressed or view.lead_s is None or view.lead_s < COMFORTABLE_S]
-    beside = _within(BESIDE_SPEECH_S, position_s, BESIDE_SPEECH)
+    beside = _within(BESIDE_SPEECH_S, position_s, MOST_BESIDE_SPEECH) if position_s else BESIDE_SPEECH
     spare_s = min((view.lead_s - URGENT_S for view in ready if view.lead_s is not None), default=float("inf"))
     left = beside if urgent else max(beside, _within(spare_s / 2, position_s, ALONE))
     prefill: list[tuple[int, int]] = []

@@ -234,7 +234,8 @@ def test_prefill_in_small_pieces_beside_an_urgent_speaker_changes_nothing(
     driver = Driver(core_of())
     expected = open_newcomer(driver)
     driver.run()
-    monkeypatch.setattr(scheduler, "BESIDE_SPEECH", 7)
+    for most in ("BESIDE_SPEECH", "MOST_BESIDE_SPEECH"):
+        monkeypatch.setattr(scheduler, most, 7)
     for bound in ("URGENT_S", "COMFORTABLE_S"):
         monkeypatch.setattr(scheduler, bound, 1e9)
     driver = Driver(core_of())

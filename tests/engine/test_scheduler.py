@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduler import ALONE, BESIDE_SPEECH, LEAST, URGENT_S, View, plan
+from engine.scheduler import ALONE, BESIDE_SPEECH, LEAST, MOST_BESIDE_SPEECH, URGENT_S, View, plan
 
 
 def view(key: int, missing: int = 0, lead_s: float | None = 0.5, since: float = 0.0) -> View:
@@ -81,6 +81,12 @@ def test_prefill_takes_at_most_half_of_what_the_smallest_lead_leaves() -> None:
     ((_, positions),) = plan([speaking, view(3, lead_s=2.0), newcomer], position_s=0.0002).prefill
     assert positions == int((0.3 - URGENT_S) / 2 / 0.0002)
     assert plan([newcomer], position_s=0.0002).prefill == ((2, ALONE),)
+
+
+def test_a_quick_device_prefills_more_for_many_newcomers_beside_urgent_speech() -> None:
+    streams = [view(1, lead_s=0.0), view(2, missing=200, lead_s=None), view(3, missing=700, lead_s=None)]
+    assert plan(streams, position_s=0.00005).prefill == ((2, 200), (3, 100)), "15 ms"
+    assert plan(streams, position_s=0.00001).prefill == ((2, 200), (3, MOST_BESIDE_SPEECH - 200))
 
 
 def test_a_slow_device_prefills_little_beside_urgent_speech_but_goes_on() -> None:
