@@ -123,9 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ahead",
         type=int,
-        default=0,
         metavar="LINES",
-        help="of a matrix's rows that such a kernel fetches while the one before it runs (default: it waits for that one's end)",
+        help="of a matrix's rows that such a kernel fetches while the one before it runs (default: see engine.products_triton; 0: none, and it waits)",
     )
     parser.add_argument("--quantize", choices=FORMATS, help="the slow stack's matrices in 8 or 4 bits")
     parser.add_argument(
@@ -173,7 +172,7 @@ def _load(args: argparse.Namespace, scratch: Path) -> Loaded:
         from engine.hub import resolve  # only here: a machine without registries may lack what the hub needs
 
         folder = resolve(name).folder
-    if args.ahead:
+    if args.ahead is not None:
         from engine import products_triton  # only here: it needs Triton
 
         products_triton.ahead = args.ahead

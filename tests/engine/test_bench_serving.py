@@ -8,7 +8,8 @@ from itertools import count
 import pytest
 
 from engine.api import EngineLimits
-from engine.bench_serving import Besides, Serving, Setting
+from engine.bench_serving import GAP_S, Besides, Heard, Serving, Setting
+from engine.commands import Ended
 from engine.core import EngineCore
 from engine.load import Loaded, core_of, load_model, warm_up
 from engine.random_weights import write_folder
@@ -43,6 +44,27 @@ def test_a_listener_is_short_by_what_the_engine_is_late(tiny: Loaded) -> None:
     assert max(served.short_ms) > 50
     assert all(first >= 30 for first in [*served.first_ms, *served.first_new_ms])
     assert not served.failed
+
+
+def test_a_stream_speaks_again_when_it_was_heard_out(tiny: Loaded) -> None:
+    pauses: list[float] = []
+
+    class Watched(Serving):
+        until = 0.0
+
+        def _begin(self, stream: int, now: float, measured: bool) -> None:
+            pauses.append(now - self.until)
+            super()._begin(stream, now, measured)
+
+        def _end(self, turn: Heard, ended: Ended) -> None:
+            assert turn.first_at is not None
+            self.until = turn.first_at + turn.frames * tiny.info.frame_s
+            super()._end(turn, ended)
+
+    core = ready(tiny, 1, 4096)
+    assert not Watched(core, Setting(1, 120, 0), ENTRIES, clock(0.001)).run(12, warm_up_s=0).failed
+    assert len(pauses) > 1
+    assert all(GAP_S <= pause < GAP_S + 0.1 for pause in pauses[1:])
 
 
 def test_newcomers_come_beside_the_streams_and_leave_nothing_behind(tiny: Loaded) -> None:
