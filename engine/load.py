@@ -34,7 +34,7 @@ from engine.runner import Runner
 from engine.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-GRAPHS_ON_A_GPU = False  # and compiled blocks; until their tests were run on one
+GRAPHS_SINCE = (8, 0)  # compute capability of a GPU that knows bfloat16
 DEFAULT_HISTORY_S = 40.0  # what S2-Pro keeps well: 860 frames, near where long turns are known to drift (s2pro.md 3.3)
 PASTS = (150, 300, 600, 1200)  # frames, prefilled at the start on a GPU
 LEAST_ROOM = 100  # positions for text and what is said behind such a past
@@ -128,7 +128,7 @@ def load_model(
     quantize: str | None = None,
     kernels: bool | None = None,
 ) -> Loaded:
-    """The part of `load_core` that reads files. fused: a step's blocks are compiled (`engine.fused`); None: on a GPU.
+    """The part of `load_core` that reads files. fused: a step's blocks are compiled (`engine.fused`); None: on a GPU that is `_quick`.
 
     kernels: few rows have kernels of our own, see DualAR.prepare_serving; None: where blocks are compiled, given a GPU and Triton.
     """
@@ -146,12 +146,10 @@ def load_model(
     check(quantize, torch.device(device))
     model, packed = _model(folder, torch.device(device), DTYPES[dtype], quantize)
     codec = load_codec(folder, device)
-    fuse = compiled if fused or (fused is None and GRAPHS_ON_A_GPU and model.device.type == "cuda") else None
+    fuse = compiled if fused or (fused is None and _quick(model.device)) else None
     if kernels is None:
         kernels = fuse is not None and model.device.type == "cuda" and find_spec("triton") is not None
     model.prepare_serving(codec.config.codebook_size, packed, fuse, kernels)
-    if (kernels or quantize is not None) and model.device.type == "cuda":
-        _compile_products(model)
     info = ModelInfo(
         name=name,
         sample_rate=codec.config.sample_rate,
@@ -170,6 +168,12 @@ def load_model(
     return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info, heads, RandomWeights.of(folder))
 
 
+def _quick(device: torch.device) -> bool:
+    """Whether steps are graphs of compiled blocks and kernels of our own where nobody says otherwise."""
+    has_triton = device.type == "cuda" and find_spec("triton") is not None
+    return has_triton and torch.cuda.get_device_capability(device) >= GRAPHS_SINCE
+
+
 def _model(folder: Path, device: torch.device, dtype: torch.dtype, quantize: str | None) -> tuple[DualAR, bool]:
     """A model, and whether to serve it packed.
 
@@ -185,7 +189,9 @@ def _model(folder: Path, device: torch.device, dtype: torch.dtype, quantize: str
 
 @torch.inference_mode()
 def _compile_products(model: DualAR) -> None:
-    """Compile what products of any number of rows will run."""
+    """Compile what products of any number of rows will run, where they will not always run as graphs, whose captures compile them."""
+    if find_spec("triton") is None:
+        return
     from engine.products_triton import row_counts
 
     for rows in row_counts():
@@ -201,12 +207,14 @@ def core_of(
     decoder: FrameDecoder | None = None,
     graphs: bool | None = None,
 ) -> EngineCore:
-    """A core with caches and rows of its own, not warm. decoder: instead of one inside it. graphs: see Runner; None: on a GPU, where
-    they can be had."""
-    heads = loaded.heads.heads if loaded.heads is not None else ()
+    """A core with caches and rows of its own, not warm. decoder: instead of one inside it. graphs: see Runner; None: on a GPU that is
+    `_quick`, where they can be had."""
+    heads, device = loaded.heads.heads if loaded.heads is not None else (), loaded.model.device
     if graphs is None:
         width = loaded.model.config.slow.head_dim  # of which the attention's kernel takes powers of two
-        graphs = GRAPHS_ON_A_GPU and loaded.model.device.type == "cuda" and width >= 16 and width.bit_count() == 1
+        graphs = _quick(device) and width >= 16 and width.bit_count() == 1
+    if device.type == "cuda" and (heads or not graphs):
+        _compile_products(loaded.model)
     ends = ForcedEnds(loaded.random.seed, loaded.info.frame_s) if loaded.random is not None else None
     runner = Runner(loaded.model, loaded.codec, limits, decoder, heads, ends, graphs)
     # Noise is no speech, so nobody watches for it where nothing else can come.

@@ -2,11 +2,13 @@
 
 import shutil
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 import torch
 
+from engine import load
 from engine.api import Admission, Conversation, EngineLimits, ModelInfo, SynthesisFailed
 from engine.codec_identity import codec_id
 from engine.commands import Report
@@ -83,6 +85,23 @@ def test_cores_share_a_model_and_nothing_else(s2pro: Path) -> None:
     first.run()
     assert not second.core.cache._conversations and not second.core.has_work()
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("device", "triton", "capability", "quick"),
+    [
+        ("cuda", True, (9, 0), True),
+        ("cuda", True, (7, 5), False),
+        ("cuda", False, (9, 0), False),
+        ("cpu", True, (9, 0), False),
+    ],
+)
+def test_graphs_and_kernels_serve_where_they_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, device: str, triton: bool, capability: tuple[int, int], quick: bool
+) -> None:
+    monkeypatch.setattr(load, "find_spec", lambda name: ModuleSpec(name, None) if triton else None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert load._quick(torch.device(device)) == quick
 
 
 def test_a_gpu_s_first_uses_are_over_before_anybody_listens(s2pro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
