@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ahead",
         type=int,
         metavar="LINES",
-        help="of a matrix's rows that such a kernel fetches while the one before it runs (default: see engine.products_triton; 0: none, and it waits)",
+        help="of a matrix's rows that such a kernel fetches while the one before it runs; 0: it waits (default: engine.products_triton's)",
     )
     parser.add_argument("--quantize", choices=FORMATS, help="the slow stack's matrices in 8 or 4 bits")
     parser.add_argument(
