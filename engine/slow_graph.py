@@ -24,6 +24,7 @@ from engine.model import DualAR, Hidden
 
 _PROGRAMS = 4 * 132  # of the attention, about: four for each multiprocessor of a Hopper GPU
 _MOST_SPLITS = 32
+_ALONE = True  # one row attends in one kernel
 _HEAD = 2  # entries of a table before the pages
 
 
@@ -160,10 +161,10 @@ class _PagedInPlace(_PagedByCopies):
 
         keys, values = self._pool.keys[layer], self._pool.values[layer]
         rows, kv_heads = len(qkv), keys.shape[2]
-        if self._arrived is None and rows == 1:
+        if self._arrived is None and rows == 1 and _ALONE:
             self._arrived = torch.zeros(kv_heads, dtype=torch.int32, device=qkv.device)
         pages = self._slots, self._table, self._stride, self._lengths, _splits(rows, kv_heads)
-        return attend_pages(qkv, turn, gain, eps, keys, values, *pages, rows == 1, self._arrived, self._together)
+        return attend_pages(qkv, turn, gain, eps, keys, values, *pages, self._arrived, self._together)
 
 
 def _splits(rows: int, kv_heads: int) -> int:

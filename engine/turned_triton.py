@@ -1,33 +1,43 @@
 """What stands between the two products of a block's attention, on a GPU: norms of heads, rotation, new keys and values, and attending.
 
 Knows three kernels: one that turns and writes and leaves attending to `engine.paged_triton`; one that does all of it for a step of the slow
-stack whose rows are apart; and one for the few positions of the fast stack. Does not know layers, sequences or who owns a page. Roundings
+stack of one row; and one for the few positions of the fast stack. Does not know layers, sequences or who owns a page. Roundings
 are those of the plain path (`engine.fused`): a normed head is rounded, then rotated in float32 and rounded again. Needs Triton; import it
 only where there is a GPU.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import triton
 import triton.language as tl
 from torch import Tensor, empty
 
 from engine import products_triton
-from engine.paged_triton import (
-    KEYS,
-    QUERIES,
-    WARPS,
-    attend,
-    join,
-    over_keys,
-    part_of,
-    parts_of,
-    places_of,
-    put_together,
-)
+from engine.paged_triton import attend, parts_of, put_together
 
-_FRAME_WARPS = 4  # reckoned, not tuned yet
-_MANY_ROWS = 16  # of the fast stack: from here on a group's heads share a program, which reads keys once; fewer would leave units idle
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """How the keys of a row that is alone are shared out."""
+
+    runs: int  # of a block of keys, and warps of a program. A power of two, as are the others
+    keys: int  # of a run
+    splits: int  # programs for each key head
+
+
+alone = Alone(4, 16, 32)  # reckoned, not tuned yet
+
+
+def frame_plan(rows: int, group: int) -> tuple[int, int]:
+    """For `rows` rows in the fast stack: heads of a group that share a program, and its warps.
+
+    A program of several heads reads keys once; while there are few rows, more programs are better. Measured on an H100.
+    """
+    if rows < 64:
+        return 1, 4 if rows == 1 else 2 if rows < 32 else 1
+    return group, 2 if rows < 128 else 1
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -53,21 +63,6 @@ def _wait(ahead: tl.constexpr):  # type: ignore[no-untyped-def]
     if ahead:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _fetch(  # type: ignore[no-untyped-def]
-    cache_ptr, table, begin, past, kv_head, page: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
-    keys_at_once: tl.constexpr,
-):  # fmt: skip
-    """Have a program's first keys, or values, brought nearer: those before this step, of which there are `past`."""
-    line: tl.constexpr = 1024 // cache_ptr.dtype.element_ty.primitive_bitwidth  # numbers in 128 bytes
-    key = tl.maximum(0, tl.minimum(begin + tl.arange(0, keys_at_once), past - 1))
-    slot = tl.load(table + key // page).to(tl.int64) * page + key % page
-    lines: tl.constexpr = (dim + line - 1) // line
-    at = cache_ptr + (slot[:, None] * kv_heads + kv_head) * dim + (tl.arange(0, lines) * line)[None, :]
-    fetch: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
-    tl.inline_asm_elementwise(fetch, "=r,l", [at], tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -118,73 +113,112 @@ def _turn_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _begun(  # type: ignore[no-untyped-def]
-    q, k, v, scale, with_new, queries: tl.constexpr, dim: tl.constexpr
+def _pages_of(  # type: ignore[no-untyped-def]
+    table_ptr, table_size, key, page: tl.constexpr
 ):  # fmt: skip
-    """Top, total and sum of a softmax over the row's own new key where `with_new`, else over none. q: [queries, dim]. k, v: [1, dim]."""
-    top = tl.where(with_new, tl.sum(q.to(tl.float32) * k.to(tl.float32), 1) * scale, -1e30)
-    total = tl.where(with_new, 1.0, tl.zeros((queries,), tl.float32))
-    return top, total, tl.where(with_new, v.to(tl.float32), tl.zeros((queries, dim), tl.float32))
+    """The pages of some keys of the first row; behind the last key, any page."""
+    return tl.load(table_ptr + tl.minimum(key // page, table_size - 1)).to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["splits"])  # type: ignore[untyped-decorator]
-def _apart_kernel(  # type: ignore[no-untyped-def]
-    qkv_ptr, qkv_row, turn_ptr, turn_row, gain_ptr, k_ptr, v_ptr, slot_ptr, slot_step, table_ptr, stride_ptr, length_ptr,
-    length_step, out_ptr, top_ptr, sum_ptr, arrived_ptr, whole_ptr, eps, scale, splits,
+@triton.jit  # type: ignore[untyped-decorator]
+def _seen(  # type: ignore[no-untyped-def]
+    k_ptr, v_ptr, pages, key, past, kv_head, page: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr
+):  # fmt: skip
+    """Keys and values in pages, those below `past`, else 0: [runs, keys, dim]. pages, key: [runs, keys]."""
+    slot = pages * page + key % page
+    at = (slot[:, :, None] * kv_heads + kv_head) * dim + tl.arange(0, dim)[None, None, :]
+    there = (key < past)[:, :, None]
+    return tl.load(k_ptr + at, mask=there, other=0.0), tl.load(v_ptr + at, mask=there, other=0.0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _or_new(v, new_v_ptr, fresh, dim: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Values, [runs, keys, dim], but where `fresh` is set those at new_v_ptr."""
+    at = new_v_ptr + tl.arange(0, dim)[None, None, :] + 0 * fresh
+    return tl.where(fresh, tl.load(at, mask=fresh, other=0.0), v)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _alone_kernel(  # type: ignore[no-untyped-def]
+    qkv_ptr, turn_ptr, gain_ptr, k_ptr, v_ptr, slot_ptr, table_ptr, table_size, length_ptr, out_ptr, top_ptr, sum_ptr,
+    arrived_ptr, whole_ptr, eps, scale,
     page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, normed: tl.constexpr,
-    is_split: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, arrives: tl.constexpr,
-    places: tl.constexpr, grouped: tl.constexpr, ahead: tl.constexpr,
+    runs: tl.constexpr, keys: tl.constexpr, splits: tl.constexpr, queries: tl.constexpr, grouped: tl.constexpr,
+    ahead: tl.constexpr,
 ):  # fmt: skip
-    """One part of one row's keys, for the heads that share a key head. The last part has the row's own new key, which is in no page yet.
+    """Each `splits`th block of one row's keys, for the heads that share a key head; the program that ends last puts all parts together.
 
-    arrives: parts are counted, and the program that ends last puts them together. places, grouped: powers of two that hold parts and heads.
+    What takes long here is not reading but waiting for one thing to know where the next lies. So nothing is asked for twice: where a
+    program's first keys lie does not depend on how many there are, and they are on their way before the queries are looked at. A block is
+    `runs` runs of `keys` keys, one for each warp, which meet when all is summed up. queries: a power of two above the heads of a group;
+    behind those heads stands the row's own key, which is in no page yet. grouped: a power of two that holds the heads alone.
     """
-    row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    kv_head, split = tl.program_id(0), tl.program_id(1)
     group: tl.constexpr = heads // kv_heads
-    query, width, only = tl.arange(0, queries), tl.arange(0, dim), tl.zeros((1, 1), tl.int32)
-    own, first, qkv = query < group, row * heads + kv_head * group, qkv_ptr + row * qkv_row
+    block: tl.constexpr = runs * keys
+    place = tl.arange(0, runs)[:, None] * keys + tl.arange(0, keys)[None, :]
+    query, width = tl.arange(0, queries)[:, None], tl.arange(0, dim)[None, :]
+    head = tl.where(query < group, kv_head * group + query, heads + kv_head)  # of qkv
     # All that waits for nothing, before anything waits.
-    past = tl.load(length_ptr + row * length_step).to(tl.int32) - 1
-    slot, table = tl.load(slot_ptr + row * slot_step).to(tl.int64), table_ptr + row * tl.load(stride_ptr)
-    cos, sin = _turn_of(turn_ptr + row * turn_row, dim)
-    part = part_of(past, splits, keys_at_once)
+    past = tl.load(length_ptr).to(tl.int32) - 1
+    key = split * block + place
+    pages = _pages_of(table_ptr, table_size, key, page)
+    slot = tl.load(slot_ptr).to(tl.int64)
+    cos, sin = _turn_of(turn_ptr, dim)
+    gain = cos
+    if normed:
+        gain = tl.load(gain_ptr + head * dim + width, mask=query <= group, other=0.0)
     if ahead:
         tl.extra.cuda.gdc_launch_dependents()
-        _fetch(k_ptr, table, split * part, past, kv_head, page, kv_heads, dim, keys_at_once)
-        _fetch(v_ptr, table, split * part, past, kv_head, page, kv_heads, dim, keys_at_once)
-    _wait(ahead)
-    q, q_gain = _loaded(qkv, gain_ptr, kv_head * group + query[:, None], own[:, None], normed, dim)
-    k, k_gain = _loaded(qkv, gain_ptr, heads + kv_head + only, only == 0, normed, dim)
-    v = tl.load(qkv + (heads + kv_heads + kv_head) * dim + width[None, :])
-    used = tl.maximum(1, tl.cdiv(past, tl.maximum(1, part)))
-    if arrives:  # noqa: SIM102 - the compiler decides this, the GPU the other
-        if split >= used:
-            return
-    q = _turned(q, q_gain, cos, sin, eps, normed, queries, dim)
-    k = _turned(k, k_gain, cos, sin, eps, normed, 1, dim)
-    last, into = split == used - 1, (slot * kv_heads + kv_head) * dim + width[None, :]
-    tl.store(k_ptr + into, k, mask=last & (only == 0))
-    tl.store(v_ptr + into, v, mask=last & (only == 0))
-    top, total, out = _begun(q, k, v, scale, last, queries, dim)
-    begin, end = split * part, tl.minimum(past, (split + 1) * part)
-    top, total, out = over_keys(
-        q, top, total, out, tl.where(own, end, 0), begin, end, table, k_ptr, v_ptr, kv_head, scale, page, kv_heads, dim,
-        keys_at_once,
-    )  # fmt: skip
-    place = (first + query) * splits + split
-    at = place[:, None] * dim + width[None, :]
-    if is_split:
-        tl.store(top_ptr + place, top, mask=own)
-        tl.store(sum_ptr + place, total, mask=own)
-        tl.store(out_ptr + at, out, mask=own[:, None])
-        if arrives:
-            tl.debug_barrier()  # all threads have written before one of them says so
-            counter = arrived_ptr + row * kv_heads + kv_head
-            if tl.atomic_add(counter, 1, sem="acq_rel") == used - 1:
-                tl.store(counter, 0)  # for the next launch
-                put_together(out_ptr, top_ptr, sum_ptr, whole_ptr, first, used, splits, group, dim, places, grouped)
-    else:
-        tl.store(whole_ptr + at, (out / total[:, None]).to(whole_ptr.dtype.element_ty), mask=own[:, None])
+    used = tl.minimum(splits, past // block + 1)
+    if split >= used:
+        return
+    k, v = _seen(k_ptr, v_ptr, pages, key, past, kv_head, page, kv_heads, dim)
+    if ahead:
+        tl.extra.cuda.gdc_wait()
+    new_v_ptr = qkv_ptr + (heads + kv_heads + kv_head) * dim
+    v = _or_new(v, new_v_ptr, (key == past)[:, :, None], dim)
+    x = tl.load(qkv_ptr + head * dim + width, mask=query <= group, other=0.0)
+    q = _turned(x, gain, cos, sin, eps, normed, queries, dim)
+    new_k = tl.sum(tl.where(query == group, q.to(tl.float32), 0.0), 0)[None, None, :].to(q.dtype)
+    if split == past // block % splits:
+        into = (slot * kv_heads + kv_head) * dim + width
+        tl.store(k_ptr + into + 0 * query, q, mask=query == group)
+        tl.store(v_ptr + into, tl.load(new_v_ptr + width))
+    turned = tl.trans(tl.broadcast_to(q[None, :, :], (runs, queries, dim)), (0, 2, 1))
+    top = tl.full((runs, queries), -1e30, tl.float32)
+    total = tl.zeros((runs, queries), tl.float32)
+    out = tl.zeros((runs, dim, queries), tl.float32)
+    for begin in range(split * block, past + 1, splits * block):
+        key = begin + place
+        k = tl.where((key == past)[:, :, None], new_k, k)
+        seen = (key <= past)[:, :, None]
+        # Keys in place of rows, as the matrix units take sixteen rows, but are content with eight columns.
+        score = tl.where(seen, tl.dot(k, turned, input_precision="ieee") * scale, -1e30)
+        higher = tl.maximum(top, tl.max(score, 1))
+        fade, weight = tl.exp(top - higher), tl.where(seen, tl.exp(score - higher[:, None, :]), 0.0)
+        heard = tl.dot(tl.trans(v, (0, 2, 1)), weight.to(v.dtype), input_precision="ieee")
+        out = out * fade[:, None, :] + heard
+        total = total * fade + tl.sum(weight, 1)
+        top = higher
+        if begin + splits * block <= past:
+            key += splits * block
+            pages = _pages_of(table_ptr, table_size, key, page)
+            k, v = _seen(k_ptr, v_ptr, pages, key, past, kv_head, page, kv_heads, dim)
+            v = _or_new(v, new_v_ptr, (key == past)[:, :, None], dim)
+    highest = tl.max(top, 0)
+    share = tl.exp(top - highest[None, :])
+    total = tl.sum(total * share, 0)
+    out = tl.trans(tl.sum(out * share[:, None, :], 0))
+    one = tl.arange(0, queries)
+    part = (kv_head * group + one) * splits + split
+    tl.store(top_ptr + part, highest, mask=one < group)
+    tl.store(sum_ptr + part, total, mask=one < group)
+    tl.store(out_ptr + part[:, None] * dim + width, out, mask=query < group)
+    tl.debug_barrier()  # all threads have written before one of them says so
+    if tl.atomic_add(arrived_ptr + kv_head, 1, sem="acq_rel") == used - 1:
+        tl.store(arrived_ptr + kv_head, 0)  # for the next launch
+        put_together(out_ptr, top_ptr, sum_ptr, whole_ptr, kv_head * group, used, splits, group, dim, splits, grouped)
 
 
 @triton.jit(do_not_specialize=["start"])  # type: ignore[untyped-decorator]
@@ -237,7 +271,6 @@ def attend_pages(
     stride: Tensor,
     lengths: Tensor,
     splits: int,
-    apart: bool = False,
     arrived: Tensor | None = None,
     shared: Tensor | None = None,
 ) -> Tensor:
@@ -245,34 +278,32 @@ def attend_pages(
 
     qkv: [R, (H + 2 Hkv) hd], each row contiguous. turn: rows of a `rope_table`, [R, 2, hd], each contiguous, rows at any stride. gain:
     float32 [H + Hkv, hd], None without norms of heads. keys, values, table, stride, lengths, shared: as for `attend`; a row's own new
-    position counts in its length. slots: integers [R], of any stride: where in the pages, counted in positions, a row is written.
-    apart: no row sees what another one writes in this step, so one kernel does all of it, and `shared` does not count. Two rows may
-    write to one slot that is nobody's. arrived: int32 [>= R * Hkv], zeros, and left so; launches that may overlap need their own. With it
-    that kernel puts parts together too; without, a second one does.
+    position counts in its length. slots: integers [R], of any stride: where in the pages, counted in positions, a row is written. Two
+    rows may write to one slot that is nobody's.
+    arrived: for one row, int32 [>= Hkv], zeros, and left so; launches that may overlap need their own. With it one kernel does all of it,
+    and `splits` is its own.
     """
     rows, dim = len(qkv), turn.shape[2]
     _, page, kv_heads, _ = keys.shape
     heads = qkv.shape[1] // dim - 2 * kv_heads
     grouped, turned = triton.next_power_of_2(heads // kv_heads), turn if gain is None else gain
-    given = qkv, qkv.stride(0), turn, turn.stride(0), turned
     ahead = products_triton.ahead > 0
     whole = empty(rows, heads, dim, device=qkv.device, dtype=qkv.dtype)
-    if not apart:
+    if arrived is None:
         _turn_kernel[(rows, kv_heads)](
-            *given, whole, keys, values, slots, slots.stride(0), eps, heads, kv_heads, dim, gain is not None, grouped,
-            ahead, num_warps=2, launch_pdl=ahead,
+            qkv, qkv.stride(0), turn, turn.stride(0), turned, whole, keys, values, slots, slots.stride(0), eps, heads,
+            kv_heads, dim, gain is not None, grouped, ahead, num_warps=2, launch_pdl=ahead,
         )  # fmt: skip
         return attend(whole, keys, values, table, stride, lengths, splits, shared).flatten(1)
-    out, top, total = parts_of(whole, splits)
-    arrives = arrived is not None and splits > 1
-    _apart_kernel[(rows, kv_heads, splits)](
-        *given, keys, values, slots, slots.stride(0), table, stride, lengths, lengths.stride(0), out, top, total,
-        stride if arrived is None else arrived, whole, eps, dim**-0.5, splits, page, heads, kv_heads, dim,
-        gain is not None, splits > 1, KEYS, max(QUERIES, grouped), arrives, places_of(splits), grouped, ahead,
-        num_warps=WARPS, launch_pdl=ahead,
+    assert rows == 1, "rows that are several attend after all of them were written"
+    plan = alone
+    out, top, total = parts_of(whole, plan.splits)
+    _alone_kernel[(kv_heads, plan.splits)](
+        qkv, turn, turned, keys, values, slots, table, len(table), lengths, out, top, total, arrived, whole, eps,
+        dim**-0.5, page, heads, kv_heads, dim, gain is not None, plan.runs, plan.keys, plan.splits,
+        max(8, triton.next_power_of_2(heads // kv_heads + 1)), grouped, ahead, num_warps=plan.runs, num_stages=1,
+        launch_pdl=ahead,
     )  # fmt: skip
-    if splits > 1 and not arrives:
-        join(out, top, total, whole)
     return whole.flatten(1)
 
 
@@ -287,11 +318,11 @@ def attend_frame(
     new, dim = len(qkv) // rows, turn.shape[2]
     _, kv_heads, positions, _ = keys.shape
     heads = qkv.shape[1] // dim - 2 * kv_heads
-    share = heads // kv_heads if rows >= _MANY_ROWS else 1
+    share, warps = frame_plan(rows, heads // kv_heads)
     out, ahead = empty(len(qkv), heads * dim, device=qkv.device, dtype=qkv.dtype), products_triton.ahead > 0
     _frame_kernel[(rows, heads // share)](
         qkv, qkv.stride(0), turn, turn.stride(0), turn if gain is None else gain, keys, values, out, eps, dim**-0.5,
         start, new, heads, kv_heads, dim, positions, gain is not None, triton.next_power_of_2(positions), share,
-        ahead, num_warps=_FRAME_WARPS, launch_pdl=ahead,
+        ahead, num_warps=warps, launch_pdl=ahead,
     )  # fmt: skip
     return out

@@ -144,21 +144,59 @@ def test_a_step_writes_and_attends_as_the_plain_path(
     wanted.keys.flatten(0, 1)[numbers[:, 1]] = k
     wanted.values.flatten(0, 1)[numbers[:, 1]] = v
     heard = torch.stack([wanted.heard(row, q[row], length) for row, length in enumerate(LENGTHS)])
-    counts = torch.zeros((rows + 1) * stack.n_kv_head, dtype=torch.int32, device=device)
-    for apart, arrived in ((False, None), (True, None), (True, counts), (True, counts)):
-        pages = before.twin()
-        pages.keys.flatten(0, 1)[numbers[:, 1]] = torch.nan  # nobody sees there what was before
-        found = attend_pages(
-            qkv, turn, gain, EPS, pages.keys, pages.values, numbers[:, 1], torch.cat((pages.table, spare)).flatten(), stride,
-            numbers[:, 0], splits, apart, arrived,
+    pages = before.twin()
+    pages.keys.flatten(0, 1)[numbers[:, 1]] = torch.nan  # nobody sees there what was before
+    found = attend_pages(
+        qkv, turn, gain, EPS, pages.keys, pages.values, numbers[:, 1], torch.cat((pages.table, spare)).flatten(), stride,
+        numbers[:, 0], splits,
+    )  # fmt: skip
+    assert found.dtype == dtype
+    assert far(found[:rows], heard.flatten(1)) < most
+    assert far(found[rows], v[rows].repeat_interleave(stack.n_head // stack.n_kv_head, 0).flatten()) < most
+    for cache, other in ((pages.keys, wanted.keys), (pages.values, wanted.values)):
+        assert (cache.isnan() == other.isnan()).all()
+        assert far(cache.nan_to_num(), other.nan_to_num()) < most
+
+
+@pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("length", [1, 16, 33, 65, 150])
+def test_one_row_does_so_in_one_kernel(
+    device: str,
+    stack: StackConfig,
+    dtype: torch.dtype,
+    most: float,
+    normed: bool,
+    length: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from engine import turned_triton
+
+    qkv = random(1, (stack.n_head + 2 * stack.n_kv_head) * stack.head_dim).to(device, dtype)
+    turn = rope_table(stack, 200).to(device)[length - 1 : length]
+    gain = gain_of(stack, device) if normed else None
+    wanted = Pages.of(stack, [length], dtype, device)
+    slot = wanted.slots(0, torch.tensor([length - 1]))
+    pages = wanted.twin()
+    pages.keys.flatten(0, 1)[slot] = pages.values.flatten(0, 1)[slot] = torch.nan  # nobody sees there what was before
+    q, k, v = turned(stack, qkv, turn, gain)
+    wanted.keys.flatten(0, 1)[slot] = k
+    wanted.values.flatten(0, 1)[slot] = v
+    heard = wanted.heard(0, q[0], length).flatten()
+    arrived = torch.zeros(stack.n_kv_head, dtype=torch.int32, device=device)
+    stride = torch.tensor([pages.table.shape[1]], dtype=torch.int32, device=device)
+    for plan in (turned_triton.alone, turned_triton.Alone(2, 16, 2), turned_triton.Alone(2, 32, 4)):
+        monkeypatch.setattr(turned_triton, "alone", plan)
+        found = turned_triton.attend_pages(
+            qkv, turn, gain, EPS, pages.keys, pages.values, slot, pages.table.flatten(), stride,
+            torch.tensor([length], device=device), 1, arrived,
         )  # fmt: skip
         assert found.dtype == dtype
-        assert far(found[:rows], heard.flatten(1)) < most
-        assert far(found[rows], v[rows].repeat_interleave(stack.n_head // stack.n_kv_head, 0).flatten()) < most
+        assert far(found[0], heard) < most
         for cache, other in ((pages.keys, wanted.keys), (pages.values, wanted.values)):
             assert (cache.isnan() == other.isnan()).all()
             assert far(cache.nan_to_num(), other.nan_to_num()) < most
-        assert not counts.any()
+        assert not arrived.any()
 
 
 @pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
@@ -265,7 +303,7 @@ class Layers:
         for wqkv, wo, pages in zip(self.into, self.out_of, self.pages, strict=True):
             heard = attend_pages(
                 few_rows(x, wqkv, self.norm), self.turn, self.gain, EPS, pages.keys, pages.values, self.slot, pages.table.flatten(),
-                self.length.int(), self.length, 16, True, self.arrived,
+                self.length.int(), self.length, 1, self.arrived,
             )  # fmt: skip
             x = few_rows(heard, wo, add=x)
         for position in range(10):
