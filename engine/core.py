@@ -43,7 +43,6 @@ from engine.gaze import Gaze, Look, TextSpan
 from engine.guard import Fault, SegmentGuard
 from engine.jobs import Jobs
 from engine.kv import Columns, OutOfPages
-from engine.model import Hidden
 from engine.pace import Pace
 from engine.prefetch import Prefetches
 from engine.prompt import PromptBuilder, check_unicode, joined
@@ -275,21 +274,25 @@ class EngineCore:
 
     def _execute(self, planned: Plan) -> int:
         """Returns how many rows it drew."""
-        speaking: list[OpenStream] = []
-        hidden: list[Hidden] = []
-        gazes: list[Gaze] = []  # of those who speak, in their order; none at all where nobody has chosen heads
-        for key, positions in planned.prefill:
-            stream = self._streams[key]
-            last = self._prefill(stream, positions, gazes)
-            if last is not None:
+        prefilling = [
+            (stream, new)
+            for stream, positions in ((self._streams[key], positions) for key, positions in planned.prefill)
+            if (new := self._begin_prefill(stream, positions))
+        ]
+        decoding = [self._streams[key] for key in planned.decode if self._can_extend(self._streams[key])]
+        # Of those who speak, in their order; none at all where nobody has chosen heads.
+        gazes = self._gaze(decoding) if decoding else []
+        prefills = [
+            (stream.extendable, new, next(iter(self._gaze([stream]) if self._will_speak(stream) else []), None))
+            for stream, new in prefilling
+        ]
+        states, decoded = self._runner.advance(prefills, [stream.extendable for stream in decoding], *gazes)
+        gazes += [gaze for *_, gaze in prefills if gaze is not None]
+        speaking, hidden = decoding, [] if decoded is None else [decoded]
+        for (stream, new), last in zip(prefilling, states, strict=True):
+            if self._prefilled(stream, new):
                 speaking.append(stream)
                 hidden.append(last)
-        decoding = [self._streams[key] for key in planned.decode if self._can_extend(self._streams[key])]
-        if decoding:
-            speaking = [*decoding, *speaking]
-            gaze = self._gaze(decoding)
-            gazes = [*gaze, *gazes]
-            hidden = [self._runner.decode([stream.extendable for stream in decoding], *gaze), *hidden]
         segments = [stream.current for stream in speaking]
         rows, sequences = [stream.row for stream in speaking], [stream.extendable for stream in speaking]
         drawn = self._runner.draw(hidden, rows, sequences)
@@ -308,27 +311,26 @@ class EngineCore:
         gaze = self._runner.gaze([stream.current.span for stream in streams])
         return [] if gaze is None else [gaze]
 
-    def _prefill(self, stream: OpenStream, positions: int, gazes: list[Gaze]) -> Hidden | None:
-        """Compute some of the prompt. Returns the hidden state to draw from once it is complete and a segment waits for it.
-
-        What is looked at then is added to `gazes`.
-        """
+    def _begin_prefill(self, stream: OpenStream, positions: int) -> int:
+        """Own the next positions of the prompt, at most so many. Returns how many; 0: there is no room for them."""
         target, sequence = stream.target, stream.extendable
         assert target is not None, "a stream that misses positions has a target"
         columns = target[:, sequence.length :][:, :positions]
-        if not self._extend(stream, columns):
-            return None
-        complete = sequence.length == target.shape[1]
-        gaze = self._gaze([stream]) if complete and stream.segment is not None else []
-        gazes += gaze
-        last = self._runner.prefill(sequence, columns.shape[1], *gaze)
-        self.cache.counters.prefilled += columns.shape[1]
+        return columns.shape[1] if self._extend(stream, columns) else 0
+
+    def _will_speak(self, stream: OpenStream) -> bool:
+        """Its prompt is complete with what is being prefilled, and a segment waits for it."""
+        return not stream.missing and stream.segment is not None
+
+    def _prefilled(self, stream: OpenStream, new: int) -> bool:
+        """So many positions of the prompt are computed. Returns whether it draws from the last one."""
+        sequence, speaks = stream.extendable, self._will_speak(stream)
+        self.cache.counters.prefilled += new
         if sequence.length >= stream.prefix:
             self.cache.share_voice(stream.voice, sequence, stream.prefix)
-        if not complete:
-            return None
-        stream.target = None
-        return last if stream.segment is not None else None
+        if not stream.missing:
+            stream.target = None
+        return speaks
 
     def _can_extend(self, stream: OpenStream) -> bool:
         assert stream.column is not None, "a stream decodes from its last frame"

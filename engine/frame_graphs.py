@@ -31,6 +31,9 @@ Frame = Callable[[Hidden, Tensor], Tensor]  # (hidden [B, D], rows int64 [B]) ->
 # Of a prefill that runs as one step's rows; what is longer takes several. A step of 512 has work for some 8 ms of a Hopper GPU, so four
 # times as many would win nothing by running at once, and launches one by one take 25 ms.
 MOST_POSITIONS = 512
+# Of a prefill that shares its pass with others': it costs no pass over the weights then, but each of its positions reads all keys before it
+# for itself. 0: each has a pass of its own.
+MOST_JOINED = 128
 _WIDE = WIDTHS[2]  # candidates: more than that nobody may ask for who comes over the wire
 _NEWEST = 0.1  # weight of the latest step ahead in the share of rows that were of use
 _WORTH_IT = 0.6  # that share: a step ahead saves a part of a step's time, and one in vain costs all of it
@@ -137,11 +140,7 @@ class FrameGraphs:
 
     def prefill(self, sequence: CachedSequence, new: int) -> Hidden:
         """As `Runner.prefill`."""
-        ahead = self._ahead
-        if ahead is not None:
-            ahead.rows.pop(id(sequence), None)  # it may have another past now
-        if ahead is not None and ahead.hidden is not None:
-            ahead.hidden = Hidden(ahead.hidden.head.clone(), ahead.hidden.fast.clone())
+        self._keep_ahead([sequence])
         most = self._slow[-1].rows
         first = sequence.length - new
         for start in range(first, sequence.length, most):
@@ -151,22 +150,66 @@ class FrameGraphs:
 
     def decode(self, sequences: Sequence[CachedSequence]) -> Hidden:
         """As `Runner.decode`."""
-        ahead, self._ahead = self._ahead, None
+        return self._decode(sequences, [])
+
+    def advance(
+        self, prefills: Sequence[tuple[CachedSequence, int]], decoding: Sequence[CachedSequence]
+    ) -> tuple[list[Hidden], Hidden | None]:
+        """As `Runner.advance`. Short prefills run in one pass, with the rows that decode and that no step ahead has computed."""
+        joined, left = list[int](), self._slow[-1].rows - len(decoding)
+        for place, (_, new) in enumerate(prefills):
+            if new <= min(MOST_JOINED, left):
+                joined.append(place)
+                left -= new
+        alone = [place for place in range(len(prefills)) if place not in joined]
+        states = {place: self.prefill(*prefills[place]) for place in alone}
+        beside = [prefills[place] for place in joined]
+        if decoding:
+            made = self._decode(decoding, beside)
+        elif beside:
+            self._keep_ahead([sequence for sequence, _ in beside])
+            made = self._advance(beside)
+        for number, place in enumerate(joined, start=len(decoding)):
+            states[place] = Hidden(made.head[number : number + 1], made.fast[number : number + 1])
+        decoded = Hidden(made.head[: len(decoding)], made.fast[: len(decoding)]) if decoding else None
+        return [states[place] for place in range(len(prefills))], decoded
+
+    def _keep_ahead(self, changed: Sequence[CachedSequence]) -> None:
+        """Another pass takes the memory of the step ahead. changed: who may have another past now."""
+        ahead = self._ahead
         if ahead is None:
-            return self._slow_graph(len(sequences)).run(sequences)
-        rows = ahead.of(sequences)
+            return
+        for sequence in changed:
+            ahead.rows.pop(id(sequence), None)
+        if ahead.hidden is not None:
+            ahead.hidden = Hidden(ahead.hidden.head.clone(), ahead.hidden.fast.clone())
+
+    def _decode(self, sequences: Sequence[CachedSequence], beside: Sequence[tuple[CachedSequence, int]]) -> Hidden:
+        """The last positions of `sequences`, then that of each of `beside`, of which so many are new."""
+        ahead, self._ahead = self._ahead, None
+        rows = [None] * len(sequences) if ahead is None else ahead.of(sequences)
         known = [(place, row) for place, row in enumerate(rows) if row is not None]
-        self._useful += _NEWEST * (len(known) / len(rows) - self._useful)
-        if ahead.hidden is None or not known:
+        if ahead is not None:
+            self._useful += _NEWEST * (len(known) / len(rows) - self._useful)
+        if ahead is None or ahead.hidden is None or not known:
+            if beside:
+                return self._advance([*((sequence, 1) for sequence in sequences), *beside])
             return self._slow_graph(len(sequences)).run(sequences)
         done = _rows_of(ahead.hidden, [row for _, row in known])
-        if len(known) == len(rows):
-            return done
         late = [place for place, row in enumerate(rows) if row is None]
+        if not late and not beside:
+            return done
         done = Hidden(done.head.clone(), done.fast.clone())  # the next call takes their memory
-        added = self._slow_graph(len(late)).run([sequences[place] for place in late])
+        added = self._advance([*((sequences[place], 1) for place in late), *beside])
         order = np.argsort([*(place for place, _ in known), *late])
-        return _rows_of(_joined([done, added]), order)
+        return _rows_of(_joined([done, added]), [*order, *range(len(sequences), len(sequences) + len(beside))])
+
+    def _advance(self, parts: Sequence[tuple[CachedSequence, int]]) -> Hidden:
+        """The last positions of several sequences, of which so many are new, in one pass. [n, D], the caller's."""
+        if len(parts) == 1:
+            ((sequence, new),) = parts
+            return self._slow_graph(new).prefill(sequence, sequence.length - new, new)
+        return self._slow_graph(sum(new for _, new in parts)).advance(parts)
 
     def draw(
         self, parts: Sequence[Hidden], rows: Sequence[int], sequences: Sequence[CachedSequence]

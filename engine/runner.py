@@ -138,6 +138,19 @@ class Runner:
         attend = PagedAttention(self.pool, sequences, [1] * len(sequences), gaze)
         return self._slow(np.stack([sequence.columns[:, -1:] for sequence in sequences]), attend, gaze)
 
+    @torch.inference_mode()
+    def advance(
+        self,
+        prefills: Sequence[tuple[CachedSequence, int, Gaze | None]],
+        decoding: Sequence[CachedSequence],
+        gaze: Gaze | None = None,
+    ) -> tuple[list[Hidden], Hidden | None]:
+        """`prefill` for some sequences, and `decode` for others, if any; in fewer passes where they can share one."""
+        if self._graphs is not None and gaze is None and all(look is None for *_, look in prefills):
+            return self._graphs.advance([(sequence, new) for sequence, new, _ in prefills], decoding)
+        states = [self.prefill(sequence, new, look) for sequence, new, look in prefills]
+        return states, self.decode(decoding, gaze) if decoding else None
+
     def _slow(self, matrix: npt.NDArray[np.int64], attend: PagedAttention, gaze: Gaze | None) -> Hidden:
         x = self._model.embed(torch.from_numpy(matrix).to(self._model.device))
         hidden = self._model.slow(x, attend.positions, attend).at(-1)

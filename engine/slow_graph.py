@@ -69,6 +69,19 @@ class SlowGraph:
         hidden = self._step()
         return Hidden(hidden.head[count - 1 : count].clone(), hidden.fast[count - 1 : count].clone())
 
+    def advance(self, parts: Sequence[tuple[CachedSequence, int]]) -> Hidden:
+        """Compute the last so many positions of several sequences, at most `rows` together. Returns the last one's state of each, [n, D],
+        the caller's."""
+        counts = [new for _, new in parts]
+        self._fill(
+            [sequence for sequence, new in parts for _ in range(new)],
+            np.concatenate([np.arange(sequence.length - new, sequence.length) for sequence, new in parts]),
+            np.concatenate([sequence.columns[:, -new:].T for sequence, new in parts]),
+        )
+        hidden = self._step()
+        lasts = torch.tensor(np.cumsum(counts) - 1).to(hidden.head.device, non_blocking=True)
+        return Hidden(hidden.head[lasts], hidden.fast[lasts])
+
     def _hidden(self, rows: int) -> Hidden:
         hidden = self._step()
         return Hidden(hidden.head[:rows], hidden.fast[:rows])

@@ -14,7 +14,7 @@ from engine.api import Conversation, EngineLimits, SamplingParams
 from engine.attention import causal
 from engine.captured import buckets
 from engine.core import EngineCore
-from engine.frame_graphs import MOST_POSITIONS, DrawGraph
+from engine.frame_graphs import MOST_JOINED, MOST_POSITIONS, DrawGraph
 from engine.fused import compiled
 from engine.kv import PAGE, CachedSequence
 from engine.load import Loaded, core_of, load_model
@@ -212,6 +212,75 @@ def test_rows_that_no_step_ahead_computed_are_computed_beside_the_others(s2pro: 
             assert runner._graphs._ahead.of([sequences[0], silent, sequences[3]]) == [2, None, 0]
         heads.append(runner.decode([sequences[0], silent, sequences[3]]).head.clone())
     assert torch.allclose(*heads, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("spoke", [[3, 1, 0], [], None], ids=["some ahead", "none decode", "none ahead"])
+def test_short_prefills_share_a_pass_with_each_other_and_with_rows_that_no_step_ahead_computed(
+    s2pro: Path, spoke: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four sequences that decode, of which one sat out, and three newcomers, of whom one has too much to share a pass."""
+    loaded, passes = tiny_model(s2pro), list[int]()
+    compute = SlowGraph._compute
+
+    def counted(graph: SlowGraph) -> Hidden:
+        passes.append(graph.rows)
+        return compute(graph)
+
+    codebooks, limits = loaded.model.config.num_codebooks, EngineLimits(max_streams=7, kv_positions=4096)
+    made: list[list[Hidden]] = []
+    for graphs in (False, True):
+        monkeypatch.setattr(SlowGraph, "_compute", counted)
+        runner = Runner(loaded.model, loaded.codec, limits, graphs=graphs)
+        sequences, noise = [CachedSequence(runner.pool, codebooks) for _ in range(7)], np.random.default_rng(1)
+        for row, sequence in enumerate(sequences):
+            runner.open_row(row, SAMPLED, row)
+            sequence.extend(noise.integers(0, 8, (codebooks + 1, 20 + 10 * row)))
+            runner.prefill(sequence, sequence.length)
+        speaking = [sequences[row] for row in spoke or []]
+        if speaking:
+            for sequence, one in zip(
+                speaking, runner.draw([runner.decode(speaking)], spoke or [], speaking), strict=True
+            ):
+                assert isinstance(one, FrameDrawn)
+                sequence.extend(one.column)
+        decoding = [] if spoke == [] else sequences[:4]
+        for sequence in decoding:
+            if sequence not in speaking:
+                sequence.extend(noise.integers(0, 8, (codebooks + 1, 1)))
+        sizes = (5, MOST_JOINED + 1, 40)
+        for sequence, new in zip(sequences[4:], sizes, strict=True):
+            sequence.extend(noise.integers(0, 8, (codebooks + 1, new)))
+        passes.clear()
+        prefills = [(sequence, new, None) for sequence, new in zip(sequences[4:], sizes, strict=True)]
+        states, decoded = runner.advance(prefills, decoding)
+        made.append([*states, *([] if decoded is None else [decoded])])
+    late = 4 if spoke is None else len(decoding) - len(speaking)
+    together = next(size for size in buckets(512) if size >= late + 5 + 40)
+    assert passes == [256, together]
+    for plain, shared in zip(*made, strict=True):
+        assert torch.allclose(plain.head, shared.head, atol=1e-5)
+        assert torch.allclose(plain.fast, shared.fast, atol=1e-5)
+
+
+def test_newcomers_who_come_together_say_what_each_would_say_alone(s2pro: Path) -> None:
+    loaded = tiny_model(s2pro)
+    limits, heard = EngineLimits(max_streams=6, kv_positions=4096), list[list[Heard]]()
+    for graphs in (False, True):
+        core = core_of(loaded, limits, guarded=False, graphs=graphs)
+        core._clock = lambda: 0.0
+        driver, params = Driver(core), replace(SAMPLED, max_frames=6)
+        heard.append([])
+        for group in range(2):
+            for number in range(3):
+                name, text = f"c{group}{number}", "A sentence. " * (1 + number + group)
+                heard[-1].append(driver.open(Conversation(name), text, frames=6, params=params, turn=group + number))
+            for _ in range(3):
+                driver.step()
+        driver.run()
+        assert_nothing_leaked(core)
+    for one, other in zip(*heard, strict=True):
+        assert (one.codes == other.codes).all()
 
 
 def test_steps_ahead_that_are_mostly_in_vain_are_given_up_and_taken_up_again(s2pro: Path) -> None:
