@@ -2,7 +2,8 @@
 
 Knows one block's arithmetic on rows and two ways to do it. Compiled halves: functions for a compiler to fuse; all blocks of a stack share
 one piece of code, because their weights are arguments. Products (`engine.products_triton`): a block is four of them, which take norm, gate
-and sum along; for quantised matrices, and for plain ones while rows are few. Does not know graphs (`engine.frame_graphs`). `engine.model`
+and sum along; for quantised matrices, and for plain ones while rows are few. Beyond, the library's products between kernels of ours
+(`engine.between_triton`), or the compiled halves. Does not know graphs (`engine.frame_graphs`). `engine.model`
 holds the plain blocks, and tests hold all of them to each other. What is fused keeps float32 between operations that the plain blocks round
 to bfloat16, so results differ by roundings.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # the model is built on this
 
 Compile = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 
+MANY_ROWS_IN_KERNELS = True  # with kernels; False: in compiled halves, whose compiler alone takes 10 s to load
 _MOST_ENTRIES = 32  # of compiled code for one function
 
 
@@ -40,12 +42,19 @@ class Turned(Protocol):
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """For any number of rows; one row alone gets code of its own."""
-    from torch._dynamo import config  # takes a second to load
+    """For any number of rows; one row alone gets code of its own. Not before it is called: the compiler takes seconds to load."""
+    made: list[Callable[..., Tensor]] = []
 
-    # Both stacks share a function's entries, 8 by default, 7 of which are taken; one more than the limit is an error.
-    config.recompile_limit = max(config.recompile_limit, _MOST_ENTRIES)
-    return torch.compile(function, fullgraph=True, dynamic=True)
+    def run(*args: Tensor | None) -> Tensor:
+        if not made:
+            from torch._dynamo import config
+
+            # Both stacks share a function's entries, 8 by default, 7 of which are taken; one more than the limit is an error.
+            config.recompile_limit = max(config.recompile_limit, _MOST_ENTRIES)
+            made.append(torch.compile(function, fullgraph=True, dynamic=True))
+        return made[0](*args)
+
+    return run
 
 
 class FusedSteps:
@@ -67,9 +76,12 @@ class FusedSteps:
             into, before, after = fuse(_into(stack)), fuse(_before(stack)), fuse(_after(stack))
             self._many = [_Compiled(block, into, before, after) for block in blocks]
             if kernels:
+                from engine.between_triton import many_rows
                 from engine.products_triton import MOST_PLAIN_ROWS, few_rows
 
                 self._most, self._few = MOST_PLAIN_ROWS, [_Products(block, few_rows, turned) for block in blocks]
+                if MANY_ROWS_IN_KERNELS:
+                    self._many = [_Products(block, many_rows, turned) for block in blocks]
         self._turns = kernels or put
         self.turns = rope  # of every position
 

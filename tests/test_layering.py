@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "engine/bench_start.py": "engine torch triton",  # asks it what it compiled, where it is there
     "engine/paged_triton.py": "torch triton",  # which comes with torch where there is a GPU, and is imported only there
     "engine/products_triton.py": "engine torch triton",
+    "engine/between_triton.py": "engine torch triton",
     "engine/row_products_triton.py": "triton",
     "engine/codec_kernels.py": "engine torch triton",
     "engine/codec_triton.py": "torch triton",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine import fused
 from engine.attention import FrameKV, causal
 from engine.config import ModelConfig, StackConfig
 from engine.fused import FusedSteps
@@ -56,11 +58,14 @@ def models(config: ModelConfig, device: str) -> tuple[DualAR, DualAR, Halves]:
     return plain, kernels, halves
 
 
-@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize(("biases", "in_kernels"), [(False, True), (True, True), (False, False)])
 @torch.inference_mode()
-def test_a_slow_step_in_kernels_is_that_of_the_blocks(device: str, biases: bool) -> None:
+def test_a_slow_step_in_kernels_is_that_of_the_blocks(
+    device: str, biases: bool, in_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from engine.products_triton import MOST_PLAIN_ROWS
 
+    monkeypatch.setattr(fused, "MANY_ROWS_IN_KERNELS", in_kernels)
     plain, kernels, halves = models(config_of(biases), device)
     for batch, length in ((1, 1), (3, 1), (2, 5), (1, MOST_PLAIN_ROWS), (1, MOST_PLAIN_ROWS + 1)):
         x, positions = (
@@ -72,10 +77,10 @@ def test_a_slow_step_in_kernels_is_that_of_the_blocks(device: str, biases: bool)
         logits = kernels.head(other.head)
         assert logits.shape == (batch, length, 65)
         assert torch.allclose(plain.head(one.head), logits, rtol=1e-4, atol=1e-3)
-    many = {rows for rows in (3, 10, MOST_PLAIN_ROWS + 1) if rows > MOST_PLAIN_ROWS}
-    few = {1, 3, 10, MOST_PLAIN_ROWS} - many
+    counts = {1, 3, 10, MOST_PLAIN_ROWS, MOST_PLAIN_ROWS + 1}
+    many = {rows for rows in counts if rows > MOST_PLAIN_ROWS and not in_kernels}
     assert halves.run == {
-        *(("turned", rows) for rows in few),
+        *(("turned", rows) for rows in counts - many),
         *((half, rows) for half in ("before", "after") for rows in many),
     }
 
@@ -162,14 +167,36 @@ def assert_one_call_is_as_good(steps: FusedSteps, config: ModelConfig, device: s
         assert torch.allclose(steps.run(x, steps.turns[:length], causal), whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("in_kernels", [False, True])
 @pytest.mark.parametrize("biases", [False, True])
 @torch.inference_mode()
-def test_plain_blocks_with_kernels_let_it_attend_in_one_call(device: str, biases: bool) -> None:
+def test_plain_blocks_with_kernels_let_it_attend_in_one_call(
+    device: str, biases: bool, in_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "MANY_ROWS_IN_KERNELS", in_kernels)
     config = config_of(biases)
     _, kernels, halves = models(config, device)
     assert isinstance(kernels.slow_steps, FusedSteps)
     assert_one_call_is_as_good(kernels.slow_steps, config, device)
-    assert halves.run == {("turned", 1), ("into", 24), ("before", 24), ("after", 24)}
+    many = [("turned", 24)] if in_kernels else [("into", 24), ("before", 24), ("after", 24)]
+    assert halves.run == {("turned", 1), *many}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("width", [64, 1100])
+@torch.inference_mode()
+def test_a_product_of_many_rows_is_that_of_its_parts(device: str, dtype: torch.dtype, width: int) -> None:
+    from engine.between_triton import many_rows
+
+    torch.manual_seed(0)
+    x, matrix = torch.randn(20, 64, dtype=dtype).to(device), (torch.randn(2 * width, 64, dtype=dtype) / 8).to(device)
+    norm, add = Norm(torch.randn(64, dtype=dtype).to(device), 1e-6), torch.randn(20, 2 * width, dtype=dtype).to(device)
+    normed = F.rms_norm(x.float(), (64,), None, norm.eps).to(dtype) * norm.weight
+    gate, up = F.linear(normed, matrix).float().chunk(2, -1)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-3
+    close = partial(torch.allclose, rtol=tolerance, atol=tolerance)
+    assert close(many_rows(x, matrix, norm, gated=True), (F.silu(gate) * up).to(dtype))
+    assert close(many_rows(x, matrix, add=add), add + F.linear(x, matrix))
 
 
 @torch.inference_mode()
