@@ -7,6 +7,7 @@ so both may serve a row in turns. Does not know graphs or whose rows they are. N
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,10 @@ from engine.streaming_layers import (
 )
 from engine.streaming_state import Window
 
+# Parts whose products have factors of twice as many bits (three products for one): a small share of the frame's, and where a trained codec
+# loses most of what it loses; with them it keeps about 65 dB, without 58 (the mini's). So has what the last convolution sees.
+PRECISE = ("upsample", "decoder.0", "decoder.1")
+
 
 def balance(most: Tensor) -> Tensor:
     """Powers of two near `most` float [n], 1 for nothing: exact to multiply with and to divide by."""
@@ -48,6 +53,7 @@ class Goal:
     fresh: int  # of a call
     place: int  # of what is remembered in a row's state
     back: Tensor  # float32 [channels], powers of two that bring inputs to the size that their weights had
+    precise: bool  # it has a second half
 
     def of(self, windows: Tensor, batch: int) -> Tensor:
         """[batch * (head + fresh)]."""
@@ -84,6 +90,7 @@ class Call:
     index: Tensor  # int64 [batch]
     start: Tensor  # int64 [batch], frames before this one
     turn: Tensor  # float32 [batch, 2, half a head]
+    low: int  # between the halves of a window
 
 
 class Product:
@@ -105,12 +112,16 @@ class Product:
         back: Tensor | None = None,
         act: int = kernels._NONE,
         floor: float | None = None,
+        precise: bool = False,
     ) -> None:
         """weight: float32 [taps * channels, columns]. time: positions of a row. floor: what a norm of the inputs adds to their squares."""
         if back is not None:
             weight = weight / back.repeat(taps)[:, None]
         self.scale = balance(weight.abs().amax(0))
-        self.weight, self.bias = (weight / self.scale).to(kind).contiguous(), bias
+        weight = weight / self.scale
+        self.weight, self.bias, self.precise = weight.to(kind).contiguous(), bias, precise
+        if precise:
+            self.weight = torch.cat([self.weight, (weight - self.weight.float()).to(kind)])
         self.time, self.taps, self.dilation, self.act, self.floor = time, taps, dilation, act, floor
         self.channels, self.columns = weight.shape[0] // taps, weight.shape[1]
         self.outputs = self.columns // 2 if act == kernels._GATE else self.columns
@@ -118,7 +129,7 @@ class Product:
     def plan(self, batch: int) -> Plan:
         """What it is launched with."""
         rows, gated = batch_like(batch) * self.time, self.act == kernels._GATE
-        return plan_of(rows, self.columns, self.channels, self.taps, gated)
+        return plan_of(rows, self.columns, self.channels, self.taps, gated, 3 if self.precise else 1)
 
     def run(
         self,
@@ -133,17 +144,20 @@ class Product:
         back: Tensor | None = None,
         turned: Turned | None = None,
         bends: bool = False,
-        plan: Plan | None = None,
     ) -> None:
-        """a: windows, each with `a_head` numbers of its past. x: float32 [rows, outputs], added if `adds`, and overwritten if `keeps`.
+        """a: windows, each with `a_head` numbers of its past; [halves, rows, channels] where it has none. x: float32 [rows, outputs],
+        added if `adds`, and overwritten if `keeps`.
 
-        out: of `kind`, times `back`, bent before if `bends`; or what `turned` says.
+        out: [halves, rows, outputs] of `kind`, times `back`, bent before if `bends`; or what `turned` says.
         """
-        plan = plan or self.plan(call.batch)
+        plan = self.plan(call.batch)
         rows, some = call.batch * self.time, self.scale
         goal = None if turned is None else turned.goal
         if turned is not None:
             out, back, bends = turned.goal.of(call.windows, call.batch), turned.back, turned.bends
+        a_low = call.low if a_head else a.numel() // 2
+        lows = out is not None and (len(out) == 2 if goal is None else goal.precise)
+        out_low = call.low if goal is not None or out is None else out.numel() // 2
         alpha = None if turned is None else turned.alpha
         shift = None if turned is None else turned.shift
         tiles = self.outputs // (plan.cols if self.act == kernels._GATE else plan.cols * plan.parts)
@@ -151,10 +165,11 @@ class Product:
             a, self.weight, self.scale, some if self.bias is None else self.bias, some if x is None else x,
             some if out is None else out, some if alpha is None else alpha, some if shift is None else shift,
             some if back is None else back, call.state, call.index, rows, self.dilation, self.floor or 0.0, a_head,
-            0 if goal is None else goal.head, 0 if goal is None else goal.place, call.floats,
+            a_low if self.precise else 0, 0 if goal is None else goal.head, out_low if lows else 0,
+            0 if goal is None else goal.place, call.floats,
             self.channels, self.taps, self.columns, self.time, self.floor is not None, self.bias is not None, self.act,
-            adds, x is not None and keeps, alpha is not None, bends, back is not None, out is not None,
-            goal is not None, plan.rows, plan.cols, plan.parts, plan.deep, rows < self.columns,
+            adds, x is not None and keeps, alpha is not None, bends, back is not None, out is not None, lows,
+            goal is not None, self.precise, plan.rows, plan.cols, plan.parts, plan.deep, rows < self.columns,
             num_warps=plan.warps, num_stages=plan.stages,
         )  # fmt: skip
 
@@ -165,24 +180,28 @@ class _Windows:
     def __init__(self, codec: StreamingCodec) -> None:
         self._codec = codec
         self.numbers = 0  # of a row
+        self.halved = 0  # of those with second halves, if they are the first ones
         self._goals: list[Goal] = []
 
-    def add(self, window: Window, time: int, back: Tensor) -> Goal:
+    def add(self, window: Window, time: int, back: Tensor, precise: bool) -> Goal:
         """time: inputs of a call."""
         head, fresh = window.remembered * window.channels, time * window.channels
-        goal = Goal(self.numbers, head, fresh, self._codec.layout.offset(window.place), back)
+        goal = Goal(self.numbers, head, fresh, self._codec.layout.offset(window.place), back, precise)
         self.numbers += head + fresh
+        if precise:
+            self.halved = self.numbers
         self._goals.append(goal)
         return goal
 
     def table(self) -> tuple[Tensor, Tensor]:
-        """int64 [chunks, 7] (see `_begin_kernel`), float32 [chunks, CHUNK]."""
+        """int64 [chunks, 8] (see `_begin_kernel`), float32 [chunks, CHUNK]."""
         lines, backs = [], []
         for goal in self._goals:
             whole = goal.back.repeat(goal.head // len(goal.back))
             for at in range(0, goal.head, kernels.CHUNK):
                 back = whole[at : at + kernels.CHUNK]
-                lines.append([goal.place + at, goal.base, goal.head + goal.fresh, at, len(back), goal.fresh, goal.head])
+                window = [goal.base, goal.head + goal.fresh]
+                lines.append([goal.place + at, *window, at, len(back), goal.fresh, goal.head, int(goal.precise)])
                 backs.append(torch.nn.functional.pad(back, (0, kernels.CHUNK - len(back))))
         return torch.tensor(lines, device=backs[0].device), torch.stack(backs).contiguous()
 
@@ -197,28 +216,41 @@ class _Block:
     """A block of the decoder: a transposed convolution and residual units."""
 
     def __init__(
-        self, first: SnakeProduct, units: list[Residual], time: int, windows: _Windows, kind: torch.dtype
+        self,
+        first: SnakeProduct,
+        units: list[Residual],
+        time: int,
+        windows: _Windows,
+        kind: torch.dtype,
+        precise: bool,
     ) -> None:
         """time: inputs of the block."""
         conv = first.product
-        self.seen = windows.add(conv.window, time, _importance(conv))
+        self.seen = windows.add(conv.window, time, _importance(conv), precise)
         weight, _ = conv.factor.plain()
-        self.up = Product(weight, None, kind, time=time, taps=conv.window.seen, back=self.seen.back)
+        self.up = Product(weight, None, kind, time=time, taps=conv.window.seen, back=self.seen.back, precise=precise)
         self.channels = conv.channels
         self.repeats = weight.shape[1] // self.channels
         self.time = time * self.repeats
         self.units = units
-        self.seens = [windows.add(u.inner.product.window, self.time, _importance(u.inner.product)) for u in units]
+        convs = [unit.inner.product for unit in units]
+        self.seens = [windows.add(conv.window, self.time, _importance(conv), precise) for conv in convs]
         self.inner, self.outer, self.middle = [], [], []
         for unit, seen in zip(units, self.seens, strict=True):
             inner, window = unit.inner.product.factor, unit.inner.product.window
             middle = balance(unit.outer.abs().amax(1))
             self.inner.append(
                 Product(
-                    *inner.plain(), kind, time=self.time, taps=window.seen, dilation=window.dilation, back=seen.back
+                    *inner.plain(),
+                    kind,
+                    time=self.time,
+                    taps=window.seen,
+                    dilation=window.dilation,
+                    back=seen.back,
+                    precise=precise,
                 )
             )
-            self.outer.append(Product(unit.outer, None, kind, time=self.time, back=middle))
+            self.outer.append(Product(unit.outer, None, kind, time=self.time, back=middle, precise=precise))
             self.middle.append(middle)
 
     def lead_to(self, snake: Snake | None, goal: Goal) -> None:
@@ -230,7 +262,7 @@ class _Block:
     def run(self, call: Call) -> None:
         rows = call.batch * self.time
         x = call.state.new_empty(rows, self.channels)
-        bent = call.windows.new_empty(rows, self.channels)
+        bent = call.windows.new_empty(1 + self.up.precise, rows, self.channels)
         self.up.run(call, self.seen.of(call.windows, call.batch), self.seen.head, x=x, turned=self.first)
         for i, seen in enumerate(self.seens):
             window = seen.of(call.windows, call.batch)
@@ -251,13 +283,13 @@ class _Layer:
         self.narrow = Product(*layer.narrow.plain(), kind, time=1)
 
     def run(self, call: Call, x: Tensor, narrow: Tensor, past: Tensor, window: int) -> None:
-        """x float32 [B, dim] and the same of `kind`, both overwritten."""
+        """x float32 [B, dim] and the same of `kind`, [halves, B, dim], both overwritten."""
         qkv = x.new_empty(call.batch, self.qkv.columns)
         self.qkv.run(call, narrow, x=qkv)
-        heard = narrow.new_empty(call.batch, self.heads * self.dim)
+        heard = narrow.new_empty(1, call.batch, self.heads * self.dim)
         kernels.attend(qkv, call.turn, past, call.index, call.start, heard, window)
         self.out.run(call, heard, x=x, adds=True, out=narrow)
-        gated = narrow.new_empty(call.batch, self.wide.outputs)
+        gated = narrow.new_empty(1, call.batch, self.wide.outputs)
         self.wide.run(call, narrow, out=gated)
         self.narrow.run(call, gated, x=x, adds=True, out=narrow)
 
@@ -266,26 +298,35 @@ class _Upsample:
     """A transposed convolution without memory, and a ConvNeXt block."""
 
     def __init__(
-        self, up: Factor, gain: Tensor | None, floor: float | None, block: ConvNext, time: int, kind: torch.dtype
+        self,
+        up: Factor,
+        gain: Tensor | None,
+        floor: float | None,
+        block: ConvNext,
+        time: int,
+        kind: torch.dtype,
+        precise: bool,
     ) -> None:
         """gain: of the norm before, whose floor is `floor`. time: inputs."""
         weight, bias = up.plain()
-        self.up = Product(weight if gain is None else weight * gain[:, None], bias, kind, time=time, floor=floor)
+        weight = weight if gain is None else weight * gain[:, None]
+        self.up = Product(weight, bias, kind, time=time, floor=floor, precise=precise)
         self.channels = block.window.channels
         self.time = time * (self.up.columns // self.channels)
         self.block = block
-        self.wide = Product(*block.wide.plain(), kind, time=self.time, act=kernels._GELU)
-        self.narrow = Product(*block.narrow.plain(), kind, time=self.time)
+        self.wide = Product(*block.wide.plain(), kind, time=self.time, act=kernels._GELU, precise=precise)
+        self.narrow = Product(*block.narrow.plain(), kind, time=self.time, precise=precise)
 
     def run(self, call: Call, narrow: Tensor, place: int, goal: Goal | None) -> Tensor:
-        """narrow: inputs of `kind`. Returns the block's output of `kind`, unless it goes to a window."""
+        """narrow: inputs of `kind`, [halves, rows, channels]. Returns the block's output of `kind`, unless it goes to a window."""
         rows = call.batch * self.time
         x = call.state.new_empty(rows, self.channels)
         self.up.run(call, narrow, x=x)
-        y = narrow.new_empty(rows, self.channels)
+        halves = 1 + self.up.precise
+        y = narrow.new_empty(halves, rows, self.channels)
         block = self.block
         kernels.depthwise(x, block.taps, block.bias, block.eps, call.state, call.index, place, self.time, y)
-        z = narrow.new_empty(rows, self.wide.columns)
+        z = narrow.new_empty(halves, rows, self.wide.columns)
         self.wide.run(call, y, out=z)
         if goal is None:
             self.narrow.run(call, z, x=x, adds=True, keeps=False, out=y)
@@ -297,8 +338,10 @@ class _Upsample:
 class KernelDecoder:
     """`StreamingCodec.step` for one frame of rows that a tensor names, in kernels. `fits` says whether a codec can be run so."""
 
-    def __init__(self, codec: StreamingCodec, kind: torch.dtype = torch.float16) -> None:
-        """kind: of a product's factors."""
+    def __init__(
+        self, codec: StreamingCodec, kind: torch.dtype = torch.float16, precise: Sequence[str] = PRECISE
+    ) -> None:
+        """kind: of a product's factors. precise: names of parts that need more bits than it has."""
         self._codec, self._kind = codec, kind
         parts, windows = list(codec.parts.items()), _Windows(codec)
         post = parts[0][1][0]
@@ -308,31 +351,34 @@ class KernelDecoder:
         self._frequency = post.frequency.float().contiguous()
         floor, time = float(post.norm.floor) ** 2, 1
         self._ups: list[_Upsample] = []
-        pairs = parts[1][1]
+        name, pairs = parts[1]
+        fine = name in precise
         for up, block in zip(pairs[::2], pairs[1::2], strict=True):
             assert isinstance(up, CausalProduct) and isinstance(block, ConvNext), "upsampling is pairs of these"
             first = not self._ups
             gain = post.gain if first else None
-            self._ups.append(_Upsample(up.factor, gain, floor if first else None, block, time, kind))
+            self._ups.append(_Upsample(up.factor, gain, floor if first else None, block, time, kind, fine))
             time = self._ups[-1].time
-        (scaled,) = parts[2][1]
-        assert isinstance(scaled, CausalProduct), "a convolution leads into the blocks"
-        self._seen = windows.add(scaled.window, time, torch.ones_like(_importance(scaled)))
-        self._scaled = Product(*scaled.factor.plain(), kind, time=time, taps=scaled.window.seen)
-        self._blocks: list[_Block] = []
-        snakes: list[Snake | None] = []
-        for _, (first_of, *units) in parts[3:-1]:
-            assert isinstance(first_of, SnakeProduct), "a block begins with a transposed convolution"
-            self._blocks.append(_Block(first_of, [u for u in units if isinstance(u, Residual)], time, windows, kind))
-            snakes.append(first_of.snake)
-            time = self._blocks[-1].time
         (last,) = parts[-1][1]
         assert isinstance(last, SnakeProduct), "a snake and a convolution end it"
         final = last.product
         taps = final.factor.plain()[0][: (final.window.seen - final.window.block + 1) * final.window.channels, 0]
         most = balance(taps.view(-1, final.window.channels).abs().amax(0))
-        self._final = windows.add(final.window, time, most)
+        self._final = windows.add(final.window, codec.frame_samples, most, precise=True)
         self._taps = (taps.view(-1, final.window.channels) / most).flatten().contiguous()
+        name, (scaled,) = parts[2]
+        fine = name in precise
+        assert isinstance(scaled, CausalProduct), "a convolution leads into the blocks"
+        self._seen = windows.add(scaled.window, time, torch.ones_like(_importance(scaled)), fine)
+        self._scaled = Product(*scaled.factor.plain(), kind, time=time, taps=scaled.window.seen, precise=fine)
+        self._blocks: list[_Block] = []
+        snakes: list[Snake | None] = []
+        for name, (first_of, *units) in parts[3:-1]:
+            assert isinstance(first_of, SnakeProduct), "a block begins with a transposed convolution"
+            residuals = [unit for unit in units if isinstance(unit, Residual)]
+            self._blocks.append(_Block(first_of, residuals, time, windows, kind, name in precise))
+            snakes.append(first_of.snake)
+            time = self._blocks[-1].time
         bias = final.factor.plain()[1]
         assert bias is not None, "the last convolution has a bias"
         self._bias = float(bias[0])
@@ -340,17 +386,18 @@ class KernelDecoder:
         self._enter = Turned.by(None, goals[0])
         for block_, snake, goal in zip(self._blocks, after, [*goals[1:], self._final], strict=True):
             block_.lead_to(snake, goal)
-        self._numbers = windows.numbers
+        self._numbers, self._halved = windows.numbers, windows.halved
         self._table, self._backs = windows.table()
 
     @torch.inference_mode()
     def step(self, codes: Tensor, rows: Tensor) -> Tensor:
         """codes int64 [B, K, 1], rows int64 [B]: as StreamingCodec.step."""
         codec, states, batch = self._codec, self._codec.states, len(rows)
-        windows = torch.empty(batch * self._numbers, dtype=self._kind, device=codes.device)
+        low = batch * self._numbers
+        windows = torch.empty(low + batch * self._halved, dtype=self._kind, device=codes.device)
         start, turn = kernels.turned(states.frames, rows, self._frequency)
-        call = Call(batch, windows, states.history, states.history.shape[1], rows, start, turn)
-        kernels.begin(self._table, self._backs, call.state, rows, windows)
+        call = Call(batch, windows, states.history, states.history.shape[1], rows, start, turn, low)
+        kernels.begin(self._table, self._backs, call.state, rows, windows, low)
         x, narrow = kernels.embedded(codes, *codec.entries, self._kind)
         for layer in self._layers:
             layer.run(call, x, narrow, states.rings[layer.past], self._post.window)
@@ -361,9 +408,8 @@ class KernelDecoder:
         self._scaled.run(call, self._seen.of(windows, batch), self._seen.head, turned=self._enter)
         for block in self._blocks:
             block.run(call)
-        wave = kernels.wave(
-            self._final.of(windows, batch), self._taps, self._bias, batch, self._final.head, self._final.fresh
-        )
+        final = self._final
+        wave = kernels.wave(final.of(windows, batch), self._taps, self._bias, batch, final.head, final.fresh, low)
         return wave.view(batch, -1)
 
 

@@ -52,9 +52,9 @@ def _bent(u):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _finish(  # type: ignore[no-untyped-def]
-    v, x_ptr, out_ptr, alpha_ptr, shift_ptr, back_ptr, state_ptr, index_ptr, m, rows, cols, out_head, place, floats,
-    time: tl.constexpr, outputs: tl.constexpr, adds: tl.constexpr, keeps: tl.constexpr, snaked: tl.constexpr,
-    bends: tl.constexpr, backs: tl.constexpr, writes: tl.constexpr, remembers: tl.constexpr,
+    v, x_ptr, out_ptr, alpha_ptr, shift_ptr, back_ptr, state_ptr, index_ptr, m, rows, cols, out_head, out_low, place,
+    floats, time: tl.constexpr, outputs: tl.constexpr, adds: tl.constexpr, keeps: tl.constexpr, snaked: tl.constexpr,
+    bends: tl.constexpr, backs: tl.constexpr, writes: tl.constexpr, lows: tl.constexpr, remembers: tl.constexpr,
 ):  # fmt: skip
     """What becomes of a tile: a residual stream and a window, with what is remembered of it."""
     there = (m < rows)[:, None]
@@ -75,21 +75,28 @@ def _finish(  # type: ignore[no-untyped-def]
     if backs:
         v = v * tl.load(back_ptr + cols)[None, :]
     if writes:
-        tl.store(out_ptr + (row + 1)[:, None] * out_head + at, _narrowed(v, out_ptr.dtype.element_ty), there)
+        high = _narrowed(v, out_ptr.dtype.element_ty)
+        place_of = (row + 1)[:, None] * out_head + at
+        tl.store(out_ptr + place_of, high, there)
+        if lows:
+            low = _narrowed(v - high.to(tl.float32), out_ptr.dtype.element_ty)
+            tl.store(out_ptr + out_low + place_of, low, there)
 
 
 @triton.jit(do_not_specialize=["rows", "dilation"])  # type: ignore[untyped-decorator]
 def _product_kernel(  # type: ignore[no-untyped-def]
     a_ptr, w_ptr, scale_ptr, bias_ptr, x_ptr, out_ptr, alpha_ptr, shift_ptr, back_ptr, state_ptr, index_ptr,
-    rows, dilation, floor, a_head, out_head, place, floats,
+    rows, dilation, floor, a_head, a_low, out_head, out_low, place, floats,
     channels: tl.constexpr, taps: tl.constexpr, columns: tl.constexpr, time: tl.constexpr,
     normed: tl.constexpr, biased: tl.constexpr, act: tl.constexpr, adds: tl.constexpr, keeps: tl.constexpr,
-    snaked: tl.constexpr, bends: tl.constexpr, backs: tl.constexpr, writes: tl.constexpr, remembers: tl.constexpr,
+    snaked: tl.constexpr, bends: tl.constexpr, backs: tl.constexpr, writes: tl.constexpr, lows: tl.constexpr,
+    remembers: tl.constexpr, precise: tl.constexpr,
     block_m: tl.constexpr, block_n: tl.constexpr, parts: tl.constexpr, block_k: tl.constexpr, down: tl.constexpr,
 ):  # fmt: skip
     """A tile of windows [B, a_head + time * channels] times [taps * channels, columns].
 
-    A tile has `parts` lots of block_n columns: side by side, or of the gate and of what it lets through.
+    A tile has `parts` lots of block_n columns: side by side, or of the gate and of what it lets through. precise: windows and matrix have a
+    second half (from a_low on, and below the first) with what `kind` cuts off of the first: twice its bits, for three products.
     """
     gated: tl.constexpr = act == 2
     outputs: tl.constexpr = columns // 2 if gated else columns
@@ -116,13 +123,19 @@ def _product_kernel(  # type: ignore[no-untyped-def]
         acc2 = tl.zeros((block_m, block_n), tl.float32)
     squares = tl.zeros((block_m,), tl.float32)
     steps: tl.constexpr = channels // block_k
-    for i in range(taps * steps):
+    once: tl.constexpr = taps * steps
+    for turn in range(3 * once if precise else once):
+        i, at, line = turn, a_at, w_at + turn * (block_k * columns)
+        if precise:  # high and high, high and low, low and high
+            lot = turn // once
+            i = turn - lot * once
+            at = a_at + (lot // 2) * a_low
+            line = w_at + (i + (lot % 2) * once) * (block_k * columns)
         if taps > 1:
             tap = i // steps
-            a = tl.load(a_at + (tap * dilation * channels + (i - tap * steps) * block_k))
+            a = tl.load(at + (tap * dilation * channels + (i - tap * steps) * block_k))
         else:
-            a = tl.load(a_at + i * block_k)
-        line = w_at + i * (block_k * columns)
+            a = tl.load(at + i * block_k)
         acc0 = tl.dot(a, tl.load(line), acc0)
         if parts > 1:
             acc1 = tl.dot(a, tl.load(line + apart), acc1)
@@ -130,6 +143,8 @@ def _product_kernel(  # type: ignore[no-untyped-def]
             acc2 = tl.dot(a, tl.load(line + 2 * apart), acc2)
         if normed:
             wide = a.to(tl.float32)
+            if precise:
+                wide = tl.where(turn < once, wide, 0.0)
             squares += tl.sum(wide * wide, 1)
     if normed:
         norm = (1.0 / tl.sqrt(squares + floor))[:, None]
@@ -153,18 +168,18 @@ def _product_kernel(  # type: ignore[no-untyped-def]
         if gated:
             v = v / (1.0 + tl.exp(-v)) * (acc1 * tl.load(scale_ptr + cols + apart)[None, :])
         _finish(
-            v, x_ptr, out_ptr, alpha_ptr, shift_ptr, back_ptr, state_ptr, index_ptr, m, rows, cols, out_head, place,
-            floats, time, outputs, adds, keeps, snaked, bends, backs, writes, remembers,
+            v, x_ptr, out_ptr, alpha_ptr, shift_ptr, back_ptr, state_ptr, index_ptr, m, rows, cols, out_head,
+            out_low, place, floats, time, outputs, adds, keeps, snaked, bends, backs, writes, lows, remembers,
         )  # fmt: skip
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _begin_kernel(  # type: ignore[no-untyped-def]
-    table_ptr, back_ptr, state_ptr, index_ptr, window_ptr, batch, floats, chunk: tl.constexpr
+    table_ptr, back_ptr, state_ptr, index_ptr, window_ptr, batch, low, floats, chunk: tl.constexpr
 ):
     """The head of every window. Of what is remembered, what stays although it grows older moves up."""
     number, b = tl.program_id(0), tl.program_id(1)
-    entry = table_ptr + number * 7
+    entry = table_ptr + number * 8
     place, base, stride = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
     at, count, fresh, size = tl.load(entry + 3), tl.load(entry + 4), tl.load(entry + 5), tl.load(entry + 6)
     e = tl.arange(0, chunk)
@@ -175,7 +190,10 @@ def _begin_kernel(  # type: ignore[no-untyped-def]
     later = tl.load(mine + fresh, stays, other=0.0)
     v *= tl.load(back_ptr + number * chunk + e)
     head = window_ptr + base * batch + b * stride + at + e
-    tl.store(head, _narrowed(v, window_ptr.dtype.element_ty), there)
+    high = _narrowed(v, window_ptr.dtype.element_ty)
+    tl.store(head, high, there)
+    halved = there & (tl.load(entry + 7) != 0)  # its second half is wanted, too
+    tl.store(head + low, _narrowed(v - high.to(tl.float32), window_ptr.dtype.element_ty), halved)
     tl.store(mine, later, stays)
 
 
@@ -255,8 +273,8 @@ def _attend_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _depthwise_kernel(  # type: ignore[no-untyped-def]
-    x_ptr, taps_ptr, bias_ptr, state_ptr, index_ptr, out_ptr, eps, place, floats, time: tl.constexpr,
-    channels: tl.constexpr, taps: tl.constexpr, block: tl.constexpr,
+    x_ptr, taps_ptr, bias_ptr, state_ptr, index_ptr, out_ptr, eps, low, place, floats, time: tl.constexpr,
+    channels: tl.constexpr, taps: tl.constexpr, block: tl.constexpr, lows: tl.constexpr,
 ):  # fmt: skip
     """All positions of a row: a convolution of each channel for itself, and a layer norm without gain and bias."""
     b = tl.program_id(0)
@@ -271,7 +289,11 @@ def _depthwise_kernel(  # type: ignore[no-untyped-def]
             y += tl.load(seen, there, other=0.0) * tl.load(taps_ptr + j * channels + c, there, other=0.0)
         y = tl.where(there, y - tl.sum(y, 0) / channels, 0.0)
         y = y / tl.sqrt(tl.sum(y * y, 0) / channels + eps)
-        tl.store(out_ptr + (b * time + t) * channels + c, _narrowed(y, out_ptr.dtype.element_ty), there)
+        high = _narrowed(y, out_ptr.dtype.element_ty)
+        tl.store(out_ptr + (b * time + t) * channels + c, high, there)
+        if lows:
+            second = _narrowed(y - high.to(tl.float32), out_ptr.dtype.element_ty)
+            tl.store(out_ptr + low + (b * time + t) * channels + c, second, there)
     tl.debug_barrier()
     for j in tl.static_range(taps - 1):  # upwards: what is read lies above all that was written
         seen = state + (time + j) * channels if time + j < taps - 1 else x + (time + j - taps + 1) * channels
@@ -280,7 +302,7 @@ def _depthwise_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _wave_kernel(  # type: ignore[no-untyped-def]
-    a_ptr, w_ptr, out_ptr, bias, rows, head, time: tl.constexpr, channels: tl.constexpr, taps: tl.constexpr,
+    a_ptr, w_ptr, out_ptr, bias, rows, head, low, time: tl.constexpr, channels: tl.constexpr, taps: tl.constexpr,
     block_m: tl.constexpr, block_k: tl.constexpr,
 ):  # fmt: skip
     """Samples of windows: one output, between -1 and 1."""
@@ -290,7 +312,8 @@ def _wave_kernel(  # type: ignore[no-untyped-def]
     at = a_ptr + (safe * channels + safe // time * head)[:, None] + k[None, :]
     acc = tl.zeros((block_m, block_k), tl.float32)
     for i in range(taps * channels // block_k):  # the taps of a position lie side by side
-        acc += tl.load(at + i * block_k).to(tl.float32) * tl.load(w_ptr + i * block_k + k)[None, :]
+        a = tl.load(at + i * block_k).to(tl.float32) + tl.load(at + low + i * block_k).to(tl.float32)
+        acc += a * tl.load(w_ptr + i * block_k + k)[None, :]
     y = tl.sum(acc, 1) + bias
     tl.store(out_ptr + m, 1.0 - 2.0 / (tl.exp(2.0 * y) + 1.0), m < rows)
 
@@ -307,6 +330,10 @@ class Plan:
     stages: int
 
 
+# What was measured to be better than what is reckoned to be: of rows, columns, channels and taps.
+PLANS: dict[tuple[int, int, int, int], Plan] = {}
+
+
 def plans(rows: int, columns: int, channels: int, gated: bool) -> list[Plan]:
     """All that are worth a thought for [rows, taps * channels] times [.., columns]."""
     found = []
@@ -318,8 +345,8 @@ def plans(rows: int, columns: int, channels: int, gated: bool) -> list[Plan]:
         for cols in (16, 32, 64, 128, 256):
             for parts in (2,) if gated else (1, 3):
                 width = cols * parts
-                if outputs % (cols if gated else width) or tall * width > 128 * 256 or width < 16:
-                    continue
+                if outputs % (cols if gated else width) or tall * width > 128 * 192:
+                    continue  # larger ones do not fit into registers
                 warps = 8 if tall * width >= 128 * 128 or (tall >= 128 and width >= 96) else 4
                 deep = most if tall <= 32 and width <= 64 else min(most, 64)
                 stages = min(5, _SHARED // (2 * deep * (tall + width)))
@@ -354,10 +381,13 @@ def reckoned(plan: Plan, rows: int, columns: int, depth: int, gated: bool) -> fl
 
 
 @cache
-def plan_of(rows: int, columns: int, channels: int, taps: int, gated: bool = False) -> Plan:
-    """The one that a product runs with."""
-    known = plans(rows, columns, channels, gated)
-    return min(known, key=lambda plan: reckoned(plan, rows, columns, taps * channels, gated))
+def plan_of(rows: int, columns: int, channels: int, taps: int, gated: bool = False, turns: int = 1) -> Plan:
+    """The one that a product runs with. turns: how often it goes through its inputs."""
+    measured = PLANS.get((rows, columns, channels, taps))
+    if measured is not None:
+        return measured
+    known, depth = plans(rows, columns, channels, gated), turns * taps * channels
+    return min(known, key=lambda plan: reckoned(plan, rows, columns, depth, gated))
 
 
 def turned(frames: Tensor, rows: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor]:
@@ -368,17 +398,20 @@ def turned(frames: Tensor, rows: Tensor, frequency: Tensor) -> tuple[Tensor, Ten
     return start, turn
 
 
-def begin(table: Tensor, backs: Tensor, state: Tensor, rows: Tensor, windows: Tensor) -> None:
-    """Fill the heads of all windows."""
+def begin(table: Tensor, backs: Tensor, state: Tensor, rows: Tensor, windows: Tensor, low: int) -> None:
+    """Fill the heads of all windows; second halves lie `low` numbers behind the first."""
     grid = (len(table), len(rows))
-    _begin_kernel[grid](table, backs, state, rows, windows, len(rows), state.shape[1], CHUNK, num_warps=4)
+    _begin_kernel[grid](table, backs, state, rows, windows, len(rows), low, state.shape[1], CHUNK, num_warps=4)
 
 
 def embedded(codes: Tensor, table: Tensor, first: Tensor, last: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """codes int64 [B, K, 1] -> float32 [B, dim], and the same of `kind`. first, last: int64 [K], rows of each codebook in the table."""
+    """codes int64 [B, K, 1] -> float32 [B, dim], and of `kind` [2, B, dim], the first half filled.
+
+    first, last: int64 [K], of each codebook the first row in the table, and the last index.
+    """
     batch, dim = codes.shape[0], table.shape[1]
     x = table.new_empty(batch, dim)
-    narrow = torch.empty_like(x, dtype=kind)
+    narrow = torch.empty(2, batch, dim, dtype=kind, device=x.device)
     block = min(256, dim & -dim)
     _embed_kernel[(batch, dim // block)](codes, table, first, last, x, narrow, codes.shape[1], dim, block, num_warps=2)
     return x, narrow
@@ -395,22 +428,25 @@ def attend(qkv: Tensor, turn: Tensor, past: Tensor, rows: Tensor, start: Tensor,
 def depthwise(
     x: Tensor, taps: Tensor, bias: Tensor, eps: float, state: Tensor, rows: Tensor, place: int, time: int, out: Tensor
 ) -> None:
-    """x float32 [B * time, channels] -> out. taps: float32 [taps, channels]. place: of what is remembered in a row of the state."""
+    """x float32 [B * time, channels] -> out [1 or 2 halves, B * time, channels].
+
+    taps: float32 [taps, channels]. place: of what is remembered in a row of the state.
+    """
     count, channels = taps.shape
     _depthwise_kernel[(len(rows),)](
-        x, taps, bias, state, rows, out, eps, place, state.shape[1], time, channels, count,
-        triton.next_power_of_2(channels), num_warps=8,
+        x, taps, bias, state, rows, out, eps, x.numel(), place, state.shape[1], time, channels, count,
+        triton.next_power_of_2(channels), len(out) == 2, num_warps=8,
     )  # fmt: skip
 
 
-def wave(windows: Tensor, taps: Tensor, bias: float, batch: int, head: int, fresh: int) -> Tensor:
-    """windows [B, head + fresh], taps float32 [taps * channels] -> float32 [B * time]."""
+def wave(windows: Tensor, taps: Tensor, bias: float, batch: int, head: int, fresh: int, low: int) -> Tensor:
+    """windows [B, head + fresh], whose second half lies `low` numbers behind; taps float32 [taps * channels] -> float32 [B * time]."""
     channels = len(taps) - head  # a window remembers all taps but one
     count = len(taps) // channels
     rows = batch * (fresh // channels)
     out = taps.new_empty(rows)
     block = min(32, channels & -channels)
     _wave_kernel[(triton.cdiv(rows, 64),)](
-        windows, taps, out, bias, rows, head, fresh // channels, channels, count, 64, block, num_warps=4
+        windows, taps, out, bias, rows, head, low, fresh // channels, channels, count, 64, block, num_warps=4
     )
     return out
