@@ -186,8 +186,9 @@ def plan_of(count: int, outputs: int, columns: int, bits: int) -> Plan:
     loops = bits != 4  # of 4 bits, the look-up of each level would be put off together with the loads
     if count > (2 if bits > 4 else 1):
         block_m = max(_TILE, min(64, triton.next_power_of_2(count)))
-        block_k = 256 if bits == 8 and block_m < 64 else 128
-        return Plan(block_m, 16 if narrow else 32, block_k, 4, 3 if loops else 1)
+        if bits == 8 and block_m < 64:  # narrow: there is hardly more than a program for each unit
+            return Plan(block_m, 16 if narrow else 32, 256, 4, 5 if narrow else 3)
+        return Plan(block_m, 16 if narrow else 32, 128, 4, 3 if loops else 1)
     if bits >= 16:
         return Plan(count, 1, 2048, 8, 1) if narrow else Plan(count, 4 // count, 512, 4, 4)
     return Plan(count, (4 if narrow else 8) // count, 512, 4, 4 if loops else 1)

@@ -192,13 +192,15 @@ def product(
     norm: of x, first. gated: silu of the first half of the result, times the second. add: what is added at last, of the result's shape.
     """
     if x.device.type == "cuda":
+        from engine.between_triton import many_rows
         from engine.products_triton import MOST_ROWS, few_rows
 
         if len(x) <= MOST_ROWS:
             return few_rows(x, matrix, norm, gated, add)
+        return many_rows(x, matrix.dequantized(x.dtype), norm, gated, add)
     if norm is not None:
         x = F.rms_norm(x.float(), norm.weight.shape, None, norm.eps).to(x.dtype) * norm.weight
-    if matrix.format == "int8" and x.device.type == "cpu" and len(x) <= _FEW_ROWS_CPU:
+    if matrix.format == "int8" and len(x) <= _FEW_ROWS_CPU:
         out = torch._weight_int8pack_mm(x.bfloat16(), matrix.rows, matrix.scale).to(x.dtype)
     else:
         out = F.linear(x, matrix.dequantized(x.dtype))
