@@ -13,6 +13,11 @@ from torch import Tensor, empty, float32
 
 KEYS = 64  # looked at by one program at a time; like the warps below, reckoned and not tuned yet
 WARPS = 4  # of a program; each thread then loads 16 bytes eight times for a block of keys of 128 numbers
+TILE = 64  # queries of a program where many rows are positions of one sequence: it reads each key once for all of them
+TILE_WARPS = 4
+# From here on both kinds of programs are launched, and those of one kind end at once; earlier that would cost more than it saves. Of two
+# bytes a number; there are not enough registers for four.
+TILED_ROWS = 128
 QUERIES = 16  # the matrix units take no fewer; the heads of a group stand in the first rows
 
 
@@ -74,19 +79,28 @@ def put_together(  # type: ignore[no-untyped-def]
 def _parts_kernel(  # type: ignore[no-untyped-def]
     q_ptr, q_row, k_ptr, v_ptr, table_ptr, stride_ptr, length_ptr, length_step, shared_ptr, out_ptr, top_ptr, sum_ptr,
     whole_ptr, scale, rows, splits, page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
-    is_split: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, may_share: tl.constexpr,
+    is_split: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, shares: tl.constexpr,
 ):  # fmt: skip
     """Softmax and sum over one part of one row's keys, for the heads that share a key head.
 
-    Where rows are positions of one sequence, for as many rows as there is room for among the queries; other programs have nothing to do.
+    shares: "never"; "maybe": where rows are positions of one sequence, for as many rows as there is room for among the queries, other
+    programs having nothing to do then; "not", "only": all programs have nothing to do where they are, or are not. With "only", each
+    program has such rows of its own.
     """
     begin_row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group: tl.constexpr = heads // kv_heads
     together = 1
-    if may_share:
-        together = tl.where(tl.load(shared_ptr) != 0, queries // group, 1)
-        if begin_row % together != 0:
+    if shares != "never":
+        is_one = tl.load(shared_ptr) != 0
+        if shares == "maybe":
+            together = tl.where(is_one, queries // group, 1)
+            if begin_row % together != 0:
+                return
+        elif is_one != (shares == "only"):
             return
+        if shares == "only":
+            together = queries // group
+            begin_row *= together
     query, width = tl.arange(0, queries), tl.arange(0, dim)
     row, head = begin_row + query // group, kv_head * group + query % group
     own = (query < group * together) & (row < rows)
@@ -143,12 +157,17 @@ def attend(
     _, page, kv_heads, _ = keys.shape
     whole = empty(rows, heads, dim, device=q.device, dtype=q.dtype)
     out, top, total = parts_of(whole, splits)
-    queries = max(QUERIES, triton.next_power_of_2(heads // kv_heads))
-    _parts_kernel[(rows, kv_heads, splits)](
-        q, q.stride(0), keys, values, table, stride, lengths, lengths.stride(0), stride if shared is None else shared,
-        out, top, total, whole, dim**-0.5, rows, splits, page, heads, kv_heads, dim, splits > 1, KEYS, queries,
-        shared is not None, num_warps=WARPS,
-    )  # fmt: skip
+    group = heads // kv_heads
+    queries = max(QUERIES, triton.next_power_of_2(group))
+    launches = [(rows, queries, WARPS, "never" if shared is None else "maybe")]
+    if shared is not None and rows >= TILED_ROWS and splits == 1 and q.element_size() == 2:
+        launches = [(rows, queries, WARPS, "not"), (triton.cdiv(rows, TILE // group), TILE, TILE_WARPS, "only")]
+    for programs, at_once, warps, shares in launches:
+        _parts_kernel[(programs, kv_heads, splits)](
+            q, q.stride(0), keys, values, table, stride, lengths, lengths.stride(0),
+            stride if shared is None else shared, out, top, total, whole, dim**-0.5, rows, splits, page, heads, kv_heads,
+            dim, splits > 1, KEYS, at_once, shares, num_warps=warps,
+        )  # fmt: skip
     if splits > 1:
         join(out, top, total, whole)
     return whole

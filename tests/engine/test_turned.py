@@ -201,13 +201,22 @@ def test_one_row_does_so_in_one_kernel(
 
 @pytest.mark.parametrize(("dtype", "most"), EXACT, ids=str)
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize(("splits", "tiled"), [(1, 128), (1, 8), (2, 128)])
 def test_positions_of_one_sequence_see_each_other(
-    device: str, stack: StackConfig, dtype: torch.dtype, most: float, shared: bool, splits: int
+    device: str,
+    stack: StackConfig,
+    dtype: torch.dtype,
+    most: float,
+    shared: bool,
+    splits: int,
+    tiled: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from engine import paged_triton
     from engine.turned_triton import attend_pages
 
-    past, new, spare = 61, 7, 2  # and rows that only fill up the step
+    monkeypatch.setattr(paged_triton, "TILED_ROWS", tiled)
+    past, new, spare = 61, 27, 2  # and rows that only fill up the step
     pages = Pages.of(stack, [past + new], dtype, device)
     qkv = random(new + spare, (stack.n_head + 2 * stack.n_kv_head) * stack.head_dim).to(device, dtype)
     positions = torch.arange(past, past + new)
@@ -222,7 +231,7 @@ def test_positions_of_one_sequence_see_each_other(
     lengths = torch.tensor([*(positions + 1), *[1] * spare], device=device)
     found = attend_pages(
         qkv, turn, None, EPS, pages.keys, pages.values, slots, table.flatten(), stride, lengths, splits,
-        shared=torch.ones(1, dtype=torch.int32, device=device) if shared else None,
+        shared=torch.tensor([shared], dtype=torch.int32, device=device) if shared or tiled < 128 else None,
     )  # fmt: skip
     assert far(pages.keys.flatten(0, 1)[own], k[:new]) < most
     assert torch.equal(pages.values.flatten(0, 1)[own], v[:new])
