@@ -217,10 +217,15 @@ def test_a_kernel_that_starts_early_waits_for_what_it_reads(monkeypatch: pytest.
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip(GPU_REASON)
     from engine import products_triton
+    from engine.products_triton import Plan
 
     torch.manual_seed(0)
     weights = [torch.randn(512, 512, device="cuda", dtype=torch.bfloat16) / 32 for _ in range(100)]
-    for rows in (1, 5):
+    plans = {"usual": products_triton.plan_of}
+    for name, each, fetches in (("held", 0, 0), ("lasting", 1, 2)):
+        plans[name] = lambda count, *_, each=each, fetches=fetches: Plan(count, 1, 256, 1, 0, each, fetches)
+    for rows, plan in ((1, "usual"), (5, "usual"), (1, "held"), (2, "lasting")):
+        monkeypatch.setattr(products_triton, "plan_of", plans[plan])
         x, last = torch.randn(rows, 512, device="cuda", dtype=torch.bfloat16), []
         for ahead in (0, 16):
             monkeypatch.setattr(products_triton, "ahead", ahead)
@@ -229,4 +234,5 @@ def test_a_kernel_that_starts_early_waits_for_what_it_reads(monkeypatch: pytest.
                 for weight in weights:
                     out = products_triton.few_rows(out, weight, Norm(weight[0], 1e-6), add=out)
                 last.append(out)
+        assert last[0].isfinite().all()
         assert all(torch.equal(last[0], out) for out in last)
