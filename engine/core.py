@@ -257,6 +257,8 @@ class EngineCore:
         self._pace.find(any(not view.missing and (view.lead_s or 0.0) < 0 for view in views))
         if self._decoding and (not planned.decode or self._impatient(planned)):
             self._deliver()  # and whatever is planned in the next step
+            if self._measures:
+                self._pace.wait(now, self._clock())
         elif planned:
             rows = self._execute(planned)
             self._pace.step(rows, sum(positions for _, positions in planned.prefill), now, self._clock())

@@ -32,6 +32,7 @@ LINE_STEPS: Final = 16  # between two looks at all that was seen
 FORGOTTEN_STEPS: Final = 1000  # a time that was seen so long ago counts half as much on the line
 MOST_COUNTED: Final = 200  # steps with one number of rows, on the line
 MEASURED_POSITIONS: Final = 32  # a shorter prefill is mostly overhead and says nothing about a position
+LEAST_S: Final = 1e-6  # of a position, where it is known: 0 means that it is not
 USUAL_S: Final = 5.0  # over which the share of prefill is taken
 MOST_BESIDE: Final = 0.5  # of a frame that is left to prefill, however much of it there was lately
 SHORT: Final = 1 / 16  # weight of the newest step in the share of steps that found somebody short
@@ -79,21 +80,30 @@ class Pace:
     _steps: int = 0
     _short: float = 0.0  # share of the latest steps that found somebody short
     _beside: float = 0.0  # share of the latest seconds that went into prefill
+    _waited_s: float = 0.0  # since the latest step
+    _made: float = 0.0  # frames in the latest seconds that something was done in, of which these were so many
+    _busy_s: float = 0.0
     _ended: float | None = None  # s, the latest step
 
     def step(self, rows: int, positions: int, began: float, ended: float) -> None:
         """A step was made, with so many rows decoded and so many positions prefilled, between two times in seconds."""
-        took = ended - began
+        took, whole, self._waited_s = ended - began, ended - began + self._waited_s, 0.0
         prefill_s = positions * self.position_s  # as far as is known
         beside_s = max(0.0, took - (self.step_s(rows) if rows else 0.0)) if positions else 0.0
         # Where many come and go hardly a step is without prefill, so what it took is told from the rest by what it took before.
         if rows and (not positions or 0 < prefill_s < took / 2):
-            self._see(rows, took - prefill_s)
+            self._see(rows, whole - prefill_s)
         if positions >= MEASURED_POSITIONS:
-            self.position_s += 0.3 * (beside_s / positions - self.position_s)
+            self.position_s = max(LEAST_S, self.position_s + 0.3 * (beside_s / positions - self.position_s))
         since_s = ended - (self._ended if self._ended is not None else began)
         self._beside = self._beside * math.exp(-since_s / USUAL_S) + beside_s / USUAL_S
         self._ended = ended
+        kept = math.exp(-whole / USUAL_S)
+        self._made, self._busy_s = kept * self._made + rows, kept * self._busy_s + whole
+
+    def wait(self, began: float, ended: float) -> None:
+        """Nothing was done but to wait for frames that the step before had drawn. Counts as a part of the next step."""
+        self._waited_s += ended - began
 
     def _see(self, rows: int, took: float) -> None:
         self._steps += 1
@@ -131,9 +141,16 @@ class Pace:
         begins, each = self._line
         if self._hopeless:
             return MOST
+        shown = max(1, int(self._shown))
         if begins >= spare_s:
-            return 1
-        return max(1, int((spare_s - begins) / each)) if each * MOST > spare_s - begins else MOST
+            return shown
+        return max(shown, int((spare_s - begins) / each)) if each * MOST > spare_s - begins else MOST
+
+    @property
+    def _shown(self) -> float:
+        """How many streams it made enough sound for while it worked lately, whatever it did besides. Few beside each other cost more
+        each, so this is what it carries only where it has much to do; then it is nearer than the line."""
+        return (1 - MARGIN) * self.frame_s * self._made / self._busy_s if self._busy_s else 0.0
 
     @property
     def _hopeless(self) -> bool:

@@ -98,6 +98,39 @@ def test_prefill_is_timed_beside_rows_and_leaves_less_for_them() -> None:
     assert device.pace.carries() < alone
 
 
+def test_waits_between_steps_are_theirs() -> None:
+    device = Device(0.010, 0.001)
+    for rows in (*range(1, 17), *[16] * 8):
+        device.pace.wait(device.now, device.now + 0.005)
+        device.now += 0.005
+        device.steps(rows)
+    assert device.pace.step_s(16) == pytest.approx(0.031)
+    assert device.pace.carries() in (29, 30), "(0.9 * FRAME_S - 0.015) / 0.001"
+
+
+def test_256_streams_whose_step_fits_a_frame_are_carried_with_prefill_beside_and_more_are_not() -> None:
+    """As they are expected on an H200: a step of 256 rows takes 38 of 46.4 ms, 6 of them for newcomers, of whom there are two in each."""
+    device = Device(0.005, 0.0001035, position_s=0.00003)
+    device.pace = Pace(0.0464)
+    for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        device.steps(rows, rows, rows)
+    for _ in range(1000):
+        device.steps(256, positions=200)
+    assert 256 <= device.pace.carries() < 300
+    device.row_s *= 1.4
+    for _ in range(1000):
+        device.steps(256, positions=200)
+    assert 180 <= device.pace.carries() < 235, "the frames of 256 take 48 ms now, and of 235 nine tenths of a frame"
+
+
+def test_what_was_made_while_it_worked_is_carried_whatever_the_line_says() -> None:
+    """By the line nothing fits beside steps that take this long, however few rows they have."""
+    device, rng = Device(0.046, 0.0), random.Random(0)
+    for _ in range(2000):
+        device.steps(rng.randint(150, 250))
+    assert device.pace.carries() == pytest.approx(0.9 * FRAME_S * 200 / 0.046, rel=0.05)
+
+
 def test_a_device_that_prefills_in_every_step_still_learns_what_its_rows_take() -> None:
     device = Device(0.010, 0.001, position_s=0.0001)
     device.steps(*range(1, 9))
