@@ -7,8 +7,11 @@ so both may serve a row in turns. Does not know graphs or whose rows they are. N
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
@@ -91,6 +94,7 @@ class Call:
     start: Tensor  # int64 [batch], frames before this one
     turn: Tensor  # float32 [batch, 2, half a head]
     low: int  # between the halves of a window
+    dry: bool = False  # only compile
 
 
 class Product:
@@ -152,6 +156,7 @@ class Product:
         """
         plan = self.plan(call.batch)
         rows, some = call.batch * self.time, self.scale
+        down = batch_like(call.batch) * self.time < self.columns  # the matrix is the larger: read it once
         goal = None if turned is None else turned.goal
         if turned is not None:
             out, back, bends = turned.goal.of(call.windows, call.batch), turned.back, turned.bends
@@ -161,7 +166,9 @@ class Product:
         alpha = None if turned is None else turned.alpha
         shift = None if turned is None else turned.shift
         tiles = self.outputs // (plan.cols if self.act == kernels._GATE else plan.cols * plan.parts)
-        kernels._product_kernel[(triton.cdiv(rows, plan.rows) * tiles,)](
+        grid = (triton.cdiv(rows, plan.rows) * tiles,)
+        launch = partial(kernels._product_kernel.warmup, grid=grid) if call.dry else kernels._product_kernel[grid]
+        launch(
             a, self.weight, self.scale, some if self.bias is None else self.bias, some if x is None else x,
             some if out is None else out, some if alpha is None else alpha, some if shift is None else shift,
             some if back is None else back, call.state, call.index, rows, self.dilation, self.floor or 0.0, a_head,
@@ -169,7 +176,7 @@ class Product:
             0 if goal is None else goal.place, call.floats,
             self.channels, self.taps, self.columns, self.time, self.floor is not None, self.bias is not None, self.act,
             adds, x is not None and keeps, alpha is not None, bends, back is not None, out is not None, lows,
-            goal is not None, self.precise, plan.rows, plan.cols, plan.parts, plan.deep, rows < self.columns,
+            goal is not None, self.precise, plan.rows, plan.cols, plan.parts, plan.deep, down,
             num_warps=plan.warps, num_stages=plan.stages,
         )  # fmt: skip
 
@@ -287,7 +294,8 @@ class _Layer:
         qkv = x.new_empty(call.batch, self.qkv.columns)
         self.qkv.run(call, narrow, x=qkv)
         heard = narrow.new_empty(1, call.batch, self.heads * self.dim)
-        kernels.attend(qkv, call.turn, past, call.index, call.start, heard, window)
+        if not call.dry:
+            kernels.attend(qkv, call.turn, past, call.index, call.start, heard, window)
         self.out.run(call, heard, x=x, adds=True, out=narrow)
         gated = narrow.new_empty(1, call.batch, self.wide.outputs)
         self.wide.run(call, narrow, out=gated)
@@ -325,7 +333,8 @@ class _Upsample:
         halves = 1 + self.up.precise
         y = narrow.new_empty(halves, rows, self.channels)
         block = self.block
-        kernels.depthwise(x, block.taps, block.bias, block.eps, call.state, call.index, place, self.time, y)
+        if not call.dry:
+            kernels.depthwise(x, block.taps, block.bias, block.eps, call.state, call.index, place, self.time, y)
         z = narrow.new_empty(halves, rows, self.wide.columns)
         self.wide.run(call, y, out=z)
         if goal is None:
@@ -392,13 +401,32 @@ class KernelDecoder:
     @torch.inference_mode()
     def step(self, codes: Tensor, rows: Tensor) -> Tensor:
         """codes int64 [B, K, 1], rows int64 [B]: as StreamingCodec.step."""
+        return self._step(codes, rows, dry=False)
+
+    @torch.inference_mode()
+    def prepare(self, batches: Sequence[int]) -> None:
+        """Compile what frames of so many rows need, side by side: a minute's work for one core."""
+        table = self._codec.entries[0]
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads, triton.AsyncCompileMode(threads):
+            for batch in {
+                batch_like(batch): batch for batch in sorted(batches, reverse=True)
+            }.values():  # the least of each
+                codes = torch.zeros(batch, self._codec.codebooks, 1, dtype=torch.int64, device=table.device)
+                self._step(codes, codes[:, 0, 0].contiguous(), dry=True)
+
+    def _step(self, codes: Tensor, rows: Tensor, dry: bool) -> Tensor:
         codec, states, batch = self._codec, self._codec.states, len(rows)
         low = batch * self._numbers
         windows = torch.empty(low + batch * self._halved, dtype=self._kind, device=codes.device)
-        start, turn = kernels.turned(states.frames, rows, self._frequency)
-        call = Call(batch, windows, states.history, states.history.shape[1], rows, start, turn, low)
-        kernels.begin(self._table, self._backs, call.state, rows, windows, low)
-        x, narrow = kernels.embedded(codes, *codec.entries, self._kind)
+        table = codec.entries[0]
+        if dry:
+            start, turn, x = rows, table, table.new_empty(batch, table.shape[1])
+            narrow = torch.empty(2, *x.shape, dtype=self._kind, device=x.device)
+        else:
+            start, turn = kernels.turned(states.frames, rows, self._frequency)
+            kernels.begin(self._table, self._backs, states.history, rows, windows, low)
+            x, narrow = kernels.embedded(codes, *codec.entries, self._kind)
+        call = Call(batch, windows, states.history, states.history.shape[1], rows, start, turn, low, dry)
         for layer in self._layers:
             layer.run(call, x, narrow, states.rings[layer.past], self._post.window)
         for up in self._ups:
@@ -409,6 +437,8 @@ class KernelDecoder:
         for block in self._blocks:
             block.run(call)
         final = self._final
+        if dry:
+            return x
         wave = kernels.wave(final.of(windows, batch), self._taps, self._bias, batch, final.head, final.fresh, low)
         return wave.view(batch, -1)
 

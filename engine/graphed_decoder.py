@@ -45,7 +45,7 @@ class GraphedDecoder:
         self._decoded = torch.cuda.Event() if self.beside else None  # type: ignore[no-untyped-call]
         self._index = {size: torch.full((size,), spare_row, device=device) for size in sizes}
         self._codes = {size: torch.zeros(size, codec.codebooks, 1, dtype=torch.int64, device=device) for size in sizes}
-        self._frame = frame_step(codec, device, KERNELS if kernels is None else kernels)
+        self._frame = frame_step(codec, device, KERNELS if kernels is None else kernels, sizes)
         with products_in(PRECISION):
             steps = {size: Captured(self._of(size), device, memory) for size in reversed(sizes)}  # as in FrameGraphs
         self._steps = {size: steps[size] for size in sizes}
@@ -87,13 +87,19 @@ class GraphedDecoder:
         """See FrameDecoder."""
 
 
-def frame_step(codec: StreamingCodec, device: torch.device, kernels: bool = True) -> Callable[[Tensor, Tensor], Tensor]:
-    """The codec's step for one frame of rows that a tensor names; in kernels where they can be had and are wanted."""
+def frame_step(
+    codec: StreamingCodec, device: torch.device, kernels: bool = True, sizes: Sequence[int] = ()
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The codec's step for one frame of rows that a tensor names; in kernels where they can be had and are wanted, compiled for `sizes`."""
     if not kernels or device.type != "cuda" or find_spec("triton") is None:
         return codec.step
     from engine.codec_kernels import KernelDecoder, fits  # only here: they need Triton
 
-    return KernelDecoder(codec).step if fits(codec) else codec.step
+    if not fits(codec):
+        return codec.step
+    decoder = KernelDecoder(codec)
+    decoder.prepare(sizes)
+    return decoder.step
 
 
 @contextmanager
