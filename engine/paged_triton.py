@@ -13,8 +13,10 @@ from torch import Tensor, empty, float32
 
 KEYS = 64  # looked at by one program at a time; like the warps below, reckoned and not tuned yet
 WARPS = 4  # of a program; each thread then loads 16 bytes eight times for a block of keys of 128 numbers
+STAGES = 3  # one more than the blocks of keys that are on their way while one is looked at
 TILE = 64  # queries of a program where many rows are positions of one sequence: it reads each key once for all of them
 TILE_WARPS = 4
+TILE_STAGES = 3
 # From here on both kinds of programs are launched, and those of one kind end at once; earlier that would cost more than it saves. Of two
 # bytes a number; there are not enough registers for four.
 TILED_ROWS = 128
@@ -159,14 +161,15 @@ def attend(
     out, top, total = parts_of(whole, splits)
     group = heads // kv_heads
     queries = max(QUERIES, triton.next_power_of_2(group))
-    launches = [(rows, queries, WARPS, "never" if shared is None else "maybe")]
+    launches = [(rows, queries, WARPS, STAGES, "never" if shared is None else "maybe")]
     if shared is not None and rows >= TILED_ROWS and splits == 1 and q.element_size() == 2:
-        launches = [(rows, queries, WARPS, "not"), (triton.cdiv(rows, TILE // group), TILE, TILE_WARPS, "only")]
-    for programs, at_once, warps, shares in launches:
+        tiles = triton.cdiv(rows, TILE // group)
+        launches = [(rows, queries, WARPS, STAGES, "not"), (tiles, TILE, TILE_WARPS, TILE_STAGES, "only")]
+    for programs, at_once, warps, stages, shares in launches:
         _parts_kernel[(programs, kv_heads, splits)](
             q, q.stride(0), keys, values, table, stride, lengths, lengths.stride(0),
             stride if shared is None else shared, out, top, total, whole, dim**-0.5, rows, splits, page, heads, kv_heads,
-            dim, splits > 1, KEYS, at_once, shares, num_warps=warps,
+            dim, splits > 1, KEYS, at_once, shares, num_warps=warps, num_stages=stages,
         )  # fmt: skip
     if splits > 1:
         join(out, top, total, whole)
