@@ -10,10 +10,14 @@ from __future__ import annotations
 import pickle
 import socket
 import struct
+import threading
+from collections import deque
 
 _LENGTH = struct.Struct("<I")
 # The largest is `Open` with its voice and history: ten minutes of codes are 260 kB. What is larger by nature crosses in pieces.
 MAX_MESSAGE_BYTES = 64 * 2**20
+# Of messages that the server has not read. A step of 256 streams has 2 MB to say, ten times what a socket pair holds.
+MOST_WAITING_BYTES = 8 * 2**20
 _READ_BYTES = 1 << 18
 _MOST_READ_BYTES = 1 << 22  # at once, so that a flood of commands cannot keep the engine from stepping
 
@@ -81,3 +85,68 @@ class BlockingPeer:
             read += len(data)
             messages += self._unpacker.feed(data)
         return messages
+
+
+class QueueingPeer(BlockingPeer):
+    """The same where a message that the socket has no room for waits in a queue, and who sent it goes on. One thread empties it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """sock: in blocking mode."""
+        super().__init__(sock)
+        self._changed = threading.Condition()
+        self._waiting: deque[memoryview] = deque()  # the first one is being sent
+        self._waiting_bytes = 0
+        self._gone = False
+        self._thread: threading.Thread | None = None
+
+    def send(self, message: object) -> None:
+        """Blocks while more than MOST_WAITING_BYTES would wait behind others: the back pressure that keeps frames from piling up."""
+        left = memoryview(pack(message))
+        with self._changed:
+            if not self._waiting and not self._gone:  # mostly: then there is nobody to wait for
+                left = left[self._sent_at_once(left) :]
+                if not left:
+                    return
+            self._changed.wait_for(
+                lambda: self._gone or not self._waiting or self._waiting_bytes + len(left) <= MOST_WAITING_BYTES
+            )
+            if self._gone:
+                raise PeerGone
+            self._waiting.append(left)
+            self._waiting_bytes += len(left)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._empty, daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until nothing waits: before this process ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._gone or not self._waiting)
+            if self._gone:
+                raise PeerGone
+
+    def _sent_at_once(self, data: memoryview) -> int:
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except ConnectionError as error:
+            raise PeerGone from error
+
+    def _empty(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                data = self._waiting[0]
+            try:
+                self._socket.sendall(data)
+            except OSError:  # or closed on our side; whoever sends or receives next is told
+                with self._changed:
+                    self._gone = True
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._waiting.popleft()
+                self._waiting_bytes -= len(data)
+                self._changed.notify_all()

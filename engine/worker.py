@@ -21,7 +21,7 @@ from engine.codec_process import CodecGone
 from engine.core import EngineCore
 from engine.load import load_core
 from engine.quantize import QuantizeError
-from engine.wire import BlockingPeer, PeerGone
+from engine.wire import PeerGone, QueueingPeer
 
 LEAVE_S = 5.0  # from the end of the server to ours. A step takes far less; loading a model, or a device that hangs, takes longer
 
@@ -33,16 +33,17 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sock = socket.socket(fileno=fd)
     threading.Thread(target=leave_with_server, args=(sock,), daemon=True).start()
-    peer = BlockingPeer(sock)
+    peer = QueueingPeer(sock)
     try:
         serve(peer)
+        peer.flush()
     except PeerGone:
         pass  # nobody is left to speak for
     except CodecGone:
         sys.exit(1)  # the server has been told, and a traceback of ours would say nothing more
 
 
-def serve(peer: BlockingPeer) -> None:
+def serve(peer: QueueingPeer) -> None:
     """Load what the first message asks for, then step. Returns only if that cannot be loaded; else raises PeerGone, or what it died of."""
     first, *commands = peer.receive(wait=True)
     assert isinstance(first, c.WorkerSpec), "the first message is a WorkerSpec"
@@ -70,6 +71,7 @@ def serve(peer: BlockingPeer) -> None:
         except Exception as error:  # supervisor: who starts us again shall know why
             with contextlib.suppress(PeerGone):
                 peer.send(c.Failed(_named(error)))
+                peer.flush()
             raise
 
 
@@ -77,7 +79,7 @@ def _named(error: Exception) -> str:
     return str(error) if isinstance(error, CodecGone | QuantizeError) else f"{type(error).__name__}: {error}"
 
 
-def run(core: EngineCore, peer: BlockingPeer, commands: list[object]) -> None:
+def run(core: EngineCore, peer: QueueingPeer, commands: list[object]) -> None:
     """Apply `commands`, then step for ever, with what arrives in between. Raises PeerGone."""
     while True:
         for command in commands:

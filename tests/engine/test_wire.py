@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine import commands as c
 from engine.api import Conversation, Frame, SamplingParams, SegmentEnd, SpokenSegment, SynthesisFailed, Voice
-from engine.wire import MAX_MESSAGE_BYTES, BlockingPeer, PeerGone, Unpacker, pack
+from engine.wire import MAX_MESSAGE_BYTES, MOST_WAITING_BYTES, BlockingPeer, PeerGone, QueueingPeer, Unpacker, pack
 
 
 @pytest.fixture
@@ -126,3 +127,71 @@ def test_a_step_s_events_cross_in_order_and_a_frame_that_is_kept_keeps_no_other(
             assert array.base is None
     (nothing,) = Unpacker().feed(pack(c.Report()))
     assert not nothing and nothing == c.Report()
+
+
+def received(ours: socket.socket, count: int) -> list[object]:
+    """So many messages."""
+    unpacker, messages = Unpacker(), list[object]()
+    while len(messages) < count:
+        messages += unpacker.feed(ours.recv(1 << 16))
+    return messages
+
+
+@pytest.fixture
+def queueing(pair: tuple[socket.socket, BlockingPeer]) -> tuple[socket.socket, QueueingPeer]:
+    ours, blocking = pair
+    return ours, QueueingPeer(blocking._socket)
+
+
+def test_who_queues_goes_on_while_nobody_reads_and_the_order_is_kept(
+    queueing: tuple[socket.socket, QueueingPeer],
+) -> None:
+    ours, peer = queueing
+    texts = ["first", *(f"{n}" * 500_000 for n in range(3)), "last"]
+    for text in texts:
+        peer.send(text)
+    assert received(ours, len(texts)) == texts
+    peer.flush()
+    peer.send("after")
+    assert received(ours, 1) == ["after"]
+
+
+def test_who_queues_waits_where_too_much_does(queueing: tuple[socket.socket, QueueingPeer]) -> None:
+    ours, peer = queueing
+    sent, most = [bytes(MOST_WAITING_BYTES // 2) for _ in range(4)], list[int]()
+
+    def send_all() -> None:
+        for message in sent:
+            peer.send(message)
+            most.append(peer._waiting_bytes)
+
+    sending = threading.Thread(target=send_all)
+    sending.start()
+    with peer._changed:
+        peer._changed.wait_for(lambda: peer._waiting_bytes > 0.9 * MOST_WAITING_BYTES)
+    assert len(most) <= 2 and sending.is_alive()
+    assert received(ours, len(sent)) == sent
+    sending.join()
+    assert max(most) <= MOST_WAITING_BYTES
+    peer.flush()
+
+
+def test_a_message_larger_than_the_queue_goes_alone(queueing: tuple[socket.socket, QueueingPeer]) -> None:
+    ours, peer = queueing
+    peer.send(bytes(2 * MOST_WAITING_BYTES))
+    assert received(ours, 1) == [bytes(2 * MOST_WAITING_BYTES)]
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_who_queues_notices_a_server_that_went_away(
+    queueing: tuple[socket.socket, QueueingPeer], waiting: bool
+) -> None:
+    ours, peer = queueing
+    if waiting:
+        peer.send(bytes(1 << 20))
+    ours.close()
+    with pytest.raises(PeerGone):
+        peer.flush()
+        peer.send("anybody?")
+    with pytest.raises(PeerGone):
+        peer.receive(wait=True)
