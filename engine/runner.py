@@ -172,7 +172,8 @@ class Runner:
             self._wait()
             return []
         if self._graphs is not None:
-            host = self._graphs.draw(hidden, rows, sequences)
+            # Who is watched while he decodes does not decode in a graph, so nothing is begun ahead for him.
+            host = self._graphs.draw(hidden, rows, sequences if self._heads is None else ())
         else:
             solo = self._solo if len(rows) == 1 and self.sampler.usual else None
             frame = partial(draw_frame, self._model, self.sampler, self._frame_kv) if solo is None else solo.draw

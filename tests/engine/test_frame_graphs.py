@@ -16,6 +16,8 @@ from engine.captured import buckets
 from engine.core import EngineCore
 from engine.frame_graphs import MOST_JOINED, MOST_POSITIONS, DrawGraph
 from engine.fused import compiled
+from engine.gaze import HeadGroups
+from engine.heads import Head
 from engine.kv import PAGE, CachedSequence
 from engine.load import Loaded, core_of, load_model
 from engine.model import DualAR, Hidden
@@ -281,6 +283,18 @@ def test_newcomers_who_come_together_say_what_each_would_say_alone(s2pro: Path) 
         assert_nothing_leaked(core)
     for one, other in zip(*heard, strict=True):
         assert (one.codes == other.codes).all()
+
+
+def test_no_step_is_begun_ahead_where_it_is_watched_what_heads_look_at(
+    s2pro: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = tiny_model(s2pro)
+    core = graphed(s2pro)
+    core._runner._heads = HeadGroups((Head(0, 1),), loaded.model.config.slow, loaded.model.device)
+    steps, driver = Counted(core, monkeypatch), Driver(core)
+    heard = driver.open(Conversation("a"), "A sentence.", frames=5, params=replace(SAMPLED, max_frames=5))
+    driver.run()
+    assert len(heard.frames) == 5 and steps.ahead == 0
 
 
 def test_steps_ahead_that_are_mostly_in_vain_are_given_up_and_taken_up_again(s2pro: Path) -> None:
