@@ -13,6 +13,7 @@ from torch import Tensor, empty, float32
 
 KEYS = 64  # looked at by one program at a time; like the warps below, reckoned and not tuned yet
 WARPS = 4  # of a program; each thread then loads 16 bytes eight times for a block of keys of 128 numbers
+EARLY = True  # kernels may begin before those before them have ended, where those say so
 STAGES = 3  # one more than the blocks of keys that are on their way while one is looked at
 TILE = 64  # queries of a program where many rows are positions of one sequence: it reads each key once for all of them
 TILE_WARPS = 4
@@ -77,21 +78,40 @@ def put_together(  # type: ignore[no-untyped-def]
     tl.store(whole_ptr + into, whole.to(whole_ptr.dtype.element_ty), mask=head[:, None] < count)
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _fetch(  # type: ignore[no-untyped-def]
+    k_ptr, v_ptr, table, begin, end, kv_head, page: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
+    keys_at_once: tl.constexpr,
+):  # fmt: skip
+    """Have the first keys and values of begin..end-1 brought into the second cache. Who is writing one of them meanwhile writes there."""
+    line: tl.constexpr = 1024 // k_ptr.dtype.element_ty.primitive_bitwidth  # numbers in 128 bytes
+    lines: tl.constexpr = (dim + line - 1) // line
+    key = tl.maximum(0, tl.minimum(begin + tl.arange(0, keys_at_once), end - 1))
+    slot = tl.load(table + key // page).to(tl.int64) * page + key % page
+    at = (slot[:, None] * kv_heads + kv_head) * dim + (tl.arange(0, lines) * line)[None, :]
+    fetch: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
+    tl.inline_asm_elementwise(fetch, "=r,l", [k_ptr + at], tl.int32, is_pure=False, pack=1)
+    tl.inline_asm_elementwise(fetch, "=r,l", [v_ptr + at], tl.int32, is_pure=False, pack=1)
+
+
 @triton.jit(do_not_specialize=["rows", "splits"])  # type: ignore[untyped-decorator]
 def _parts_kernel(  # type: ignore[no-untyped-def]
     q_ptr, q_row, k_ptr, v_ptr, table_ptr, stride_ptr, length_ptr, length_step, shared_ptr, out_ptr, top_ptr, sum_ptr,
     whole_ptr, scale, rows, splits, page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr,
     is_split: tl.constexpr, keys_at_once: tl.constexpr, queries: tl.constexpr, shares: tl.constexpr,
+    early: tl.constexpr,
 ):  # fmt: skip
     """Softmax and sum over one part of one row's keys, for the heads that share a key head.
 
     shares: "never"; "maybe": where rows are positions of one sequence, for as many rows as there is room for among the queries, other
     programs having nothing to do then; "not", "only": all programs have nothing to do where they are, or are not. With "only", each
-    program has such rows of its own.
+    program has such rows of its own. early: begun before the kernel that writes queries, new keys and new values has ended.
     """
     begin_row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group: tl.constexpr = heads // kv_heads
     together = 1
+    if early:
+        tl.extra.cuda.gdc_launch_dependents()
     if shares != "never":
         is_one = tl.load(shared_ptr) != 0
         if shares == "maybe":
@@ -99,6 +119,8 @@ def _parts_kernel(  # type: ignore[no-untyped-def]
             if begin_row % together != 0:
                 return
         elif is_one != (shares == "only"):
+            if early:
+                tl.extra.cuda.gdc_wait()  # who waits for this kernel waits for those before it, too
             return
         if shares == "only":
             together = queries // group
@@ -110,12 +132,15 @@ def _parts_kernel(  # type: ignore[no-untyped-def]
     longest = tl.max(length, 0)
     part = part_of(longest, splits, keys_at_once)
     begin, end = split * part, tl.minimum(longest, (split + 1) * part)
+    table = table_ptr + begin_row * tl.load(stride_ptr)
+    if early:
+        _fetch(k_ptr, v_ptr, table, begin, end, kv_head, page, kv_heads, dim, keys_at_once)
+        tl.extra.cuda.gdc_wait()
     q_at = row[:, None] * q_row + head[:, None] * dim + width[None, :]
     q = tl.load(q_ptr + q_at, mask=own[:, None], other=0.0)
     top = tl.full((queries,), -1e30, tl.float32)
     total = tl.zeros((queries,), tl.float32)
     out = tl.zeros((queries, dim), tl.float32)
-    table = table_ptr + begin_row * tl.load(stride_ptr)
     top, total, out = over_keys(
         q, top, total, out, length, begin, end, table, k_ptr, v_ptr, kv_head, scale, page, kv_heads, dim, keys_at_once
     )
@@ -132,9 +157,11 @@ def _parts_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["splits"])  # type: ignore[untyped-decorator]
 def _whole_kernel(  # type: ignore[no-untyped-def]
-    out_ptr, top_ptr, sum_ptr, whole_ptr, splits, dim: tl.constexpr, places: tl.constexpr
+    out_ptr, top_ptr, sum_ptr, whole_ptr, splits, dim: tl.constexpr, places: tl.constexpr, early: tl.constexpr
 ):  # fmt: skip
     """The parts of one head of one row."""
+    if early:
+        tl.extra.cuda.gdc_wait()
     put_together(out_ptr, top_ptr, sum_ptr, whole_ptr, tl.program_id(0), splits, splits, 1, dim, places, 1)
 
 
@@ -147,12 +174,14 @@ def attend(
     lengths: Tensor,
     splits: int,
     shared: Tensor | None = None,
+    early: bool = False,
 ) -> Tensor:
     """q: [B, H, hd], each row contiguous. keys, values: [pages, page, Hkv, hd], contiguous, of q's dtype.
 
     table: int32, flat: the pages of row b from b * stride on. stride: int32 [1]. lengths: integers [B], >= 1, any stride. All on one GPU.
     shared: int32 [1], not 0 where all rows are positions of one sequence, one after the other, but for last ones that are nobody's: then
     several of them look at each key at once. Read on the GPU, as all of them are, so a captured step may be either.
+    early: kernels may begin before the one that came before has ended, which writes q, keys and values and nothing else that is given here.
     Returns [B, H, hd]. hd must be a power of two, >= 16.
     """
     rows, heads, dim = q.shape
@@ -169,10 +198,11 @@ def attend(
         _parts_kernel[(programs, kv_heads, splits)](
             q, q.stride(0), keys, values, table, stride, lengths, lengths.stride(0),
             stride if shared is None else shared, out, top, total, whole, dim**-0.5, rows, splits, page, heads, kv_heads,
-            dim, splits > 1, KEYS, at_once, shares, num_warps=warps, num_stages=stages,
+            dim, splits > 1, KEYS, at_once, shares, early, num_warps=warps, num_stages=stages,
+            launch_pdl=early,
         )  # fmt: skip
     if splits > 1:
-        join(out, top, total, whole)
+        join(out, top, total, whole, early)
     return whole
 
 
@@ -186,10 +216,12 @@ def parts_of(whole: Tensor, splits: int) -> tuple[Tensor, Tensor, Tensor]:
     return out, top, total
 
 
-def join(out: Tensor, top: Tensor, total: Tensor, whole: Tensor) -> None:
-    """Put parts together into whole, [B, H, hd]."""
+def join(out: Tensor, top: Tensor, total: Tensor, whole: Tensor, early: bool) -> None:
+    """Put parts together into whole, [B, H, hd]. early: begun before they are there."""
     rows, heads, splits, dim = out.shape
-    _whole_kernel[(rows * heads,)](out, top, total, whole, splits, dim, places_of(splits))
+    _whole_kernel[(rows * heads,)](
+        out, top, total, whole, splits, dim, places_of(splits), early, launch_pdl=early
+    )  # fmt: skip
 
 
 def places_of(splits: int) -> int:

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor, empty
 
 from engine import products_triton
-from engine.paged_triton import attend, parts_of, put_together
+from engine.paged_triton import EARLY, attend, parts_of, put_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +294,7 @@ def attend_pages(
             qkv, qkv.stride(0), turn, turn.stride(0), turned, whole, keys, values, slots, slots.stride(0), eps, heads,
             kv_heads, dim, gain is not None, grouped, ahead, num_warps=2, launch_pdl=ahead,
         )  # fmt: skip
-        return attend(whole, keys, values, table, stride, lengths, splits, shared).flatten(1)
+        return attend(whole, keys, values, table, stride, lengths, splits, shared, ahead and EARLY).flatten(1)
     assert rows == 1, "rows that are several attend after all of them were written"
     plan = alone
     out, top, total = parts_of(whole, plan.splits)
