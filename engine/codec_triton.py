@@ -413,6 +413,7 @@ def embedded(codes: Tensor, table: Tensor, first: Tensor, last: Tensor, kind: to
     x = table.new_empty(batch, dim)
     narrow = torch.empty(2, batch, dim, dtype=kind, device=x.device)
     block = min(256, dim & -dim)
+    codes = codes.contiguous()
     _embed_kernel[(batch, dim // block)](codes, table, first, last, x, narrow, codes.shape[1], dim, block, num_warps=2)
     return x, narrow
 
