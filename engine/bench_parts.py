@@ -282,7 +282,7 @@ def codec_in_tf32(loaded: Loaded, rows: int, frames: int, now: Now) -> dict[str,
     index, waves, out = torch.arange(rows, device=device), [], {}
     for name, precision in (("float32", "highest"), ("tf32", PRECISION), ("kernels", PRECISION)):
         codec, times, wave = StreamingCodec(loaded.codec, rows), [], []
-        step, one = frame_step(codec, device, name == "kernels"), codes[:, :, :1].clone()
+        step, one = frame_step(codec, device, name == "kernels", [rows]), codes[:, :, :1].clone()
         if name == "kernels" and step == codec.step:
             continue
         with products_in(precision), torch.inference_mode():
