@@ -273,17 +273,21 @@ def test_a_frame_on_a_gpu_turns_in_its_own_kernel() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 5])
 @torch.inference_mode()
-def test_kernels_that_begin_before_others_have_ended_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine import products_triton
+def test_kernels_that_begin_before_others_have_ended_compute_the_same(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine import paged_triton, products_triton
     from engine.captured import Captured
 
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip(GPU_REASON)
     found = []
+    monkeypatch.setattr(paged_triton, "TILED_ROWS", 5)
     for ahead in (0, 32):
         monkeypatch.setattr(products_triton, "ahead", ahead)
-        layers = Layers("cuda", torch.bfloat16)
+        layers = Layers("cuda", torch.bfloat16, rows)
         captured = Captured(layers, torch.device("cuda"))
         found += [captured().clone() for _ in range(20)]
     assert found[0].isfinite().all()
@@ -291,18 +295,21 @@ def test_kernels_that_begin_before_others_have_ended_compute_the_same(monkeypatc
 
 
 class Layers:
-    """Products and attention in turn, as in the steps of both stacks for one row."""
+    """Products and attention in turn, as in the steps of both stacks."""
 
-    def __init__(self, device: str, dtype: torch.dtype, count: int = 6) -> None:
+    def __init__(self, device: str, dtype: torch.dtype, rows: int = 1, count: int = 6) -> None:
         stack = StackConfig(dim=256, n_layer=count, n_head=8, n_kv_head=2, head_dim=64, ffn_dim=16)
         self.norm = Norm(torch.ones(256, device=device, dtype=dtype), EPS)
-        self.x, self.turn = random(1, 256).to(device, dtype), rope_table(stack, 501)[500:].to(device)
+        self.x, self.turn = random(rows, 256).to(device, dtype), rope_table(stack, 501)[[500] * rows].to(device)
         self.into = [(random(12 * 64, 256 + i)[:, :256] / 16).to(device, dtype).contiguous() for i in range(count)]
         self.out_of = [(random(256, 8 * 64 + i)[:, : 8 * 64] / 16).to(device, dtype).contiguous() for i in range(count)]
-        self.pages = [Pages.of(stack, [501], dtype, device) for _ in range(count)]
-        self.frame = FrameKV(stack, 1, 10, torch.device(device), dtype)
+        self.pages = [Pages.of(stack, [501] * rows, dtype, device) for _ in range(count)]
+        self.frame = FrameKV(stack, rows, 10, torch.device(device), dtype)
         self.gain, self.arrived = gain_of(stack, device), torch.zeros(2, dtype=torch.int32, device=device)
-        self.slot, self.length = self.pages[0].slots(0, torch.tensor([500])), torch.tensor([501], device=device)
+        self.slots = torch.cat([self.pages[0].slots(row, torch.tensor([500])) for row in range(rows)])
+        self.lengths = torch.tensor([501] * rows, device=device)
+        self.stride = torch.tensor([self.pages[0].table.shape[1]], dtype=torch.int32, device=device)
+        self.shared = torch.zeros(1, dtype=torch.int32, device=device)
 
     def __call__(self) -> Tensor:
         from engine.products_triton import few_rows
@@ -311,13 +318,13 @@ class Layers:
         x = self.x
         for wqkv, wo, pages in zip(self.into, self.out_of, self.pages, strict=True):
             heard = attend_pages(
-                few_rows(x, wqkv, self.norm), self.turn, self.gain, EPS, pages.keys, pages.values, self.slot, pages.table.flatten(),
-                self.length.int(), self.length, 1, self.arrived,
+                few_rows(x, wqkv, self.norm), self.turn, self.gain, EPS, pages.keys, pages.values, self.slots,
+                pages.table.flatten(), self.stride, self.lengths, 1, self.arrived if len(x) == 1 else None, self.shared,
             )  # fmt: skip
             x = few_rows(heard, wo, add=x)
         for position in range(10):
             for layer, (wqkv, wo) in enumerate(zip(self.into, self.out_of, strict=True)):
                 keys, values = self.frame.k[layer], self.frame.v[layer]
-                heard = attend_frame(few_rows(x, wqkv, self.norm), self.turn, None, EPS, keys, values, position, 1)
+                heard = attend_frame(few_rows(x, wqkv, self.norm), self.turn, None, EPS, keys, values, position, len(x))
                 x = few_rows(heard, wo, add=x)
         return x
