@@ -166,14 +166,22 @@ class Plan:
     fetches: int = 0  # of 0 stages: see `held_kernel`
 
 
-# What was fastest of what tune_products.py tries, on an H100: by rows, outputs, columns and bits.
+# What was fastest in whole layers on an H200, with S2 Pro's shape: by rows, outputs, columns and bits.
 PLANS: dict[tuple[int, int, int, int], Plan] = {
-    (1, 6144, 2560, 16): Plan(1, 4, 512, 4, 4),
-    (1, 2560, 4096, 16): Plan(1, 1, 2048, 8, 1),
-    (1, 9728, 2560, 16): Plan(1, 4, 512, 4, 4),
-    (1, 2560, 9728, 16): Plan(1, 1, 2048, 8, 1),
-    (1, 4097, 2560, 16): Plan(1, 2, 2048, 8, 1),
-    (1, 1024, 2560, 16): Plan(1, 2, 4096, 8, 1),
+    (1, 6144, 2560, 16): Plan(1, 2, 512, 4, 0, 4),
+    (1, 2560, 4096, 16): Plan(1, 2, 1024, 8, 0),
+    (1, 9728, 2560, 16): Plan(1, 2, 1024, 8, 0, 3),
+    (1, 2560, 9728, 16): Plan(1, 1, 2048, 8, 0, 3),
+    (1, 4097, 2560, 16): Plan(1, 4, 256, 4, 0),
+    (1, 1024, 2560, 16): Plan(1, 4, 512, 8, 0),
+    (1, 6144, 2560, 8): Plan(1, 8, 512, 8, 0),
+    (1, 2560, 4096, 8): Plan(1, 8, 512, 8, 0, 3),
+    (1, 9728, 2560, 8): Plan(1, 4, 512, 4, 0),
+    (1, 2560, 9728, 8): Plan(1, 1, 2048, 4, 0),
+    (2, 6144, 2560, 16): Plan(2, 4, 512, 4, 4),
+    (2, 2560, 4096, 16): Plan(2, 4, 512, 4, 4),
+    (2, 9728, 2560, 16): Plan(2, 4, 512, 4, 4),
+    (2, 2560, 9728, 16): Plan(2, 1, 1024, 4, 0),
 }
 
 
@@ -186,8 +194,8 @@ def plan_of(count: int, outputs: int, columns: int, bits: int) -> Plan:
     loops = bits != 4  # of 4 bits, the look-up of each level would be put off together with the loads
     if count > (2 if bits > 4 else 1):
         block_m = max(_TILE, min(64, triton.next_power_of_2(count)))
-        if bits == 8 and block_m < 64:  # narrow: there is hardly more than a program for each unit
-            return Plan(block_m, 16 if narrow else 32, 256, 4, 5 if narrow else 3)
+        if bits == 8 and block_m < 64:
+            return Plan(block_m, 32, 256, 4, 3)
         return Plan(block_m, 16 if narrow else 32, 128, 4, 3 if loops else 1)
     if bits >= 16:
         return Plan(count, 1, 2048, 8, 1) if narrow else Plan(count, 4 // count, 512, 4, 4)
