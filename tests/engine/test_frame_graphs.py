@@ -47,7 +47,9 @@ def test_a_step_computes_for_less_than_twice_its_rows(rows: int, sizes: list[int
 CANCELLED = 1  # of the streams
 
 
-def spoken(loaded: Loaded, graphs: bool, mixed: Sequence[SamplingParams] = (SAMPLED,), streams: int = 5) -> list[Heard]:
+def spoken(
+    loaded: Loaded, graphs: bool, mixed: Sequence[SamplingParams] = (SAMPLED,), streams: int = 5, frames: int = 9
+) -> list[Heard]:
     """Streams that begin one after the other, with prompts of different lengths and a cancelled one among them.
 
     mixed: how each in turn draws.
@@ -58,9 +60,11 @@ def spoken(loaded: Loaded, graphs: bool, mixed: Sequence[SamplingParams] = (SAMP
     core._clock = lambda: 0.0
     driver, heard = Driver(core), list[Heard]()
     for number in range(streams):
-        params = replace(mixed[number % len(mixed)], max_frames=9)
+        params = replace(mixed[number % len(mixed)], max_frames=frames)
         text = "A sentence. " * (1 + 3 * number)
-        heard.append(driver.open(Conversation(f"c{number}"), text, "And more.", frames=9, params=params, turn=number))
+        heard.append(
+            driver.open(Conversation(f"c{number}"), text, "And more.", frames=frames, params=params, turn=number)
+        )
         driver.step()
         driver.step()
         if number == 2:
@@ -362,9 +366,9 @@ def test_kernels_give_the_same_frames(tiny: Path, device: str) -> None:
     plain = replace(load_model(tiny, "tiny", device, "float32", None, fused=False), random=None)
     model = RandomWeights(0).model(tiny, device, torch.float32)
     model.prepare_serving(plain.codec.config.codebook_size, fuse=uncompiled, kernels=True)
-    streams = 3 if device == "cpu" else 5  # the interpreter takes seconds for a frame
+    streams, frames = (3, 3) if device == "cpu" else (5, 9)  # the interpreter takes many seconds for a step
     heard = [
-        spoken(loaded, graphs, MIXED, streams)
+        spoken(loaded, graphs, MIXED, streams, frames)
         for loaded, graphs in ((plain, False), (replace(plain, model=model), True))
     ]
     for one, other in same_frames(*heard):
