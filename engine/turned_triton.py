@@ -25,6 +25,8 @@ class Alone:
     runs: int  # of a block of keys, and warps of a program. A power of two, as are the others
     keys: int  # of a run
     splits: int  # programs for each key head
+    registers: int | None = None  # most of a thread: with few, programs find room beside those of the product before
+    late: bool = False  # the product behind begins when queries are there, not before: its matrix is in the way of what is waited for here
 
 
 alone = Alone(4, 16, 32)  # reckoned, not tuned yet
@@ -144,7 +146,7 @@ def _alone_kernel(  # type: ignore[no-untyped-def]
     arrived_ptr, whole_ptr, eps, scale,
     page: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, normed: tl.constexpr,
     runs: tl.constexpr, keys: tl.constexpr, splits: tl.constexpr, queries: tl.constexpr, grouped: tl.constexpr,
-    ahead: tl.constexpr,
+    ahead: tl.constexpr, late: tl.constexpr,
 ):  # fmt: skip
     """Each `splits`th block of one row's keys, for the heads that share a key head; the program that ends last puts all parts together.
 
@@ -168,7 +170,7 @@ def _alone_kernel(  # type: ignore[no-untyped-def]
     gain = cos
     if normed:
         gain = tl.load(gain_ptr + head * dim + width, mask=query <= group, other=0.0)
-    if ahead:
+    if ahead and not late:
         tl.extra.cuda.gdc_launch_dependents()
     used = tl.minimum(splits, past // block + 1)
     if split >= used:
@@ -185,6 +187,8 @@ def _alone_kernel(  # type: ignore[no-untyped-def]
         into = (slot * kv_heads + kv_head) * dim + width
         tl.store(k_ptr + into + 0 * query, q, mask=query == group)
         tl.store(v_ptr + into, tl.load(new_v_ptr + width))
+    if ahead and late:
+        tl.extra.cuda.gdc_launch_dependents()
     turned = tl.trans(tl.broadcast_to(q[None, :, :], (runs, queries, dim)), (0, 2, 1))
     top = tl.full((runs, queries), -1e30, tl.float32)
     total = tl.zeros((runs, queries), tl.float32)
@@ -301,8 +305,8 @@ def attend_pages(
     _alone_kernel[(kv_heads, plan.splits)](
         qkv, turn, turned, keys, values, slots, table, len(table), lengths, out, top, total, arrived, whole, eps,
         dim**-0.5, page, heads, kv_heads, dim, gain is not None, plan.runs, plan.keys, plan.splits,
-        max(8, triton.next_power_of_2(heads // kv_heads + 1)), grouped, ahead, num_warps=plan.runs, num_stages=1,
-        launch_pdl=ahead,
+        max(8, triton.next_power_of_2(heads // kv_heads + 1)), grouped, ahead, plan.late, num_warps=plan.runs,
+        num_stages=1, maxnreg=plan.registers, launch_pdl=ahead,
     )  # fmt: skip
     return whole.flatten(1)
 
