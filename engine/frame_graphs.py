@@ -2,7 +2,7 @@
 
 On a GPU each is a CUDA graph, for 1, 2, 4, ... rows; elsewhere a call. Knows the draws' graph, which graph a step takes, and the step
 ahead. The arithmetic is the plain path's (`engine.model`, `engine.sampling`, `engine.streaming`). Does not know streams. A launch from
-Python takes some 5 us and a frame of S2 Pro has thousands (SPEED.md, "GPU plan").
+Python takes some 5 us and a frame of S2 Pro has thousands (GPU.md).
 
 A step of n rows runs in the smallest graph that holds it. Rows too many are nobody's.
 """
