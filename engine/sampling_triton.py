@@ -20,7 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine import products_triton
 from engine.sampling import _STRIDE, PENALTY_WINDOW, RAS_WINDOW, WIDTHS
+from engine.turned_triton import wait
 
 if TYPE_CHECKING:
     from engine.sampling import Sampler
@@ -192,9 +194,11 @@ def _semantic_kernel(  # type: ignore[no-untyped-def]
     out_ptr, embedded_ptr, sampler_rows,
     stride: tl.constexpr, entries: tl.constexpr, bits: tl.constexpr, rest_bits: tl.constexpr, low: tl.constexpr,
     limits: tl.constexpr, noise_stride: tl.constexpr, dim: tl.constexpr, block: tl.constexpr, columns: tl.constexpr,
-    remembered: tl.constexpr, window: tl.constexpr, begin: tl.constexpr, im_end: tl.constexpr, codes: tl.constexpr,
+    ahead: tl.constexpr, remembered: tl.constexpr, window: tl.constexpr, begin: tl.constexpr, im_end: tl.constexpr,
+    codes: tl.constexpr,
 ):  # fmt: skip
-    """`FrameDraws.semantic` and `commit` of one row."""
+    """`FrameDraws.semantic` and `commit` of one row. ahead: see `engine.turned_triton.wait`."""
+    wait(ahead)
     b = tl.program_id(0)
     row = tl.load(rows_ptr + b)
     logits, more = _read(logits_ptr + b.to(tl.int64) * stride, entries, bits, rest_bits)
@@ -233,8 +237,10 @@ def _codebook_kernel(  # type: ignore[no-untyped-def]
     sampler_rows, codebook, last,
     stride: tl.constexpr, entries: tl.constexpr, bits: tl.constexpr, rest_bits: tl.constexpr, low: tl.constexpr,
     limits: tl.constexpr, noise_stride: tl.constexpr, dim: tl.constexpr, block: tl.constexpr, columns: tl.constexpr,
+    ahead: tl.constexpr,
 ):  # fmt: skip
-    """`FrameDraws.codebook` of one row. last: the frame's last codebook."""
+    """`FrameDraws.codebook` of one row. last: the frame's last codebook. ahead: see `engine.turned_triton.wait`."""
+    wait(ahead)
     b = tl.program_id(0)
     row = tl.load(rows_ptr + b)
     logits, more = _read(logits_ptr + b.to(tl.int64) * stride, entries, bits, rest_bits)
@@ -311,4 +317,5 @@ class KernelDraws:
             "stride": stride, "entries": entries, "bits": bits, "rest_bits": max(5, (entries - (1 << bits) - 1).bit_length()),
             "low": low, "limits": self._sampler._limit.shape[2], "noise_stride": _STRIDE, "dim": dim,
             "block": triton.next_power_of_2(dim), "columns": self.frame.shape[1], "num_warps": warps,
+            "ahead": products_triton.ahead > 0, "launch_pdl": products_triton.ahead > 0,
         }  # fmt: skip

@@ -56,7 +56,7 @@ def _loaded(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _wait(ahead: tl.constexpr):  # type: ignore[no-untyped-def]
+def wait(ahead: tl.constexpr):  # type: ignore[no-untyped-def]
     """Where kernels begin early (`engine.products_triton.ahead`): let the next one begin, and wait for what the one before writes.
 
     What was there when the first such kernel of a graph began may be read before: numbers of the step, weights, turns, and pages of the
@@ -102,7 +102,7 @@ def _turn_kernel(  # type: ignore[no-untyped-def]
     head, own = kv_head * group + query, query < group
     cos, sin = _turn_of(turn_ptr + row * turn_row, dim)
     slot = tl.load(slot_ptr + row * slot_step).to(tl.int64)
-    _wait(ahead)
+    wait(ahead)
     q, q_gain = _loaded(qkv, gain_ptr, head, own, normed, dim)
     k, k_gain = _loaded(qkv, gain_ptr, heads + kv_head + only, only == 0, normed, dim)
     v = tl.load(qkv + (heads + kv_heads + kv_head) * dim + width)
@@ -241,7 +241,7 @@ def _frame_kernel(  # type: ignore[no-untyped-def]
     at = ((row * kv_heads + kv_head) * positions + place) * dim + width
     cos = tl.load(turn_ptr + step * turn_row + width, mask=fresh, other=0.0).to(tl.float32)
     sin = tl.load(turn_ptr + step * turn_row + dim + width, mask=fresh, other=0.0).to(tl.float32)
-    _wait(ahead)
+    wait(ahead)
     past_k, past_v = tl.load(k_ptr + at, mask=past, other=0.0), tl.load(v_ptr + at, mask=past, other=0.0)
     k, k_gain = _loaded(qkv_ptr + step * qkv_row, gain_ptr, heads + kv_head + 0 * place, fresh, normed, dim)
     v = tl.load(qkv_ptr + step * qkv_row + (heads + kv_heads + kv_head) * dim + width, mask=fresh, other=0.0)
