@@ -281,7 +281,7 @@ def codec_in_tf32(loaded: Loaded, rows: int, frames: int, now: Now) -> dict[str,
     codes = torch.randint(sizes.codebook_size, (rows, sizes.n_codebooks, frames), device=device, generator=noise)
     index, waves, out = torch.arange(rows, device=device), [], {}
     for name, precision in (("float32", "highest"), ("tf32", PRECISION), ("kernels", PRECISION)):
-        codec, times, wave = StreamingCodec(loaded.codec, rows), [], []
+        codec, times, wave = StreamingCodec(loaded.codec, rows, device=device), [], []
         step, one = frame_step(codec, device, name == "kernels", [rows]), codes[:, :, :1].clone()
         if name == "kernels" and step == codec.step:
             continue

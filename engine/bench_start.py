@@ -108,7 +108,7 @@ def stream_memory(loaded: Loaded) -> StreamMemory:
 
 def _row_bytes(loaded: Loaded, rows: int) -> tuple[int, int, int]:
     config, model = loaded.model.config, loaded.model
-    codec = StreamingCodec(loaded.codec, rows).state_bytes()
+    codec = StreamingCodec(loaded.codec, rows, device=model.device).state_bytes()
     sampler = Sampler(rows, config.num_codebooks, model.device).state
     frame = FrameKV(config.fast, rows, config.num_codebooks, model.device, model.dtype)
     return codec, _bytes(sampler), _bytes([frame.k, frame.v])

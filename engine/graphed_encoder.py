@@ -20,7 +20,7 @@ class GraphedEncoder:
 
     def __init__(self, codec: Codec, frames: int, device: torch.device) -> None:
         """frames: of a slice. Captures it now, which takes some tenths of a second."""
-        self._encoder = StreamingEncoder(codec, chunk_frames=frames)
+        self._encoder = StreamingEncoder(codec, chunk_frames=frames, device=device)
         self._frame_samples, pinned = codec.frame_samples, device.type == "cuda"
         self.samples = frames * codec.frame_samples  # of a slice
         self._samples = torch.zeros(1, self.samples, device=device)

@@ -53,7 +53,7 @@ class Jobs:
     def __init__(self, codec: Codec, decoder: StreamingCodec, row: int, graphs: bool = False) -> None:
         """decoder, row: where to decode; the row is ours alone. graphs: slices of recordings have a fixed shape, captured now on a GPU."""
         self._codec = codec
-        self._device = next(codec.parameters()).device
+        self._device = decoder.device  # the codec itself may lie elsewhere
         self._decoder = decoder
         self._row = row
         self._encoder: StreamingEncoder | None = None  # made when first needed: it copies the codec's weights
@@ -114,7 +114,7 @@ class Jobs:
             yield from self._encode_beside(self._graphed, recording)
             return
         if self._encoder is None:
-            self._encoder = StreamingEncoder(self._codec, chunk_frames=slice_frames(self._device))
+            self._encoder = StreamingEncoder(self._codec, 1, slice_frames(self._device), self._device)
             yield None
         encoder = self._encoder
         encoder.reset(0)

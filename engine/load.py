@@ -47,7 +47,7 @@ class Loaded:
     """A checkpoint folder, ready to serve. Nothing in it changes any more, so several cores may share it."""
 
     model: DualAR
-    codec: Codec
+    codec: Codec  # on the CPU; who streams has copies of the weights where the model is
     prompts: PromptBuilder
     info: ModelInfo
     heads: ChosenHeads | None = None  # that follow the text
@@ -145,7 +145,7 @@ def load_model(
         raise ValueError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
     check(quantize, torch.device(device))
     model, packed = _model(folder, torch.device(device), DTYPES[dtype], quantize)
-    codec = load_codec(folder, device)
+    codec = _codec(folder, where)
     fuse = compiled if fused or (fused is None and _quick(model.device)) else None
     if kernels is None:
         kernels = fuse is not None and model.device.type == "cuda" and find_spec("triton") is not None
@@ -166,6 +166,16 @@ def load_model(
     )
     heads = ChosenHeads.load(folder, model.config.slow)
     return Loaded(model, codec, PromptBuilder(Tokenizer(folder), model.config), info, heads, RandomWeights.of(folder))
+
+
+def _codec(folder: Path, device: torch.device) -> Codec:
+    """The folder's codec, on the CPU: a GPU would hold its weights, 1.5 GB of S2 Pro's, twice."""
+    if RandomWeights.of(folder) is None:
+        return load_codec(folder, "cpu")
+    codec = load_codec(folder, device).cpu()  # another device has other random numbers
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what it took is free in large pieces, and shall not be cut into small ones
+    return codec
 
 
 def _quick(device: torch.device) -> bool:

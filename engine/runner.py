@@ -87,7 +87,7 @@ class Runner:
         self.spare_row = rows if decoder is None else 0
         nobodys = 1 if graphs and decoder is None else 0
         solo = traceable(model)
-        self.streaming = StreamingCodec(codec, self.spare_row + 1 + nobodys, solo=solo and decoder is None)
+        self.streaming = StreamingCodec(codec, self.spare_row + 1 + nobodys, solo and decoder is None, model.device)
         self._solo = SoloGraphs(model, self.pool, self._heads, self.sampler) if solo else None
         self.graphed = graphs
         self._graphs: FrameGraphs | None = None

@@ -31,6 +31,7 @@ from engine.streaming_layers import (
     child,
     conv_taps,
     residuals,
+    there,
     transposed_taps,
 )
 from engine.streaming_state import Layout, RowStates, Step
@@ -58,19 +59,23 @@ class StreamingCodec:
     Holds copies of the weights that it needs, so the codec may be dropped. One thread at a time.
     """
 
-    def __init__(self, codec: offline.Codec, rows: int, solo: bool = False) -> None:
-        """solo: make a graph of the step of one frame of one row (`engine.traced`), which takes some tenths of a second."""
-        stages, layout = codec.quantizer.stages(), Layout()
+    def __init__(self, codec: offline.Codec, rows: int, solo: bool = False, device: torch.device | None = None) -> None:
+        """solo: make a graph of the step of one frame of one row (`engine.traced`), which takes some tenths of a second.
+
+        device: None: the codec's. To another one the codec's parts go one at a time, so it holds little more than what is made here.
+        """
+        self.device = device_of(codec) if device is None else device
+        stages, layout = [there(stage, self.device) for stage in codec.quantizer.stages()], Layout()
         self.rows, self.codebooks, self.frame_samples = rows, codec.codebooks, codec.frame_samples
         self._table = torch.cat([_stage_outputs(stage) for stage in stages])  # [sum of codebook sizes, latent_dim]
         sizes = torch.tensor([[stage.codebook.num_embeddings] for stage in stages], device=self._table.device)
         self._last_code, self._no_code = sizes - 1, torch.zeros_like(sizes)  # [K, 1]
         self._first_row = sizes.cumsum(0) - sizes  # [K, 1], of each codebook in the table
-        post = Transformer(layout, codec.quantizer.post_module, rate=1, chunk_frames=CHUNK_FRAMES)
+        post = Transformer(layout, codec.quantizer.post_module, 1, CHUNK_FRAMES, self.device)
         self.parts: dict[str, list[Layer]] = {  # in order; the names are for whoever measures them
             "post_module": [post],
-            "upsample": list(_upsample(layout, codec.quantizer)),
-            **_decoder(layout, codec),
+            "upsample": list(_upsample(layout, codec.quantizer, self.device)),
+            **_decoder(layout, codec, self.device),
         }
         self._layout = layout
         self._states = RowStates(rows, layout, self._table.device)
@@ -154,17 +159,22 @@ class StreamingEncoder:
     """Samples -> codes for several independent recordings, one a row, however long they are.
 
     The offline encoder's numbers, but always in true float32: its convolutions use TF32 on a GPU unless told otherwise,
-    which changes codes. Shares the quantiser's small weights with the codec and copies the others.
+    which changes codes. Shares the quantiser's small weights with a codec on the same device and copies the others.
     """
 
-    def __init__(self, codec: offline.Codec, rows: int = 1, chunk_frames: int = CHUNK_FRAMES) -> None:
-        """chunk_frames: as CHUNK_FRAMES. Where a call costs much however short it is, more are faster."""
-        layout = Layout()
+    def __init__(
+        self,
+        codec: offline.Codec,
+        rows: int = 1,
+        chunk_frames: int = CHUNK_FRAMES,
+        device: torch.device | None = None,
+    ) -> None:
+        """chunk_frames: as CHUNK_FRAMES. Where a call costs much however short it is, more are faster. device: as StreamingCodec's."""
+        layout, device = Layout(), device_of(codec) if device is None else device
         self.rows, self.codebooks, self.frame_samples = rows, codec.codebooks, codec.frame_samples
         self._chunk_samples = chunk_frames * codec.frame_samples
-        self._layers = list(_encoder(layout, codec, chunk_frames))
-        self._stages = codec.quantizer.stages()
-        device = self._stages[0].codebook.weight.device
+        self._layers = list(_encoder(layout, codec, chunk_frames, device))
+        self._stages = [there(stage, device) for stage in codec.quantizer.stages()]
         self._states = RowStates(rows, layout, device)
         self._waiting = [torch.zeros(0, device=device) for _ in range(rows)]  # samples short of a frame
 
@@ -220,36 +230,43 @@ class StreamingEncoder:
         return offline.quantize(self._stages, latents).codes
 
 
+def device_of(codec: offline.Codec) -> torch.device:
+    """Where its weights are."""
+    return next(codec.parameters()).device
+
+
 def _stage_outputs(stage: offline.VectorQuantizer) -> Tensor:
     """What each entry of a stage's codebook adds, float32 [size, latent_dim]."""
     rows, up = stage.codebook.weight.detach().double(), stage.out_proj.weight.detach().double()
     return (rows @ up[:, :, 0].t() + bias_of(stage.out_proj)).float()
 
 
-def _upsample(layout: Layout, quantizer: offline.Quantizer) -> Iterator[Layer]:
+def _upsample(layout: Layout, quantizer: offline.Quantizer, device: torch.device) -> Iterator[Layer]:
     for i in range(len(quantizer.upsample)):
-        pair = child(quantizer.upsample, i, nn.Sequential)
+        pair = child(quantizer.upsample, i, nn.Sequential, device)
         conv = child(pair, 0, offline.CausalTransposedConv)
         bias = bias_of(conv.conv).repeat(conv.stride)
         yield CausalProduct(layout, transposed_taps(conv), bias, stride_out=conv.stride, few_rows=True)
         yield ConvNext(layout, child(pair, 1, offline.ConvNextBlock))
 
 
-def _decoder(layout: Layout, codec: offline.Codec) -> dict[str, list[Layer]]:
+def _decoder(layout: Layout, codec: offline.Codec, device: torch.device) -> dict[str, list[Layer]]:
     """The decoder by blocks, its last tanh left out."""
     model, blocks = codec.decoder.model, len(codec.config.decoder_rates)
     nested = [child(model, 1 + i, offline.DecoderBlock).block for i in range(blocks)]
-    alphas = [alpha_of(child(block, 0, offline.Snake)) for block in nested]
-    alphas.append(alpha_of(child(model, 1 + blocks, offline.Snake)))
-    first, last = child(model, 0, offline.CausalConv), child(model, 2 + blocks, offline.CausalConv)
+    alphas = [alpha_of(child(block, 0, offline.Snake, device)) for block in nested]
+    alphas.append(alpha_of(child(model, 1 + blocks, offline.Snake, device)))
+    first, last = (child(model, i, offline.CausalConv, device) for i in (0, 2 + blocks))
     scaled = CausalProduct(layout, conv_taps(first) * alphas[0], bias_of(first.conv) * alphas[0], few_rows=True)
+    del first
     parts: dict[str, list[Layer]] = {"decoder.0": [scaled]}
     snake: Snake | None = None  # of the first block: the convolution before it has scaled its input already
     for i, block in enumerate(nested):
-        conv = child(block, 1, offline.CausalTransposedConv)
-        taps = transposed_taps(conv) / alphas[i][:, None]
+        conv = child(block, 1, offline.CausalTransposedConv, device)
+        taps, bias = transposed_taps(conv) / alphas[i][:, None], bias_of(conv.conv)
         product = CausalProduct(layout, taps, None, stride_out=conv.stride, few_rows=i == 0)
-        units, pending = residuals(layout, block, 2, bias_of(conv.conv))
+        del conv, taps  # the largest of all, and the block's other parts come next
+        units, pending = residuals(layout, block, 2, bias, device)
         parts[f"decoder.{1 + i}"] = [SnakeProduct(snake, product), *units]
         snake = Snake(alphas[i + 1], pending)
     block_size = math.gcd(OUTPUT_BLOCK, codec.frame_samples)
@@ -258,31 +275,33 @@ def _decoder(layout: Layout, codec: offline.Codec) -> dict[str, list[Layer]]:
     return parts
 
 
-def _encoder(layout: Layout, codec: offline.Codec, chunk_frames: int) -> Iterator[Layer]:
+def _encoder(layout: Layout, codec: offline.Codec, chunk_frames: int, device: torch.device) -> Iterator[Layer]:
     """Waveform [B * L, 1] to what is quantised."""
     blocks, positions = codec.encoder.block, codec.frame_samples  # positions a frame
-    first = child(blocks, 0, offline.CausalConv)
+    first = child(blocks, 0, offline.CausalConv, device)
     yield CausalProduct(layout, conv_taps(first), None)
     pending: Tensor | None = bias_of(first.conv)
     for i in range(len(codec.config.encoder_rates)):
         block = child(blocks, 1 + i, offline.EncoderBlock).block
-        units, pending = residuals(layout, block, 0, pending)
+        units, pending = residuals(layout, block, 0, pending, device)
         yield from units
-        alpha, conv = alpha_of(child(block, 3, offline.Snake)), child(block, 4, offline.CausalConv)
-        taps, bias = conv_taps(conv) / alpha.repeat(conv.stride)[:, None], bias_of(conv.conv)
+        alpha, conv = alpha_of(child(block, 3, offline.Snake, device)), child(block, 4, offline.CausalConv, device)
+        bias, attends = bias_of(conv.conv), len(block) > 5
         positions //= conv.stride
-        attends = len(block) > 5
-        yield SnakeProduct(Snake(alpha, pending), CausalProduct(layout, taps, bias if attends else None))
+        scaled = conv_taps(conv) / alpha.repeat(conv.stride)[:, None]
+        product = CausalProduct(layout, scaled, bias if attends else None)
+        del conv, scaled  # as large as all that comes next
+        yield SnakeProduct(Snake(alpha, pending), product)
         pending = None if attends else bias
         if attends:
-            yield Transformer(layout, child(block, 5, offline.WindowTransformer), positions, chunk_frames)
+            yield Transformer(layout, child(block, 5, offline.WindowTransformer), positions, chunk_frames, device)
     at = len(blocks) - 2
-    alpha, last = alpha_of(child(blocks, at, offline.Snake)), child(blocks, at + 1, offline.CausalConv)
+    alpha, last = alpha_of(child(blocks, at, offline.Snake, device)), child(blocks, at + 1, offline.CausalConv, device)
     final = CausalProduct(layout, conv_taps(last) / alpha[:, None], bias_of(last.conv))
     yield SnakeProduct(Snake(alpha, pending), final)
     for i in range(len(codec.quantizer.downsample)):
-        pair = child(codec.quantizer.downsample, i, nn.Sequential)
+        pair = child(codec.quantizer.downsample, i, nn.Sequential, device)
         conv = child(pair, 0, offline.CausalConv)
         yield CausalProduct(layout, conv_taps(conv), bias_of(conv.conv))
         yield ConvNext(layout, child(pair, 1, offline.ConvNextBlock))
-    yield Transformer(layout, codec.quantizer.pre_module, 1, chunk_frames)
+    yield Transformer(layout, codec.quantizer.pre_module, 1, chunk_frames, device)

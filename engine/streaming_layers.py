@@ -14,6 +14,7 @@ Elementwise passes cost as much as the products save, so what is linear is folde
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,12 +33,21 @@ Part = TypeVar("Part", bound=nn.Module)
 MIN_ALPHA = 1e-6
 
 
-def child(module: nn.Module, index: int, kind: type[Part]) -> Part:
-    """Part number `index` of a sequential module, known to be of `kind`."""
+def child(module: nn.Module, index: int, kind: type[Part], device: torch.device | None = None) -> Part:
+    """Part number `index` of a sequential module, known to be of `kind`; with a device, as `there` gives it."""
     assert isinstance(module, nn.Sequential | nn.ModuleList), "only sequences have numbered parts"
     part = module[index]
     assert isinstance(part, kind), f"part {index} is {type(part).__name__}, not {kind.__name__}"
-    return part
+    return part if device is None else there(part, device)
+
+
+def there(module: Part, device: torch.device) -> Part:
+    """The module on a device; it keeps its tensors where it lies elsewhere, and is itself what is given where it does not."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(tensor.device == device for tensor in tensors):
+        return module
+    moved = {id(tensor): nn.Parameter(tensor.to(device), requires_grad=False) for tensor in tensors}
+    return copy.deepcopy(module, moved)
 
 
 class Factor:
@@ -52,8 +62,9 @@ class Factor:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, few_rows: bool = False) -> None:
         """weight: [in, out]; bias: [out]. Both are copied, to float32. few_rows: kept for calls with few rows."""
-        weight = weight.detach().clone().float().contiguous()
-        self.bias = None if bias is None else bias.detach().clone().float()
+        # Not first a copy and then another type: for a while a GPU would hold four times as much.
+        weight = weight.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        self.bias = None if bias is None else bias.detach().to(torch.float32, copy=True)
         self.inputs, self.outputs = weight.shape
         self.panels = few_rows and weight.device.type == "cpu" and self.outputs % self.PANEL == 0
         if self.panels:
@@ -98,8 +109,10 @@ class CausalProduct:
         `taps` times. The number of positions of a call must be a multiple of it. few_rows: as for Factor.
         """
         self.window = Window(layout, taps.shape[0], taps.shape[1], dilation, block)
-        shifted = [F.pad(taps, (0, 0, 0, 0, shift, block - 1 - shift)) for shift in range(block)]
-        weight = torch.cat(shifted, dim=2).flatten(0, 1)  # [seen * in, block * out]
+        if block > 1:
+            shifted = [F.pad(taps, (0, 0, 0, 0, shift, block - 1 - shift)) for shift in range(block)]
+            taps = torch.cat(shifted, dim=2)
+        weight = taps.flatten(0, 1)  # [seen * in, block * out]
         self.factor = Factor(weight, None if bias is None else bias.repeat(block), few_rows)
         self.channels = self.factor.outputs // (stride_out * block)
 
@@ -155,12 +168,13 @@ def conv_taps(conv: codec.CausalConv) -> Tensor:
 
 def transposed_taps(conv: codec.CausalTransposedConv) -> Tensor:
     """Its weight as float64 taps [kernel / stride, in, stride * out]."""
-    weight = conv.conv.weight.detach().double()  # [in, out, kernel]
+    weight = conv.conv.weight.detach()  # [in, out, kernel]
     channels, outputs, kernel = weight.shape
     assert kernel % conv.stride == 0, "a transposed convolution of the codec has a kernel of whole strides"
     # Input t reaches output block t + j with the j-th stride of the kernel: block t sees input t - j through it.
     by_delay = weight.reshape(channels, outputs, -1, conv.stride).permute(2, 0, 3, 1)  # [j, in, stride, out]
-    return by_delay.flip(0).reshape(kernel // conv.stride, channels, conv.stride * outputs)
+    by_age = by_delay.flip(0).reshape(kernel // conv.stride, channels, conv.stride * outputs)
+    return by_age.double()  # only now: before, it would be twice as much to turn over
 
 
 def bias_of(conv: nn.Conv1d | nn.ConvTranspose1d) -> Tensor:
@@ -232,11 +246,13 @@ class Residual:
         return x.addmm_(u, self.outer)
 
 
-def residuals(layout: Layout, block: nn.Module, at: int, pending: Tensor | None) -> tuple[list[Residual], Tensor]:
-    """The three residual units of a block from part `at` on, and the bias that their output lacks."""
+def residuals(
+    layout: Layout, block: nn.Module, at: int, pending: Tensor | None, device: torch.device
+) -> tuple[list[Residual], Tensor]:
+    """The three residual units of a block from part `at` on, made on `device`, and the bias that their output lacks."""
     units: list[Residual] = []
     for i in range(len(codec.RESIDUAL_DILATIONS)):
-        units.append(Residual(layout, child(block, at + i, codec.ResidualUnit), pending))
+        units.append(Residual(layout, child(block, at + i, codec.ResidualUnit, device), pending))
         pending = units[-1].pending
     assert pending is not None, "a unit always has a bias"
     return units, pending
@@ -339,23 +355,34 @@ class TransformerLayer:
 class Transformer:
     """A windowed transformer whose rows remember the keys and values of their last positions."""
 
-    def __init__(self, layout: Layout, module: codec.WindowTransformer, rate: int, chunk_frames: int) -> None:
-        """rate: positions a frame. chunk_frames: most frames of one call."""
-        self.rate, self.window, self.frequency = rate, module.window, module.rope.inverse_frequency
+    def __init__(
+        self,
+        layout: Layout,
+        module: codec.WindowTransformer,
+        rate: int,
+        chunk_frames: int,
+        device: torch.device | None = None,
+    ) -> None:
+        """rate: positions a frame. chunk_frames: most frames of one call. device: None: the module's."""
+        device = module.norm.weight.device if device is None else device
+        self.rate, self.window, self.frequency = rate, module.window, module.rope.inverse_frequency.to(device)
         # Long enough that the keys of one call overwrite none which its first query still sees.
         self.ring = module.window - 1 + chunk_frames * rate
         self.layers = [
-            TransformerLayer(layout, child(module.layers, i, codec.TransformerLayer), self.ring)
+            TransformerLayer(layout, child(module.layers, i, codec.TransformerLayer, device), self.ring)
             for i in range(len(module.layers))
         ]
-        self.norm = UnitNorm(module.norm)
-        gain = UnitNorm.gain(module.norm)
+        norm, before, behind = (
+            there(module.norm, device),
+            there(module.input_proj, device),
+            there(module.output_proj, device),
+        )
+        self.norm, gain = UnitNorm(norm), UnitNorm.gain(norm)
         self.into, self.gain, self.out_of = None, gain.float(), None
-        if isinstance(module.input_proj, nn.Linear):
-            self.into = Factor(module.input_proj.weight.t(), module.input_proj.bias, few_rows=True)
-        if isinstance(module.output_proj, nn.Linear):
-            weight = (module.output_proj.weight * gain).t()
-            self.out_of = Factor(weight, module.output_proj.bias, few_rows=True)
+        if isinstance(before, nn.Linear):
+            self.into = Factor(before.weight.t(), before.bias, few_rows=True)
+        if isinstance(behind, nn.Linear):
+            self.out_of = Factor((behind.weight * gain).t(), behind.bias, few_rows=True)
 
     def run(self, step: Step, x: Tensor) -> Tensor:
         """x [B * T, channels], overwritten or not -> output of the same shape."""

@@ -180,7 +180,7 @@ class Mouth:
             keep.mkdir(parents=True, exist_ok=True)
         loaded = setting.load()
         self.info = loaded.info
-        self._codec = loaded.codec
+        self._codec = loaded.codec.to(loaded.model.device)  # whole recordings at once
         self._rows: Rows | None = None
         self._pool: _Pool | None = None
         if setting.workers > 1 and loaded.model.device.type == "cpu":

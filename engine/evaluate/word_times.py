@@ -158,7 +158,9 @@ class Measurement:
         loaded = self._loaded
         assert loaded.heads is not None, "without chosen heads there is nothing to measure"
         device = loaded.model.device
-        codes = loaded.codec.encode(torch.from_numpy(samples)[None].to(device))[0].cpu().numpy().astype(np.int16)
+        codes = (
+            loaded.codec.to(device).encode(torch.from_numpy(samples)[None].to(device))[0].cpu().numpy().astype(np.int16)
+        )
         text = sentence.markup + sentence.text
         looks = all_looks(loaded, text, codes)
         numbers = [head.layer * loaded.model.config.slow.n_head + head.head for head in loaded.heads.heads]
