@@ -380,11 +380,18 @@ def reckoned(plan: Plan, rows: int, columns: int, depth: int, gated: bool) -> fl
     return each // together * wave(together) + (wave(each % together) if each % together else 0.0)
 
 
+def _fits(plan: Plan, columns: int, channels: int, gated: bool) -> bool:
+    """Whether its tiles leave nothing over: others would read past the matrix."""
+    if gated:
+        return plan.parts == 2 and columns // 2 % plan.cols == 0 and channels % plan.deep == 0
+    return columns % (plan.cols * plan.parts) == 0 and channels % plan.deep == 0
+
+
 @cache
 def plan_of(rows: int, columns: int, channels: int, taps: int, gated: bool = False, turns: int = 1) -> Plan:
     """The one that a product runs with. turns: how often it goes through its inputs."""
     measured = PLANS.get((rows, columns, channels, taps))
-    if measured is not None:
+    if measured is not None and _fits(measured, columns, channels, gated):  # a gated product may have the same shape
         return measured
     known, depth = plans(rows, columns, channels, gated), turns * taps * channels
     return min(known, key=lambda plan: reckoned(plan, rows, columns, depth, gated))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -82,6 +87,82 @@ def test_rows_that_come_and_go_sound_as_by_themselves(size: str, kind: torch.dty
     codes = torch.stack([codes_of(codec, 1, seed=row) for row in range(2)]).to(device)
     index = torch.arange(2, device=device)
     assert decibels(other.step(codes, index), plain.step(codes, index)) > CLOSE[kind]
+
+
+class Watched:
+    """Addresses that the interpreter reads and writes for a launch: an IndexError for one outside of its tensors."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from triton.runtime import interpreter
+
+        self.seen = 0
+        self._edges = np.zeros(0, np.uint64)  # where a tensor begins, and one ends, and so on
+        builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
+        load, store, begin = builder.create_masked_load, builder.create_masked_store, executor._init_args_hst
+
+        def loaded(own: Any, at: Any, mask: Any, *rest: Any) -> Any:
+            self._look(at, mask)
+            return load(own, at, mask, *rest)
+
+        def stored(own: Any, at: Any, value: Any, mask: Any, *rest: Any) -> Any:
+            self._look(at, mask)
+            return store(own, at, value, mask, *rest)
+
+        def begun(own: Any, given: Sequence[Any], named: dict[str, Any]) -> Any:
+            storages = [value.untyped_storage() for value in given if isinstance(value, Tensor)]
+            spans = {(storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages}
+            self._edges = np.array(list(itertools.chain(*sorted(spans))), np.uint64)
+            return begin(own, given, named)
+
+        monkeypatch.setattr(builder, "create_masked_load", loaded)
+        monkeypatch.setattr(builder, "create_masked_store", stored)
+        monkeypatch.setattr(executor, "_init_args_hst", begun)
+
+    def _look(self, at: Any, mask: Any) -> None:
+        addresses = at.data[np.broadcast_to(mask.data, at.data.shape).astype(bool)]
+        last = addresses + np.uint64(at.get_element_ty().primitive_bitwidth // 8 - 1)
+        self.seen += len(addresses)
+        spans = np.searchsorted(self._edges, addresses, "right")
+        if (spans % 2 == 0).any() or (spans != np.searchsorted(self._edges, last, "right")).any():
+            raise IndexError("an address that is in no tensor of the launch")
+
+
+if INTERPRETED:  # it alone sees every address
+
+    @pytest.mark.parametrize("like", [1, 64, 256])
+    def test_every_address_lies_in_a_tensor_of_the_launch(like: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All rows, in any order, with the tiles of as many rows as `like`."""
+        from triton.runtime.errors import InterpreterError
+
+        from engine import codec_kernels
+
+        codec = codec_of(*SIZES["three lots"])
+        streaming = StreamingCodec(codec, 3)
+        kernels = codec_kernels.KernelDecoder(streaming)
+        monkeypatch.setattr(codec_kernels, "batch_like", lambda batch: like)
+        watched = Watched(monkeypatch)
+        for rows in ([2, 0, 1], [1]):
+            kernels.step(torch.stack([codes_of(codec, 1, seed=row) for row in rows]), torch.tensor(rows))
+        assert watched.seen > 100_000
+        with pytest.raises(InterpreterError, match="in no tensor"):
+            kernels.step(codes_of(codec, 1, seed=0)[None], torch.tensor([3]))
+
+
+def test_a_plan_measured_for_a_product_of_the_same_shape_is_left_where_it_does_not_fit(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a gate and what it lets through a tile has two lots; a third lies beyond the matrix."""
+    from engine import codec_triton
+
+    shape = (16, 96, 48, 1)
+    measured = next(plan for plan in codec_triton.plans(16, 96, 48, gated=False) if plan.parts == 3)
+    monkeypatch.setattr(codec_triton, "PLANS", {shape: measured})
+    codec_triton.plan_of.cache_clear()
+    try:
+        assert codec_triton.plan_of(*shape) == measured
+        assert codec_triton.plan_of(*shape, gated=True).parts == 2
+    finally:
+        codec_triton.plan_of.cache_clear()
 
 
 def test_widths_that_no_tile_divides_are_left_to_the_plain_way(device: str) -> None:
