@@ -192,12 +192,12 @@ def product(
     norm: of x, first. gated: silu of the first half of the result, times the second. add: what is added at last, of the result's shape.
     """
     if x.device.type == "cuda":
-        from engine.between_triton import many_rows
+        from engine.between_triton import many_rows, unpacked
         from engine.products_triton import MOST_ROWS, few_rows
 
         if len(x) <= MOST_ROWS:
             return few_rows(x, matrix, norm, gated, add)
-        return many_rows(x, matrix.dequantized(x.dtype), norm, gated, add)
+        return many_rows(x, unpacked(matrix, x.dtype), norm, gated, add)
     if norm is not None:
         x = F.rms_norm(x.float(), norm.weight.shape, None, norm.eps).to(x.dtype) * norm.weight
     if matrix.format == "int8" and len(x) <= _FEW_ROWS_CPU:

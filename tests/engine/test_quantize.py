@@ -105,6 +105,16 @@ def test_parts_of_a_matrix_may_be_rounded_one_by_one(format: str, monkeypatch: p
         assert torch.equal(other.dequantized(torch.float32), whole.dequantized(torch.float32))
 
 
+# The interpreter cuts off what bfloat16 has no room for, where a GPU rounds.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_gpu_unpacks_a_matrix_to_the_bits_that_it_stands_for(format: str, dtype: torch.dtype, device: str) -> None:
+    from engine.between_triton import unpacked
+
+    small = to_format(matrix(50, 1088).to(device), format)
+    assert torch.equal(unpacked(small, dtype), small.dequantized(dtype))
+
+
 # -- products
 
 
