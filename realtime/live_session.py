@@ -18,6 +18,7 @@ import anyio.abc
 from engine.api import EngineDied, EngineError
 from protocol.audio_frame import AudioFrame
 from protocol.commands import Command
+from protocol.config import Clock
 from protocol.connection import encode_event
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.events import WarningCode, WarningEvent
@@ -78,7 +79,7 @@ class LiveSession:
         self.outbox = Outbox(self._on_put, limits.replay_s)
         self._session = Session(
             session_id=session_id,
-            engine=service.engine,
+            engine=service.admitting,
             voices=service.voices,
             limits=limits,
             admission_timeout_s=service.settings.admission_timeout_s,
@@ -231,7 +232,8 @@ class LiveSession:
             self._break(error)
 
     def _spawn(self, turn: Turn, speech: Speech) -> None:
-        encoder = _Encoder(self._service.workshop.bench(self._break), self._encoded)
+        patient = turn.options.config.pacing.clock is Clock.NONE
+        encoder = _Encoder(self._service.workshop.bench(self._break, patient), self._encoded)
         speech.encode_with(encoder)
         self._tasks.start_soon(self._pump, turn, speech, encoder)
 
@@ -251,6 +253,8 @@ class LiveSession:
             session.on_error(turn, speech, error, self._clock())
         else:
             session.on_end(turn, speech, self._clock())
+        finally:
+            encoder.bench.give_up_place()
         if turn.over or turn.speech is not speech:
             encoder.bench.close()
         self._changed()

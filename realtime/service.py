@@ -15,6 +15,7 @@ import anyio.abc
 
 from engine.api import Conversation, Engine, EngineError, Frame, SamplingParams, Voice
 from protocol.errors import ErrorCode, ProtocolError
+from realtime.admission import AdmittingEngine
 from realtime.auth import Gate
 from realtime.client_secrets import ClientSecrets, new_session_id
 from realtime.entrance import Doorkeeper, Shown
@@ -41,6 +42,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.engine = engine
+        self.admitting = AdmittingEngine(engine, self._late_s)  # the same for turns that somebody asks for
         self.clock = clock  # seconds, monotonic: the event loop's own, so that its timers and ours agree
         self.unix_time = unix_time  # seconds: only to be told
         self.gate = Gate([key.get_secret_value() for key in settings.keys], settings.allowed_origins)
@@ -125,6 +127,9 @@ class Service:
         """Threads for a session's heavy work."""
         assert self._workshop is not None, "sessions run while the server does"
         return self._workshop
+
+    def _late_s(self) -> float:
+        return self._workshop.late_s() if self._workshop is not None else 0.0
 
     def engine_died(self) -> None:
         """A stream said so: not ready until the engine has spoken again."""

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ KEPT_PROCESSORS: Final = (
 BUSY_JOBS: Final = (
     6  # that wait: some 15 ms, of a lead of seconds; a batch of 64 streams' frames passes it for a moment only
 )
+# Open benches, 86 % of a thread at 0.4 ms a frame and 21.5 frames a second. A backlog alone would show too late that a thread has its
+# share: turns that begin together all find it empty.
+FULL_BENCHES: Final = 100
+URGENT_JOBS: Final = 8  # of a bench that is new: nobody who is about to begin to hear waits for those who have a lead
 SLICE_S: Final = 0.001  # of results that came together; then the loop looks at its sockets before it goes on
 
 ResultT = TypeVar("ResultT")
@@ -33,22 +38,42 @@ ResultT = TypeVar("ResultT")
 class Bench:
     """One owner's place in the workshop: what is handed in here is done one after the other."""
 
-    def __init__(self, worker: _Worker, failed: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, worker: _Worker, failed: Callable[[Exception], None], now: Callable[[], float], patient: bool
+    ) -> None:
         self.closed = False  # nobody wants the results any more
-        self._worker = worker
+        self.patient = patient
+        self.worker = worker
         self._failed = failed
+        self._now = now
+        self._urgent = 0 if patient else URGENT_JOBS  # jobs that still are
+        worker.benches.add(self)
 
     def do(self, job: Callable[[], ResultT], done: Callable[[ResultT], None]) -> None:
-        """Have `job` done in a thread, then `done` called with its result on the event loop; an exception goes to `failed`."""
-        self._worker.jobs.put(_Job(self, job, done))
+        """Have `job` done in a thread, then `done` called with its result on the event loop; an exception goes to `failed`.
+
+        The first few jobs pass those of benches that had theirs: never one of the same bench, all of whose earlier jobs passed as well.
+        """
+        handed = _Job(self, job, done, self._now())
+        if self._urgent:
+            self._urgent -= 1
+            self.worker.urgent.append(handed)
+            self.worker.jobs.put(_LOOK)
+        else:
+            self.worker.jobs.put(handed)
+
+    def give_up_place(self) -> None:
+        """Little is still to come: others may have this one's share of the thread. Idempotent."""
+        self.worker.benches.discard(self)
 
     def close(self) -> None:
         """Forget what was handed in: a job that was not begun never is, and no result comes. Idempotent."""
         self.closed = True
+        self.give_up_place()
 
     def fail(self, error: Exception) -> None:
         """A job, or what was to be done with its result, broke."""
-        self.closed = True
+        self.close()
         self._failed(error)
 
 
@@ -57,6 +82,14 @@ class _Job:
     bench: Bench
     work: Callable[[], Any]
     done: Callable[[Any], None]
+    at: float  # when it was handed in, s
+
+
+class _Look:
+    """In the queue: there is something urgent, or was."""
+
+
+_LOOK: Final = _Look()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +114,23 @@ class Workshop:
         for worker in self._workers:
             worker.start()
 
-    def bench(self, failed: Callable[[Exception], None]) -> Bench:
-        """A place for one turn's work. `failed` is called on the loop.
+    def bench(self, failed: Callable[[Exception], None], patient: bool = False) -> Bench:
+        """A place for one turn's work. `failed` is called on the loop. patient: nobody listens, and it may be as late as it likes.
 
-        In the first thread that keeps up: each more that is awake costs the loop a wait for the interpreter's lock now and then.
+        In the first thread that keeps up and has room: each more that is awake costs the loop a wait for the interpreter's lock now and
+        then. Where none does, in the one with the fewest.
         """
-        backlogs = [worker.jobs.qsize() for worker in self._workers]
-        index = next((index for index, backlog in enumerate(backlogs) if backlog < BUSY_JOBS), None)
-        return Bench(self._workers[backlogs.index(min(backlogs)) if index is None else index], failed)
+        keep_up = (w for w in self._workers if w.jobs.qsize() < BUSY_JOBS and len(w.benches) < FULL_BENCHES)
+        worker = next(keep_up, None) or min(self._workers, key=lambda w: (len(w.benches), w.jobs.qsize()))
+        return Bench(worker, failed, self._now, patient)
+
+    def late_s(self) -> float:
+        """How long somebody who listens has waited for a result that is still to come; those who are new and pass are not asked."""
+        now = self._now()
+        handed = [worker.at for worker in self._workers]  # once: the threads change them
+        if self._results and not (first := self._results[0].job).bench.patient:
+            handed.append(first.at)
+        return now - min((at for at in handed if at is not None), default=now)
 
     def close(self) -> None:
         """End the threads. What they have not begun is left undone."""
@@ -128,16 +170,28 @@ class Workshop:
 class _Worker(threading.Thread):
     def __init__(self, finished: Callable[[_Result], None], name: str) -> None:
         super().__init__(name=name, daemon=True)  # a process that is made to end at once does not wait for it
-        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[_Job | _Look | None] = queue.SimpleQueue()
+        self.urgent: deque[_Job] = deque()  # done before the others
+        self.benches: weakref.WeakSet[Bench] = weakref.WeakSet()  # that are open
+        self.at: float | None = None  # when the job in hand, or the last before it, was handed in; None: nobody waits
         self.ended = False
         self._finished = finished
 
     def run(self) -> None:
         while (job := self.jobs.get()) is not None and not self.ended:
-            if job.bench.closed:
-                continue
-            try:
-                result = _Result(job, job.work(), None)
-            except Exception as error:  # supervisor: told to the owner on the loop
-                result = _Result(job, None, error)
-            self._finished(result)
+            while self.urgent:
+                self._work(self.urgent.popleft())
+            if isinstance(job, _Job):
+                self.at = None if job.bench.patient else job.at
+                self._work(job)
+            if self.jobs.empty():
+                self.at = None
+
+    def _work(self, job: _Job) -> None:
+        if job.bench.closed:
+            return
+        try:
+            result = _Result(job, job.work(), None)
+        except Exception as error:  # supervisor: told to the owner on the loop
+            result = _Result(job, None, error)
+        self._finished(result)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 
-from realtime.workshop import BUSY_JOBS, Workshop
+from realtime.workshop import BUSY_JOBS, FULL_BENCHES, URGENT_JOBS, Bench, Workshop
 
 
 @asynccontextmanager
@@ -155,6 +156,77 @@ def test_another_thread_begins_where_the_first_does_not_keep_up() -> None:
             third.do(threading.get_ident, lambda ident: (threads.append(ident), third_done.set()))
             await third_done.wait()
             assert other not in threads[1:] and len(set(threads[1:])) == 1, "one thread does it all while it can"
+
+    asyncio.run(scene())
+
+
+def threads_of(benches: list[Bench]) -> list[int]:
+    """How many of them each thread has, the busiest first."""
+    return sorted(Counter(bench.worker for bench in benches).values(), reverse=True)
+
+
+def test_turns_that_begin_together_are_shared_out_before_any_of_them_has_work() -> None:
+    async def scene() -> None:
+        async with workshop(3) as shop:
+            benches = [shop.bench(never) for _ in range(FULL_BENCHES)]
+            assert threads_of(benches) == [FULL_BENCHES], "one thread has time for so many"
+            benches += [shop.bench(never) for _ in range(3 * FULL_BENCHES)]
+            assert threads_of(benches) == [134, 133, 133]
+            for bench in benches[:50]:
+                bench.give_up_place()
+            for bench in benches[50:FULL_BENCHES]:
+                bench.close()
+            first = benches[0].worker
+            assert shop.bench(never).worker == first, "those that are as good as over take no place"
+
+    asyncio.run(scene())
+
+
+def test_who_begins_passes_those_who_have_begun_and_keeps_its_own_order() -> None:
+    async def scene() -> None:
+        async with workshop(1) as shop:
+            gate, done = threading.Event(), asyncio.Event()
+            came: list[str] = []
+            old, new = shop.bench(never), shop.bench(never)
+            old.do(lambda: gate.wait(60), lambda _: None)
+            for _ in range(URGENT_JOBS - 1):
+                old.do(lambda: None, lambda _: None)
+            for number in range(3):
+                old.do(partial("old{}".format, number), came.append)
+            for number in range(URGENT_JOBS + 2):
+                new.do(partial("new{}".format, number), came.append)
+            old.do(lambda: None, lambda _: done.set())
+            gate.set()
+            await done.wait()
+            first = [f"new{number}" for number in range(URGENT_JOBS)]
+            rest = [f"new{number}" for number in range(URGENT_JOBS, URGENT_JOBS + 2)]
+            assert came == [*first, "old0", "old1", "old2", *rest]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_the_shop_is_as_late_as_what_a_listener_waits_for(patient: bool) -> None:
+    async def scene() -> None:
+        now = 100.0
+        shop = Workshop(lambda: now, 1)
+        try:
+            begun, gate, done = threading.Event(), threading.Event(), asyncio.Event()
+            bench = shop.bench(never, patient)
+            assert shop.late_s() == 0
+            for _ in range(URGENT_JOBS):
+                bench.do(lambda: None, lambda _: None)
+            bench.do(lambda: (begun.set(), gate.wait(60)), lambda _: None)
+            bench.do(lambda: None, lambda _: done.set())
+            begun.wait(60)
+            now = 100.5
+            assert shop.late_s() == (0 if patient else 0.5)
+            gate.set()
+            await done.wait()
+            while shop.late_s():  # until the thread has seen that nothing is left
+                await asyncio.sleep(0)
+        finally:
+            shop.close()
 
     asyncio.run(scene())
 

@@ -1,0 +1,40 @@
+"""A server that is late takes no new turn: it waits, and is refused in the end; nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from engine.api import Busy, Conversation, SamplingParams, Voice
+from realtime.admission import LATE_S, AdmittingEngine
+from realtime.scripted import ScriptedEngine
+
+
+def test_a_stream_is_refused_while_the_server_is_late_and_had_afterwards() -> None:
+    async def scene() -> None:
+        late_s, inner = LATE_S * 1.01, ScriptedEngine()
+        engine = AdmittingEngine(inner, lambda: late_s)
+        asked = (Conversation("c"), Voice("v"), SamplingParams(), 1)
+        with pytest.raises(Busy, match="no time for another stream") as refusal:
+            engine.open(*asked)
+        assert refusal.value.retry_after_s > 0 and not inner.streams
+        late_s = LATE_S
+        stream = engine.open(*asked)
+        assert inner.streams == {"c": stream} and engine.capacity().streams == 1
+
+    asyncio.run(scene())
+
+
+def test_everything_else_passes_to_the_engine() -> None:
+    async def scene() -> None:
+        inner = ScriptedEngine()
+        engine = AdmittingEngine(inner, lambda: 9.0)
+        engine.prefetch(Conversation("c"), Voice("v"))
+        engine.forget("c")
+        assert inner.prefetched and inner.forgotten == ["c"] and engine.info is inner.info
+        codes = await engine.encode(inner.sound(inner.codes("a", 0, 0, 0)[:, 0]), inner.info.sample_rate)
+        assert codes.shape == (inner.info.codebooks, 1)
+        assert (await engine.decode(codes)).shape == (inner.info.frame_samples,)
+
+    asyncio.run(scene())
