@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from engine.codec import CausalConv, Codec, ConvNextBlock, LayerScale, Snake
 from engine.codec_weights import load_codec
@@ -401,6 +406,63 @@ def test_samples_that_are_not_whole_frames_are_refused(shape: tuple[int, ...], r
     encoder = StreamingEncoder(codec_named("small"), 2)
     with pytest.raises(ValueError, match="are not 1 rows of frames of 72"):
         encoder.step(torch.zeros(shape), rows)
+
+
+class Held(TorchDispatchMode):
+    """Bytes of the tensors that operations made on a device and somebody still has."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.most = 0
+        self._device = device
+        self._made: list[tuple[StorageWeakRef, int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and x.device.type == self._device and x.untyped_storage()._cdata not in given:
+                self._made.append((StorageWeakRef(x.untyped_storage()), x.untyped_storage().nbytes()))
+        self.most = max(self.most, self.now())
+        return out
+
+    def now(self) -> int:
+        self._made = [(storage, size) for storage, size in self._made if not storage.expired()]
+        return sum(size for _, size in self._made)
+
+
+def numbers(*modules: nn.Module) -> int:
+    return sum(weight.numel() for module in modules for weight in module.parameters())
+
+
+@pytest.mark.parametrize("way", [StreamingCodec, StreamingEncoder])
+def test_another_device_holds_each_weight_that_it_uses_once_and_little_more_meanwhile(way: type) -> None:
+    """Of S2 Pro, whose tensors are not really there: a device named meta stands for a GPU."""
+    elsewhere, largest = torch.device("meta"), 4 * 3072 * 6144  # bytes, of the first transposed convolution
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        codec = Codec(CodecConfig()).eval().requires_grad_(False)
+        with Held("meta") as held:
+            made = way(codec, 2, device=elsewhere)
+    quantizer, decodes = codec.quantizer, way is StreamingCodec
+    if decodes:  # stages are kept as the sums that entries add up to, 10 tables
+        own = numbers(codec.decoder, quantizer.post_module, quantizer.upsample) + (4096 + 9 * 1024) * 1024
+    else:
+        own = numbers(codec.encoder, quantizer.pre_module, quantizer.downsample, *quantizer.stages())
+    assert next(codec.parameters()).device.type == "cpu"
+    assert held.now() == pytest.approx(4 * own + made.state_bytes(), rel=0.002)
+    assert held.most < held.now() + 2.5 * largest
+
+
+@pytest.mark.gpu
+@every_codec
+def test_a_codec_that_lies_elsewhere_streams_as_one_on_the_gpu(name: str) -> None:
+    codec, gpu = codec_named(name), torch.device("cuda")
+    moved = copy.deepcopy(codec).to(gpu)
+    codes, wave = codes_of(codec, 6, 0).to(gpu), torch.randn(1, 6 * codec.frame_samples, device=gpu)
+    decoders = StreamingCodec(codec, 1, device=gpu), StreamingCodec(moved, 1)
+    encoders = StreamingEncoder(codec, device=gpu), StreamingEncoder(moved)
+    assert torch.equal(*(decoder.step(codes[None], [0]) for decoder in decoders))
+    assert torch.equal(*(encoder.step(wave, [0]) for encoder in encoders))
 
 
 @pytest.mark.gpu
