@@ -453,14 +453,15 @@ def test_another_device_holds_each_weight_that_it_uses_once_and_little_more_mean
     assert held.most < held.now() + 2.5 * largest
 
 
-@pytest.mark.gpu
 @every_codec
-def test_a_codec_that_lies_elsewhere_streams_as_one_on_the_gpu(name: str) -> None:
-    codec, gpu = codec_named(name), torch.device("cuda")
-    moved = copy.deepcopy(codec).to(gpu)
-    codes, wave = codes_of(codec, 6, 0).to(gpu), torch.randn(1, 6 * codec.frame_samples, device=gpu)
-    decoders = StreamingCodec(codec, 1, device=gpu), StreamingCodec(moved, 1)
-    encoders = StreamingEncoder(codec, device=gpu), StreamingEncoder(moved)
+@pytest.mark.parametrize("where", ["cpu:0", pytest.param("cuda:0", marks=pytest.mark.gpu)])
+def test_a_codec_that_lies_elsewhere_gives_the_numbers_of_one_that_was_moved(name: str, where: str) -> None:
+    """A CPU's tensors lie on `cpu`, which is elsewhere than `cpu:0`."""
+    codec, device = codec_named(name), torch.device(where)
+    moved = copy.deepcopy(codec).to(device)
+    codes, wave = codes_of(codec, 6, 0).to(device), torch.randn(1, 6 * codec.frame_samples, device=device)
+    decoders = StreamingCodec(codec, 1, device=device), StreamingCodec(moved, 1)
+    encoders = StreamingEncoder(codec, device=device), StreamingEncoder(moved)
     assert torch.equal(*(decoder.step(codes[None], [0]) for decoder in decoders))
     assert torch.equal(*(encoder.step(wave, [0]) for encoder in encoders))
 
@@ -472,6 +473,7 @@ def test_a_cuda_graph_of_a_step_gives_the_offline_wave() -> None:
     streaming = StreamingCodec(codec.cuda(), ROWS)
     codes, rows = torch.zeros(2, 3, 1, dtype=torch.int64, device="cuda"), torch.tensor([0, 1], device="cuda")
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             streaming.step(codes, rows)
