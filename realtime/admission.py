@@ -6,16 +6,21 @@ many cannot be encoded and sent in time by this process, only the process itself
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from engine.api import Busy, Capacity, Codes, Conversation, Engine, ModelInfo, Samples, SamplingParams, Stream, Voice
 
-# Below what is encoded ahead (`speech.READY_MS`), and far below the lead of who has listened for a while: nobody has run short yet. Above
-# what many who begin at one moment cost once: 256 turns of 0.4 s, 4 threads and 0.4 ms a frame are 0.22 s.
-LATE_S: Final = 0.3
+# Below what is encoded ahead (`speech.READY_MS`), and far below the lead of who has listened for a while: nobody has run short yet.
+# Above what a step of 256 rows costs one thread, 0.1 s.
+LATE_S: Final = 0.2
 RETRY_S: Final = 0.5
+# Once the server was late, those who wait come in no faster than others leave: what a newcomer costs shows only after a while, and all who
+# wait would come in at the first moment that is good. Until it was not late for so long.
+CAREFUL_S: Final = 5.0
+TURN_S: Final = 8.0  # that a stream is taken to be open
 
 
 @dataclass
@@ -29,9 +34,13 @@ class Late(Busy):
 class AdmittingEngine:
     """`engine.api.Engine`: another one, whose streams are refused while `late_s()` says that the server is late."""
 
-    def __init__(self, engine: Engine, late_s: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, late_s: Callable[[], float], now: Callable[[], float]) -> None:
+        """`now`: seconds, monotonic."""
         self._engine = engine
         self._late_s = late_s
+        self._now = now
+        self._careful_until = -math.inf
+        self._next_at = -math.inf  # when the next may come in, while we are careful
 
     @property
     def info(self) -> ModelInfo:
@@ -45,9 +54,15 @@ class AdmittingEngine:
 
     def open(self, conversation: Conversation, voice: Voice, params: SamplingParams, turn: int) -> Stream:
         """See `engine.api.Engine.open`. Raises Busy as well while the server is late."""
+        now = self._now()
         if self._late_s() > LATE_S:
+            self._careful_until = now + CAREFUL_S
             raise Late(RETRY_S)
-        return self._engine.open(conversation, voice, params, turn)
+        if now < min(self._next_at, self._careful_until):
+            raise Late(RETRY_S)
+        stream = self._engine.open(conversation, voice, params, turn)
+        self._next_at = now + min(RETRY_S, TURN_S / max(1, self._engine.capacity().streams))
+        return stream
 
     def forget(self, conversation_id: str) -> None:
         self._engine.forget(conversation_id)

@@ -42,7 +42,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.engine = engine
-        self.admitting = AdmittingEngine(engine, self._late_s)  # the same for turns that somebody asks for
+        self.admitting = AdmittingEngine(engine, self._late_s, clock)  # the same for turns that somebody asks for
         self.clock = clock  # seconds, monotonic: the event loop's own, so that its timers and ours agree
         self.unix_time = unix_time  # seconds: only to be told
         self.gate = Gate([key.get_secret_value() for key in settings.keys], settings.allowed_origins)
