@@ -35,15 +35,12 @@ class GraphMemory:
     stream: torch.cuda.Stream
 
     @staticmethod
-    def of(device: torch.device, urgent: bool = False) -> GraphMemory | None:
-        """None where there are no graphs. urgent: their kernels get free multiprocessors before those of others that run meanwhile."""
+    def of(device: torch.device) -> GraphMemory | None:
+        """None where there are no graphs."""
         if device.type != "cuda":
             return None
         gc.collect()  # graphs that are garbage: to end one breaks a capture that goes on
-        stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
-        return GraphMemory(
-            torch.cuda.graph_pool_handle(), stream
-        )  # a graph's kernels keep the priority of the stream of the capture
+        return GraphMemory(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 class Captured(Generic[T]):

@@ -34,7 +34,6 @@ MOST_POSITIONS = 512
 # Of a prefill that shares its pass with others': it costs no pass over the weights then, but each of its positions reads all keys before it
 # for itself. 0: each has a pass of its own.
 MOST_JOINED = 128
-_URGENT = True  # steps go before the codec that runs beside them
 _WIDE = WIDTHS[2]  # candidates: more than that nobody may ask for who comes over the wire
 _NEWEST = 0.1  # weight of the latest step ahead in the share of rows that were of use
 _WORTH_IT = 0.6  # that share: a step ahead saves a part of a step's time, and one in vain costs all of it
@@ -121,9 +120,7 @@ class FrameGraphs:
     ) -> None:
         """rows: most of a step. Captures everything now, which takes seconds."""
         most_pages = min(pool.pages, -(-model.config.max_positions // PAGE))
-        sizes = buckets(rows)
-        # The codec has until the next frame is drawn, and would otherwise take its share of the memory's bandwidth at once.
-        slow, draw = GraphMemory.of(model.device, _URGENT), GraphMemory.of(model.device, _URGENT)
+        sizes, slow, draw = buckets(rows), GraphMemory.of(model.device), GraphMemory.of(model.device)
         # The largest first: smaller ones then find room in its memory.
         longer = sorted({*sizes, *buckets(max(rows, MOST_POSITIONS))}, reverse=True)
         self._slow = [SlowGraph(model, pool, size, most_pages, slow) for size in longer][::-1]
