@@ -15,7 +15,7 @@ from engine.api import Busy, Capacity, Codes, Conversation, Engine, ModelInfo, S
 
 # Below what is encoded ahead (`speech.READY_MS`), and far below the lead of who has listened for a while: nobody has run short yet.
 # Above what a step of 256 rows costs one thread, 0.1 s.
-LATE_S: Final = 0.2
+LATE_S: Final = 0.3
 RETRY_S: Final = 0.5
 # Once the server was late, those who wait come in no faster than others leave: what a newcomer costs shows only after a while, and all who
 # wait would come in at the first moment that is good. Until it was not late for so long.
