@@ -13,6 +13,7 @@ import torch
 import engine
 from engine.api import Conversation, EngineLimits, Reference, SamplingParams, Voice
 from engine.core import EngineCore
+from engine.gaze import Gaze
 from engine.kv import CachedSequence
 from engine.load import Loaded, load_model
 from engine.model import Hidden
@@ -77,9 +78,9 @@ def prefills_of(core: EngineCore, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     starts: list[int] = []
     prefill = core._runner.prefill
 
-    def recording(sequence: CachedSequence, positions: int) -> Hidden:
+    def recording(sequence: CachedSequence, positions: int, look: Gaze | None = None) -> Hidden:
         starts.append(sequence.length - positions)
-        return prefill(sequence, positions)
+        return prefill(sequence, positions, look)
 
     monkeypatch.setattr(core._runner, "prefill", recording)
     return starts
