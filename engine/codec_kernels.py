@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from engine import codec_triton as kernels
-from engine.codec_triton import Plan, plan_of
+from engine.codec_plans import Plan, plan_of
 from engine.streaming import StreamingCodec
 from engine.streaming_layers import (
     CausalProduct,

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "engine/products_triton.py": "engine torch triton",
     "engine/between_triton.py": "engine torch triton",
     "engine/row_products_triton.py": "triton",
+    "engine/codec_plans.py": "",
     "engine/codec_kernels.py": "engine torch triton",
     "engine/codec_triton.py": "torch triton",
     "engine/embed_triton.py": "torch triton",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine import codec_plans
 from engine.codec import Codec
 from engine.config import CodecConfig, CodecTransformerConfig
 from engine.streaming import StreamingCodec
@@ -149,20 +150,18 @@ if INTERPRETED:  # it alone sees every address
 
 
 def test_a_plan_measured_for_a_product_of_the_same_shape_is_left_where_it_does_not_fit(
-    device: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a gate and what it lets through a tile has two lots; a third lies beyond the matrix."""
-    from engine import codec_triton
-
     shape = (16, 96, 48, 1)
-    measured = next(plan for plan in codec_triton.plans(16, 96, 48, gated=False) if plan.parts == 3)
-    monkeypatch.setattr(codec_triton, "PLANS", {shape: measured})
-    codec_triton.plan_of.cache_clear()
+    measured = next(plan for plan in codec_plans.plans(16, 96, 48, gated=False) if plan.parts == 3)
+    monkeypatch.setattr(codec_plans, "PLANS", {shape: measured})
+    codec_plans.plan_of.cache_clear()
     try:
-        assert codec_triton.plan_of(*shape) == measured
-        assert codec_triton.plan_of(*shape, gated=True).parts == 2
+        assert codec_plans.plan_of(*shape) == measured
+        assert codec_plans.plan_of(*shape, gated=True).parts == 2
     finally:
-        codec_triton.plan_of.cache_clear()
+        codec_plans.plan_of.cache_clear()
 
 
 def test_widths_that_no_tile_divides_are_left_to_the_plain_way(device: str) -> None:

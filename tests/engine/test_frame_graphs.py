@@ -195,6 +195,16 @@ def test_a_newcomer_and_one_who_leaves_cost_no_step_ahead(s2pro: Path, monkeypat
     assert steps.late == 0
 
 
+def prefilled(runner: Runner, rows: int, codebooks: int, noise: np.random.Generator) -> list[CachedSequence]:
+    """A sequence in each row, one longer than the other."""
+    sequences = [CachedSequence(runner.pool, codebooks) for _ in range(rows)]
+    for row, sequence in enumerate(sequences):
+        runner.open_row(row, SAMPLED, row)
+        sequence.extend(noise.integers(0, 8, (codebooks + 1, 20 + 10 * row)))
+        runner.prefill(sequence, sequence.length)
+    return sequences
+
+
 @torch.inference_mode()
 def test_rows_that_no_step_ahead_computed_are_computed_beside_the_others(s2pro: Path) -> None:
     loaded = tiny_model(s2pro)
@@ -202,11 +212,8 @@ def test_rows_that_no_step_ahead_computed_are_computed_beside_the_others(s2pro: 
     heads: list[torch.Tensor] = []
     for graphs in (False, True):
         runner = Runner(loaded.model, loaded.codec, limits, graphs=graphs)
-        sequences, noise = [CachedSequence(runner.pool, codebooks) for _ in range(4)], np.random.default_rng(1)
-        for row, sequence in enumerate(sequences):
-            runner.open_row(row, SAMPLED, row)
-            sequence.extend(noise.integers(0, 8, (codebooks + 1, 20 + 10 * row)))
-            runner.prefill(sequence, sequence.length)
+        noise = np.random.default_rng(1)
+        sequences = prefilled(runner, 4, codebooks, noise)
         spoke, silent = [sequences[row] for row in (3, 1, 0)], sequences[2]
         drawn = runner.draw([runner.decode(spoke)], [3, 1, 0], spoke)
         for sequence, one in zip(spoke, drawn, strict=True):
@@ -238,11 +245,8 @@ def test_short_prefills_share_a_pass_with_each_other_and_with_rows_that_no_step_
     for graphs in (False, True):
         monkeypatch.setattr(SlowGraph, "_compute", counted)
         runner = Runner(loaded.model, loaded.codec, limits, graphs=graphs)
-        sequences, noise = [CachedSequence(runner.pool, codebooks) for _ in range(7)], np.random.default_rng(1)
-        for row, sequence in enumerate(sequences):
-            runner.open_row(row, SAMPLED, row)
-            sequence.extend(noise.integers(0, 8, (codebooks + 1, 20 + 10 * row)))
-            runner.prefill(sequence, sequence.length)
+        noise = np.random.default_rng(1)
+        sequences = prefilled(runner, 7, codebooks, noise)
         speaking = [sequences[row] for row in spoke or []]
         if speaking:
             for sequence, one in zip(
