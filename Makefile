@@ -1,7 +1,7 @@
 # What a person types: `make serve` and `make test` do all the set-up they need; `make setup` does only that.
 #
 #   make serve [PORT=8300] [MODEL=mini] [ARGS="more options of parley serve"]
-#   make test [ARGS="pytest options"]    everything, in three processes (-n0: in one);  make test-fast: the part that needs no torch
+#   make test [ARGS="pytest options"]    everything, in four processes (-n0: in one);  make test-fast: the part that needs no torch
 #   make test-web                        the page in a real browser (wants node, npm and chromium-headless-shell)
 #   make evaluate                        measure the embedded voice and put its figures into README.md (half an hour)
 #   make samples                         let the embedded voice say what web-demo/samples holds (seconds)
@@ -16,9 +16,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 CLIENTS := .venv-dialects
 NODE_MODULES := tests/web/node_modules/.package-lock.json
-# Many tests wait for speech to be played, so three processes keep two cores busy. A file's tests share what they load; the slowest files
+# Many tests wait for speech to be played, so four processes keep two cores busy. A file's tests share what they load; the slowest files
 # are among the first, which is better than the fullest.
-SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
+SPREAD := -n 4 --dist loadfile --no-loadscope-reorder
 PIP := $(RUN) -m pip --disable-pip-version-check
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 

@@ -72,6 +72,7 @@ class Capacity:
 
     streams: int  # open streams
     max_streams: int
+    own: int  # of those, how many belong to the caller's process, where several share the engine
 
 
 @dataclass(frozen=True, slots=True)

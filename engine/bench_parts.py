@@ -135,17 +135,35 @@ class Steps:
     def codec(self, codes: Codes) -> None:
         """The codec's frame."""
         self._finish()
-        self.runner.decoder.start(codes, self.rows)
+        self.runner.decoder.start(codes[:, :, None], self.rows)
         self.runner.decoder.finish()
 
     def frame(self) -> None:
         """A whole step as the core makes it: where the codec works beside, the frame before is waited for when this one is drawn."""
         codes = self.draw(self.slow(), ahead=True)
         self._finish()
-        self.runner.decoder.start(codes, self.rows)
+        self.runner.decoder.start(codes[:, :, None], self.rows)
         self._decoding = True
         if not self.runner.decoder.beside:
             self._finish()
+
+    def held(self, count: int, now: Now) -> list[float]:
+        """Milliseconds of each frame where the codec takes several of one row at once, as for a listener who has enough to play: of so many
+        frames together, divided by their number. Empty where it does not."""
+        several, times = self.runner.decoder.several, list[float]()
+        if several == 1 or len(self.rows) > 1:
+            return times
+        for number in range(-1, -(-count // several)):
+            begun, codes = now(), list[Codes]()
+            for _ in range(several):
+                codes.append(self.draw(self.slow(), ahead=True))
+                self._finish()
+            self.runner.decoder.start(np.stack(codes, axis=2), self.rows)
+            self._decoding = True
+            took = 1000 * (now() - begun) / several
+            if number >= 0:
+                times.append(took)
+        return times
 
     def _finish(self) -> None:
         if self._decoding:
@@ -197,7 +215,8 @@ class Steps:
         return Captured(function, device) if self._graphs else function
 
     def pieces(self, steps: int, now: Now) -> dict[str, list[float]]:
-        """Milliseconds of each piece, waiting for the device after each; `all` without, but for the waits that a step has."""
+        """Milliseconds of each piece, waiting for the device after each; `all` without, but for the waits that a step has. Where the codec
+        takes several frames at once, `held` is `all` with that."""
         out: dict[str, list[float]] = {name: [] for name in ("slow", "draw", "codec", "sampling")}
         sampling = self.sampling()
         for number in range(-FIRST_FRAMES, steps):
@@ -215,7 +234,9 @@ class Steps:
             if number >= 0:
                 for name, begun, end in zip(out, ends, ends[1:], strict=False):
                     out[name].append(1000 * (end - begun))
-        return out | {"all": self.frames(steps, now)}
+        out["all"] = self.frames(steps, now)
+        held = self.held(steps, now)
+        return out | {"held": held} if held else out
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +303,7 @@ def codec_in_tf32(loaded: Loaded, rows: int, frames: int, now: Now) -> dict[str,
     index, waves, out = torch.arange(rows, device=device), [], {}
     for name, precision in (("float32", "highest"), ("tf32", PRECISION), ("kernels", PRECISION)):
         codec, times, wave = StreamingCodec(loaded.codec, rows, device=device), [], []
-        step, one = frame_step(codec, device, name == "kernels", [rows]), codes[:, :, :1].clone()
+        step, one = frame_step(codec, device, name == "kernels", [(rows, 1)]), codes[:, :, :1].clone()
         if name == "kernels" and step == codec.step:
             continue
         with products_in(precision), torch.inference_mode():

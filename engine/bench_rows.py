@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 
+from engine import graphed_decoder
 from engine.api import EngineLimits
 from engine.bench_clone import clones, firsts, made_voice
 from engine.bench_parts import (
@@ -115,6 +116,7 @@ def pieces(bench: Bench) -> Rows:
         steps.pieces(1, bench.now)
         roofs = {name: 1000 * size / bench.copied for name, size in frame_bytes(bench.loaded, steps.positions).items()}
         roof = {"slow": roofs["slow"] + roofs["kv"], "draw": roofs["fast"], "all": sum(roofs.values())}
+        roof["held"] = roof["all"]
         row: dict[str, Any] = {"streams": streams, "positions": steps.positions}
         for name, values in steps.pieces(bench.args.steps, bench.now).items():
             row[name] = {**spread(values), "roof": roof.get(name)}
@@ -135,7 +137,7 @@ def pieces(bench: Bench) -> Rows:
 def _frames(bench: Bench) -> int:
     """That a row of `pieces` says at most."""
     steps: int = bench.args.steps
-    return 2 * steps + 4 * FIRST_FRAMES + 2 + PROFILED
+    return 3 * steps + 4 * FIRST_FRAMES + 3 + PROFILED + 4 * max(graphed_decoder.SEVERAL, default=1)
 
 
 def _profile(steps: Steps, folder: Path, streams: int) -> None:

@@ -1,4 +1,4 @@
-"""The codec's decoder frame as some eighty launches of our own kernels, for any number of rows.
+"""The codec's decoder for one or a few frames as some eighty launches of our own kernels, for any number of rows.
 
 Knows how the layers of a `StreamingCodec` follow each other, with which scales their factors fit into half precision, and where each leaves
 what the next one sees. The arithmetic of a launch is in `engine.codec_triton`. Reads and writes the same states as the codec's own `step`,
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from engine import codec_triton as kernels
 from engine.codec_plans import Plan, plan_of
+from engine.codec_windows import Call, Goal, Turned, Windows, balance
 from engine.streaming import StreamingCodec
 from engine.streaming_layers import (
     CausalProduct,
@@ -30,71 +30,17 @@ from engine.streaming_layers import (
     Transformer,
     TransformerLayer,
 )
-from engine.streaming_state import Window
 
 # Parts whose products have factors of twice as many bits (three products for one): a small share of the frame's, and where a trained codec
 # loses most of what it loses; with them it keeps about 65 dB, without 58 (the mini's). So has what the last convolution sees.
 PRECISE = ("upsample", "decoder.0", "decoder.1")
-
-
-def balance(most: Tensor) -> Tensor:
-    """Powers of two near `most` float [n], 1 for nothing: exact to multiply with and to divide by."""
-    return torch.where(most > 0, torch.exp2(torch.round(torch.log2(most.clamp(min=1e-30)))), torch.ones_like(most))
+# Rows that such products are made for in one loop instead of three: fewer waits, but less in flight. 64 rows gain by it, 256 lose.
+MOST_JOINED = 64
 
 
 def batch_like(batch: int) -> int:
     """The batch whose plans one of `batch` rows runs with: each plan is compiled, so there are few."""
     return next((like for most, like in ((4, 1), (32, 16), (128, 64)) if batch <= most), 256)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Goal:
-    """A window that a launch fills, and what is remembered of it. Counted in numbers."""
-
-    base: int  # before it in a row's windows
-    head: int  # remembered
-    fresh: int  # of a call
-    place: int  # of what is remembered in a row's state
-    back: Tensor  # float32 [channels], powers of two that bring inputs to the size that their weights had
-    precise: bool  # it has a second half
-
-    def of(self, windows: Tensor, batch: int) -> Tensor:
-        """[batch * (head + fresh)]."""
-        return windows.narrow(0, self.base * batch, (self.head + self.fresh) * batch)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Turned:
-    """A snake on the way into a window: None of it where only the window is wanted."""
-
-    goal: Goal
-    bends: bool
-    alpha: Tensor | None  # float32 [outputs]; None: the product gives it scaled
-    shift: Tensor | None
-    back: Tensor  # float32 [outputs]
-
-    @staticmethod
-    def by(snake: Snake | None, goal: Goal, repeats: int = 1, bends: bool = True) -> Turned:
-        """repeats: positions that an output stands for."""
-        if snake is None:
-            return Turned(goal, bends, None, None, goal.back.repeat(repeats))
-        shift = torch.zeros_like(snake.alpha) if snake.shift is None else snake.shift
-        return Turned(goal, bends, snake.alpha.repeat(repeats), shift.repeat(repeats), goal.back.repeat(repeats))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
-    """What the launches of a frame share."""
-
-    batch: int
-    windows: Tensor  # of `kind`
-    state: Tensor  # float32 [rows, floats]
-    floats: int
-    index: Tensor  # int64 [batch]
-    start: Tensor  # int64 [batch], frames before this one
-    turn: Tensor  # float32 [batch, 2, half a head]
-    low: int  # between the halves of a window
-    dry: bool = False  # only compile
 
 
 class Product:
@@ -118,7 +64,7 @@ class Product:
         floor: float | None = None,
         precise: bool = False,
     ) -> None:
-        """weight: float32 [taps * channels, columns]. time: positions of a row. floor: what a norm of the inputs adds to their squares."""
+        """weight: float32 [taps * channels, columns]. time: positions of a frame. floor: what a norm adds to the inputs' squares."""
         if back is not None:
             weight = weight / back.repeat(taps)[:, None]
         self.scale = balance(weight.abs().amax(0))
@@ -130,10 +76,11 @@ class Product:
         self.channels, self.columns = weight.shape[0] // taps, weight.shape[1]
         self.outputs = self.columns // 2 if act == kernels._GATE else self.columns
 
-    def plan(self, batch: int) -> Plan:
+    def plan(self, batch: int, frames: int) -> Plan:
         """What it is launched with."""
-        rows, gated = batch_like(batch) * self.time, self.act == kernels._GATE
-        return plan_of(rows, self.columns, self.channels, self.taps, gated, 3 if self.precise else 1)
+        rows, gated = batch_like(batch) * frames * self.time, self.act == kernels._GATE
+        joined = batch_like(batch) <= MOST_JOINED
+        return plan_of(rows, self.columns, self.channels, self.taps, gated, self.precise, joined)
 
     def run(
         self,
@@ -154,12 +101,12 @@ class Product:
 
         out: [halves, rows, outputs] of `kind`, times `back`, bent before if `bends`; or what `turned` says.
         """
-        plan = self.plan(call.batch)
-        rows, some = call.batch * self.time, self.scale
-        down = batch_like(call.batch) * self.time < self.columns  # the matrix is the larger: read it once
+        plan, time = self.plan(call.batch, call.frames), call.frames * self.time
+        rows, some = call.batch * time, self.scale
+        down = batch_like(call.batch) * time < self.columns  # the matrix is the larger: read it once
         goal = None if turned is None else turned.goal
         if turned is not None:
-            out, back, bends = turned.goal.of(call.windows, call.batch), turned.back, turned.bends
+            out, back, bends = turned.goal.of(call), turned.back, turned.bends
         a_low = call.low if a_head else a.numel() // 2
         lows = out is not None and (len(out) == 2 if goal is None else goal.precise)
         out_low = call.low if goal is not None or out is None else out.numel() // 2
@@ -174,43 +121,11 @@ class Product:
             some if back is None else back, call.state, call.index, rows, self.dilation, self.floor or 0.0, a_head,
             a_low if self.precise else 0, 0 if goal is None else goal.head, out_low if lows else 0,
             0 if goal is None else goal.place, call.floats,
-            self.channels, self.taps, self.columns, self.time, self.floor is not None, self.bias is not None, self.act,
+            self.channels, self.taps, self.columns, time, self.floor is not None, self.bias is not None, self.act,
             adds, x is not None and keeps, alpha is not None, bends, back is not None, out is not None, lows,
-            goal is not None, self.precise, plan.rows, plan.cols, plan.parts, plan.deep, down,
+            goal is not None, self.precise, plan.joined, plan.rows, plan.cols, plan.parts, plan.deep, down,
             num_warps=plan.warps, num_stages=plan.stages,
         )  # fmt: skip
-
-
-class _Windows:
-    """All windows of a frame, one after the other, and the table by which their heads are filled."""
-
-    def __init__(self, codec: StreamingCodec) -> None:
-        self._codec = codec
-        self.numbers = 0  # of a row
-        self.halved = 0  # of those with second halves, if they are the first ones
-        self._goals: list[Goal] = []
-
-    def add(self, window: Window, time: int, back: Tensor, precise: bool) -> Goal:
-        """time: inputs of a call."""
-        head, fresh = window.remembered * window.channels, time * window.channels
-        goal = Goal(self.numbers, head, fresh, self._codec.layout.offset(window.place), back, precise)
-        self.numbers += head + fresh
-        if precise:
-            self.halved = self.numbers
-        self._goals.append(goal)
-        return goal
-
-    def table(self) -> tuple[Tensor, Tensor]:
-        """int64 [chunks, 8] (see `_begin_kernel`), float32 [chunks, CHUNK]."""
-        lines, backs = [], []
-        for goal in self._goals:
-            whole = goal.back.repeat(goal.head // len(goal.back))
-            for at in range(0, goal.head, kernels.CHUNK):
-                back = whole[at : at + kernels.CHUNK]
-                window = [goal.base, goal.head + goal.fresh]
-                lines.append([goal.place + at, *window, at, len(back), goal.fresh, goal.head, int(goal.precise)])
-                backs.append(torch.nn.functional.pad(back, (0, kernels.CHUNK - len(back))))
-        return torch.tensor(lines, device=backs[0].device), torch.stack(backs).contiguous()
 
 
 def _importance(product: CausalProduct) -> Tensor:
@@ -227,7 +142,7 @@ class _Block:
         first: SnakeProduct,
         units: list[Residual],
         time: int,
-        windows: _Windows,
+        windows: Windows,
         kind: torch.dtype,
         precise: bool,
     ) -> None:
@@ -267,13 +182,12 @@ class _Block:
         self.first = Turned.by(self.units[0].inner.snake, self.seens[0], self.repeats)
 
     def run(self, call: Call) -> None:
-        rows = call.batch * self.time
+        rows = call.batch * call.frames * self.time
         x = call.state.new_empty(rows, self.channels)
         bent = call.windows.new_empty(1 + self.up.precise, rows, self.channels)
-        self.up.run(call, self.seen.of(call.windows, call.batch), self.seen.head, x=x, turned=self.first)
+        self.up.run(call, self.seen.of(call), self.seen.head, x=x, turned=self.first)
         for i, seen in enumerate(self.seens):
-            window = seen.of(call.windows, call.batch)
-            self.inner[i].run(call, window, seen.head, out=bent, back=self.middle[i], bends=True)
+            self.inner[i].run(call, seen.of(call), seen.head, out=bent, back=self.middle[i], bends=True)
             last = i == len(self.seens) - 1
             self.outer[i].run(call, bent, x=x, adds=True, keeps=not last, turned=self.after[i])
 
@@ -290,14 +204,14 @@ class _Layer:
         self.narrow = Product(*layer.narrow.plain(), kind, time=1)
 
     def run(self, call: Call, x: Tensor, narrow: Tensor, past: Tensor, window: int) -> None:
-        """x float32 [B, dim] and the same of `kind`, [halves, B, dim], both overwritten."""
-        qkv = x.new_empty(call.batch, self.qkv.columns)
+        """x float32 [B * frames, dim] and the same of `kind`, [halves, B * frames, dim], both overwritten."""
+        qkv = x.new_empty(len(x), self.qkv.columns)
         self.qkv.run(call, narrow, x=qkv)
-        heard = narrow.new_empty(1, call.batch, self.heads * self.dim)
+        heard = narrow.new_empty(1, len(x), self.heads * self.dim)
         if not call.dry:
             kernels.attend(qkv, call.turn, past, call.index, call.start, heard, window)
         self.out.run(call, heard, x=x, adds=True, out=narrow)
-        gated = narrow.new_empty(1, call.batch, self.wide.outputs)
+        gated = narrow.new_empty(1, len(x), self.wide.outputs)
         self.wide.run(call, narrow, out=gated)
         self.narrow.run(call, gated, x=x, adds=True, out=narrow)
 
@@ -315,7 +229,7 @@ class _Upsample:
         kind: torch.dtype,
         precise: bool,
     ) -> None:
-        """gain: of the norm before, whose floor is `floor`. time: inputs."""
+        """gain: of the norm before, whose floor is `floor`. time: inputs of a frame."""
         weight, bias = up.plain()
         weight = weight if gain is None else weight * gain[:, None]
         self.up = Product(weight, bias, kind, time=time, floor=floor, precise=precise)
@@ -327,14 +241,15 @@ class _Upsample:
 
     def run(self, call: Call, narrow: Tensor, place: int, goal: Goal | None) -> Tensor:
         """narrow: inputs of `kind`, [halves, rows, channels]. Returns the block's output of `kind`, unless it goes to a window."""
-        rows = call.batch * self.time
+        time = call.frames * self.time
+        rows = call.batch * time
         x = call.state.new_empty(rows, self.channels)
         self.up.run(call, narrow, x=x)
         halves = 1 + self.up.precise
         y = narrow.new_empty(halves, rows, self.channels)
         block = self.block
         if not call.dry:
-            kernels.depthwise(x, block.taps, block.bias, block.eps, call.state, call.index, place, self.time, y)
+            kernels.depthwise(x, block.taps, block.bias, block.eps, call.state, call.index, place, time, y)
         z = narrow.new_empty(halves, rows, self.wide.columns)
         self.wide.run(call, y, out=z)
         if goal is None:
@@ -345,14 +260,14 @@ class _Upsample:
 
 
 class KernelDecoder:
-    """`StreamingCodec.step` for one frame of rows that a tensor names, in kernels. `fits` says whether a codec can be run so."""
+    """`StreamingCodec.step` for rows that a tensor names, in kernels. `fits` says whether a codec can be run so."""
 
     def __init__(
         self, codec: StreamingCodec, kind: torch.dtype = torch.float16, precise: Sequence[str] = PRECISE
     ) -> None:
         """kind: of a product's factors. precise: names of parts that need more bits than it has."""
         self._codec, self._kind = codec, kind
-        parts, windows = list(codec.parts.items()), _Windows(codec)
+        parts, windows = list(codec.parts.items()), Windows(codec)
         post = parts[0][1][0]
         assert isinstance(post, Transformer), "the transformer comes first"
         self._post = post
@@ -395,51 +310,53 @@ class KernelDecoder:
         self._enter = Turned.by(None, goals[0])
         for block_, snake, goal in zip(self._blocks, after, [*goals[1:], self._final], strict=True):
             block_.lead_to(snake, goal)
-        self._numbers, self._halved = windows.numbers, windows.halved
-        self._table, self._backs = windows.table()
+        self._windows = windows
+        self._tables: dict[int, tuple[Tensor, Tensor]] = {}  # by frames
 
     @torch.inference_mode()
     def step(self, codes: Tensor, rows: Tensor) -> Tensor:
-        """codes int64 [B, K, 1], rows int64 [B]: as StreamingCodec.step."""
-        return self._step(codes, rows, dry=False)
+        """codes int64 [B, K, T], rows int64 [B]: as StreamingCodec.step. T: a power of two, CHUNK_FRAMES at most."""
+        return self._step(codes.contiguous(), rows, dry=False)
 
     @torch.inference_mode()
-    def prepare(self, batches: Sequence[int]) -> None:
-        """Compile what frames of so many rows need, side by side: a minute's work for one core."""
+    def prepare(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Compile what calls of so many rows and frames need, side by side: a minute's work for one core."""
         table = self._codec.entries[0]
+        least = {(batch_like(batch), frames): batch for batch, frames in sorted(sizes, reverse=True)}
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads, triton.AsyncCompileMode(threads):
-            for batch in {
-                batch_like(batch): batch for batch in sorted(batches, reverse=True)
-            }.values():  # the least of each
-                codes = torch.zeros(batch, self._codec.codebooks, 1, dtype=torch.int64, device=table.device)
+            for (_, frames), batch in least.items():
+                codes = torch.zeros(batch, self._codec.codebooks, frames, dtype=torch.int64, device=table.device)
                 self._step(codes, codes[:, 0, 0].contiguous(), dry=True)
 
     def _step(self, codes: Tensor, rows: Tensor, dry: bool) -> Tensor:
-        codec, states, batch = self._codec, self._codec.states, len(rows)
-        low = batch * self._numbers
-        windows = torch.empty(low + batch * self._halved, dtype=self._kind, device=codes.device)
+        codec, states, (batch, _, frames) = self._codec, self._codec.states, codes.shape
+        numbers, halved = self._windows.numbers(frames)
+        low = batch * numbers
+        windows = torch.empty(low + batch * halved, dtype=self._kind, device=codes.device)
         table = codec.entries[0]
         if dry:
-            start, turn, x = rows, table, table.new_empty(batch, table.shape[1])
+            start, turn, x = rows, table, table.new_empty(batch * frames, table.shape[1])
             narrow = torch.empty(2, *x.shape, dtype=self._kind, device=x.device)
         else:
-            start, turn = kernels.turned(states.frames, rows, self._frequency)
-            kernels.begin(self._table, self._backs, states.history, rows, windows, low)
+            if frames not in self._tables:
+                self._tables[frames] = self._windows.table(frames, kernels.CHUNK)
+            start, turn = kernels.turned(states.frames, rows, self._frequency, frames)
+            kernels.begin(*self._tables[frames], states.history, rows, windows, low)
             x, narrow = kernels.embedded(codes, *codec.entries, self._kind)
-        call = Call(batch, windows, states.history, states.history.shape[1], rows, start, turn, low, dry)
+        call = Call(batch, frames, windows, states.history, states.history.shape[1], rows, start, turn, low, dry)
         for layer in self._layers:
             layer.run(call, x, narrow, states.rings[layer.past], self._post.window)
         for up in self._ups:
             last = up is self._ups[-1]
             place = codec.layout.offset(up.block.window.place)
             narrow = up.run(call, narrow, place, self._seen if last else None)
-        self._scaled.run(call, self._seen.of(windows, batch), self._seen.head, turned=self._enter)
+        self._scaled.run(call, self._seen.of(call), self._seen.head, turned=self._enter)
         for block in self._blocks:
             block.run(call)
         final = self._final
         if dry:
             return x
-        wave = kernels.wave(final.of(windows, batch), self._taps, self._bias, batch, final.head, final.fresh, low)
+        wave = kernels.wave(final.of(call), self._taps, self._bias, batch, final.head, frames * final.fresh, low)
         return wave.view(batch, -1)
 
 

@@ -6,7 +6,7 @@ the model says. Does not know kernels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 _UNITS = 132  # multiprocessors of an H100 or H200, which plans are reckoned for
@@ -23,10 +23,48 @@ class Plan:
     deep: int
     warps: int
     stages: int
+    joined: bool = False  # of what has two halves: all products of a part of the inputs at once
 
 
-# What was measured to be better than what is reckoned to be: of rows, columns, channels and taps.
-PLANS: dict[tuple[int, int, int, int], Plan] = {}
+# What was measured on an H200 to be better than what is reckoned to be: of rows, columns, channels and taps.
+PLANS: dict[tuple[int, int, int, int], Plan] = {
+    (2, 2048, 1024, 1): Plan(16, 64, 1, 128, 4, 5),
+    (2, 4096, 1024, 1): Plan(16, 64, 1, 128, 4, 5),
+    (4, 1536, 1024, 7): Plan(16, 32, 1, 128, 4, 5),
+    (4, 4096, 1024, 1): Plan(16, 64, 1, 128, 4, 5),
+    (4, 6144, 1536, 2): Plan(16, 64, 1, 128, 4, 5),
+    (32, 3072, 768, 2): Plan(32, 32, 1, 128, 4, 4),
+    (64, 2048, 1024, 1): Plan(64, 16, 1, 64, 4, 4),
+    (64, 3072, 1024, 1): Plan(64, 32, 1, 64, 4, 4),
+    (128, 1024, 4096, 1): Plan(64, 16, 1, 64, 4, 4),
+    (128, 2048, 1024, 1): Plan(64, 32, 1, 64, 4, 4),
+    (256, 384, 384, 1): Plan(64, 16, 1, 64, 4, 4),
+    (256, 384, 384, 7): Plan(32, 32, 1, 128, 4, 4),
+    (256, 768, 384, 2): Plan(64, 32, 1, 64, 4, 4),
+    (256, 1024, 1024, 1): Plan(64, 32, 1, 64, 4, 4),
+    (256, 1024, 3072, 1): Plan(64, 32, 1, 64, 4, 4),
+    (256, 1024, 4096, 1): Plan(64, 32, 1, 64, 4, 4),
+    (256, 1536, 1024, 7): Plan(64, 64, 1, 64, 4, 4),
+    (256, 4096, 1024, 1): Plan(64, 64, 1, 64, 4, 4),
+    (256, 6144, 1536, 2): Plan(64, 64, 3, 64, 4, 4),
+    (1024, 192, 192, 1): Plan(32, 64, 1, 64, 4, 4),
+    (1024, 192, 192, 2): Plan(64, 32, 1, 64, 4, 4),
+    (1024, 192, 192, 7): Plan(64, 32, 1, 64, 4, 4),
+    (1024, 1536, 1024, 7): Plan(64, 64, 3, 64, 4, 4),
+    (2048, 96, 96, 7): Plan(64, 32, 1, 32, 4, 5),
+    (2048, 768, 768, 1): Plan(128, 128, 1, 64, 8, 4),
+    (2048, 768, 768, 7): Plan(64, 64, 3, 64, 4, 4),
+    (2048, 3072, 768, 2): Plan(128, 128, 1, 64, 8, 4),
+    (8192, 768, 768, 1): Plan(128, 128, 1, 64, 8, 4),
+    (8192, 3072, 768, 2): Plan(128, 128, 1, 64, 8, 4),
+    (16384, 384, 384, 1): Plan(64, 128, 1, 64, 4, 4),
+    (65536, 384, 384, 1): Plan(64, 128, 1, 64, 4, 4),
+    (65536, 768, 384, 2): Plan(128, 128, 1, 64, 8, 4),
+    (131072, 96, 96, 1): Plan(128, 32, 1, 32, 4, 5),
+    (262144, 192, 192, 2): Plan(128, 64, 1, 64, 4, 4),
+    (524288, 96, 96, 1): Plan(128, 32, 1, 32, 4, 5),
+    (524288, 96, 96, 7): Plan(64, 32, 3, 32, 4, 5),
+}
 
 
 def plans(rows: int, columns: int, channels: int, gated: bool) -> list[Plan]:
@@ -83,10 +121,22 @@ def _fits(plan: Plan, columns: int, channels: int, gated: bool) -> bool:
 
 
 @cache
-def plan_of(rows: int, columns: int, channels: int, taps: int, gated: bool = False, turns: int = 1) -> Plan:
-    """The one that a product runs with. turns: how often it goes through its inputs."""
-    measured = PLANS.get((rows, columns, channels, taps))
+def plan_of(
+    rows: int, columns: int, channels: int, taps: int, gated: bool = False, precise: bool = False, joined: bool = False
+) -> Plan:
+    """The one that a product runs with. precise: both factors have two halves. joined: see Plan; of what is precise alone."""
+    measured, known = PLANS.get((rows, columns, channels, taps)), plans(rows, columns, channels, gated)
     if measured is not None and _fits(measured, columns, channels, gated):  # a gated product may have the same shape
-        return measured
-    known, depth = plans(rows, columns, channels, gated), turns * taps * channels
+        known = [measured]
+    if precise and joined:
+        known = [_joined(plan) for plan in known]
+    depth = (3 if precise else 1) * taps * channels
     return min(known, key=lambda plan: reckoned(plan, rows, columns, depth, gated))
+
+
+def _joined(plan: Plan) -> Plan:
+    """With both halves of inputs and matrix at once, as many of them as there is room for."""
+    stage = 4 * plan.deep * (plan.rows + plan.cols * plan.parts)
+    if 2 * stage > _SHARED:
+        return replace(plan, joined=True, deep=plan.deep // 2, stages=min(plan.stages, 2 * _SHARED // stage))
+    return replace(plan, joined=True, stages=min(plan.stages, _SHARED // stage))

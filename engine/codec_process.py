@@ -63,16 +63,16 @@ class Reset:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
-    """Decode the next frame of some rows. The answer is their samples, [B, frame_samples]."""
+    """Decode the next T frames of some rows. The answer is their samples, [B, T * frame_samples]."""
 
-    codes: npt.NDArray[np.int16]  # [B, K]
+    codes: npt.NDArray[np.int16]  # [B, K, T]
     rows: tuple[int, ...]
 
 
 class CodecProcess:
     """A `FrameDecoder` whose work is done elsewhere. `close` it; its process also ends with this one."""
 
-    beside = True
+    beside, several = True, 1
 
     def __init__(self, folder: Path, rows: int, threads: int) -> None:
         """Returns at once, while the process starts and loads: see `wait`. threads: of torch, there. Raises OSError."""
@@ -157,5 +157,5 @@ def serve(peer: BlockingPeer) -> None:
                     codec.reset(row)
                 case Frames(codes, rows):
                     index = torch.from_numpy(codes.astype(np.int64))
-                    peer.send(codec.step(index[:, :, None], rows).numpy())
+                    peer.send(codec.step(index, rows).numpy())
         messages = peer.receive(wait=True)

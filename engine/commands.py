@@ -15,6 +15,7 @@ import numpy.typing as npt
 from engine.api import (
     Codes,
     Conversation,
+    EngineDied,
     EngineError,
     EngineLimits,
     Frame,
@@ -207,3 +208,15 @@ class Failed:
     """The core could not be built, or cannot go on; the text is for a person. Nothing follows."""
 
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """To the fronts of several processes: the engine is gone, and so is whatever they had open; another one is being started."""
+
+    error: EngineDied
+
+
+@dataclass(frozen=True, slots=True)
+class Mourned:
+    """Answer to Died: what follows was asked for afterwards. What came before it and crossed the news is open no more."""

@@ -8,8 +8,8 @@ One stream, one turn: every pushed segment becomes a user/assistant pair of the 
 the next segment's prompt continues it and the cache finds everything but the new text already computed.
 
 A frame is drawn in one step and delivered in that step, or, where a second core decodes it, in the next one, which draws the frame after
-it meanwhile. So at most one frame of a stream is ahead of what was judged and delivered. A frame is handed to the decoder only when the
-one before it was found sane; if it was not, the draw ahead is taken back, and everything is as it would be without the second core.
+it meanwhile; or a few steps later, where a GPU decodes several at once for a listener who has enough to play (`engine.decode_queue`). If
+one is found not sane, the draws ahead of it are taken back, and everything is as it would be with each judged before the next.
 
 What a caller may have got wrong (codes that no codebook has, text that is no Unicode, a prompt too long) ends its own stream with an
 error. Anything else that goes wrong is a bug and ends the core.
@@ -19,10 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from engine import commands as c
 from engine.api import (
@@ -38,6 +34,7 @@ from engine.api import (
     Voice,
 )
 from engine.cache import ConversationCache
+from engine.decode_queue import DecodeQueue, DrawnFrame
 from engine.following import Follower
 from engine.gaze import Gaze, Look, TextSpan
 from engine.guard import Fault, SegmentGuard
@@ -53,15 +50,9 @@ from engine.stream import OpenStream, Segment
 
 MAX_ATTEMPTS = 2  # a segment that came out degenerate before any of it was sent is tried once more
 JOB_PATIENCE = 8  # steps that a job waits for a relaxed one before it gets a slice all the same
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Decoding:
-    """A frame that was drawn and is being decoded."""
-
-    stream: OpenStream
-    codes: npt.NDArray[np.int16]  # [K]
-    text_at: int | None  # see Frame
+ENOUGH_S = (
+    0.5  # that a listener must have to play if a frame may wait for the next ones; they are drawn within a fifth of it
+)
 
 
 class EngineCore:
@@ -85,8 +76,7 @@ class EngineCore:
         self._prompts = prompts
         self._guarded = guarded
         self._clock = clock
-        self._decoder = runner.decoder
-        self._decoding: list[_Decoding] = []  # what the decoder was given last
+        self._decoding = DecodeQueue(runner.decoder)
         self._jobs = Jobs(runner.codec, runner.streaming, runner.spare_row, runner.graphed)
         self._jobs_waited = 0  # steps since the last slice of a job
         self._prefetches = Prefetches(self.cache, runner)
@@ -142,7 +132,7 @@ class EngineCore:
 
     def close(self) -> None:
         """End what works beside this process. No other call follows."""
-        self._decoder.close()
+        self._decoding.decoder.close()
 
     def _open(self, command: c.Open) -> None:
         assert self._free_rows, "the front admits no more streams than there are rows"
@@ -233,6 +223,7 @@ class EngineCore:
 
     def _close(self, stream: OpenStream) -> None:
         del self._streams[stream.key]
+        self._decoding.forget(stream)
         self._pace.close(self._clock() - stream.opened_s)
         self._free_rows.append(stream.row)
         self._runner.close_row(stream.row)
@@ -255,13 +246,15 @@ class EngineCore:
         views = [view for stream in self._streams.values() if (view := stream.view(now, self.info.frame_s))]
         planned = plan(views, self._pace.position_s)
         self._pace.find(any(not view.missing and (view.lead_s or 0.0) < 0 for view in views))
-        if self._decoding and (not planned.decode or self._impatient(planned)):
+        if self._decoding.started and (not planned.decode or self._impatient(planned)):
             self._deliver()  # and whatever is planned in the next step
             if self._measures:
                 self._pace.wait(now, self._clock())
         elif planned:
             rows = self._execute(planned)
             self._pace.step(rows, sum(positions for _, positions in planned.prefill), now, self._clock())
+        elif self._decoding:
+            self._decoding.release()
         elif self._prefetches:
             self._prefetches.step()
         self._jobs_waited += 1
@@ -282,6 +275,8 @@ class EngineCore:
             if (new := self._begin_prefill(stream, positions))
         ]
         decoding = [self._streams[key] for key in planned.decode if self._can_extend(self._streams[key])]
+        if self._decoding.holding and (prefilling or decoding != [self._decoding.holding]):
+            self._decoding.release()
         # Of those who speak, in their order; none at all where nobody has chosen heads.
         gazes = self._gaze(decoding) if decoding else []
         prefills = [
@@ -298,15 +293,17 @@ class EngineCore:
         segments = [stream.current for stream in speaking]
         rows, sequences = [stream.row for stream in speaking], [stream.extendable for stream in speaking]
         drawn = self._runner.draw(hidden, rows, sequences)
+        if not all(isinstance(out, FrameDrawn) for out in drawn):
+            self._decoding.release()  # a segment ends with all its frames judged
         self._deliver()
         self._settle(speaking, segments, drawn, [look for gaze in gazes for look in gaze.looks()])
-        if not self._decoder.beside:
+        if not self._decoding.decoder.beside:
             self._deliver()
         return len(speaking)
 
     def _impatient(self, planned: Plan) -> bool:
         """Frames that are being decoded should not wait for this step: it takes long, or one of them is the first of its turn."""
-        return bool(planned.prefill) or any(not item.stream.frames for item in self._decoding)
+        return bool(planned.prefill) or any(not item.stream.frames for item in self._decoding.started)
 
     def _gaze(self, streams: Sequence[OpenStream]) -> list[Gaze]:
         """One for a pass after which these draw, or none."""
@@ -360,7 +357,7 @@ class EngineCore:
 
         looks: what each looked at in its text meanwhile; empty: nobody knows.
         """
-        wanted: list[_Decoding] = []
+        wanted: list[DrawnFrame] = []
         seen: Sequence[Look | None] = looks or [None] * len(speaking)
         for stream, segment, out, look in zip(speaking, segments, drawn, seen, strict=True):
             if not self._is_open(stream):
@@ -369,35 +366,39 @@ class EngineCore:
                 self._runner.take_back(stream.row)
             elif isinstance(out, FrameDrawn):
                 stream.draw(out.column)
-                wanted.append(_Decoding(stream, out.codes, segment.follow(look)))
+                wanted.append(DrawnFrame(stream, segment, out.codes, segment.follow(look)))
             elif out is Outcome.NAN:
                 self.cache.poison(stream.conversation, stream.voice)
                 self._degenerate(stream, segment, Fault.NAN)
             else:
                 self._ended_by_model(stream, segment)
         if wanted:
-            self._decoder.start(np.stack([item.codes for item in wanted]), [item.stream.row for item in wanted])
-            self._decoding = wanted
+            self._decoding.give(wanted, len(speaking) == 1 and self._may_wait(wanted[0].stream))
+
+    def _may_wait(self, stream: OpenStream) -> bool:
+        """Its next frame follows, and it is early enough for its listener to have this one then."""
+        lead_s = stream.lead_s(self._clock(), self.info.frame_s)
+        return stream.has_credit and lead_s is not None and lead_s > ENOUGH_S
 
     def _deliver(self) -> None:
         """Wait for the frames that are being decoded, judge them and say what they sound like."""
-        if not self._decoding:
-            return
-        decoded, self._decoding = self._decoding, []
-        samples, now = self._decoder.finish(), self._clock()
-        for item, wave in zip(decoded, samples, strict=True):
+        decoded, now = list(self._decoding.finish()), self._clock()
+        for item, wave in decoded:
             if self._is_open(item.stream):  # nobody has cancelled it
                 item.stream.ahead -= 1
-                self._take_frame(item, wave, now)
+                if item.stream.segment is item.segment:
+                    self._take_frame(item, wave, now)
+                else:  # one before it has ended its segment
+                    self._runner.take_back(item.stream.row)
 
     def _is_open(self, stream: OpenStream) -> bool:
         return self._streams.get(stream.key) is stream
 
-    def _take_frame(self, item: _Decoding, samples: Samples, now: float) -> None:
-        stream, segment = item.stream, item.stream.current
+    def _take_frame(self, item: DrawnFrame, samples: Samples, now: float) -> None:
+        stream, segment = item.stream, item.segment
         fault = segment.guard.frame(samples, item.text_at) if self._guarded else None
         if fault is Fault.NAN:
-            self._decoder.reset(stream.row)  # it is the codec's: what the frame was drawn from was finite
+            self._decoding.decoder.reset(stream.row)  # it is the codec's: what the frame was drawn from was finite
         if fault is not None:
             self._degenerate(stream, segment, fault)
             return

@@ -1,4 +1,4 @@
-"""Frames' codes to their samples, in two calls, so that something else can be done between them.
+"""Codes of frames to their samples, in two calls, so that something else can be done between them.
 
 Knows the two calls and the decoder that works inside the first. Does not know who waits for the samples. The other decoder, which works
 in a process beside this one, is `engine.codec_process`.
@@ -18,17 +18,21 @@ from engine.streaming import StreamingCodec
 
 
 class FrameDecoder(Protocol):
-    """One frame at a time for any of its rows, each with a state of its own."""
+    """The next frames of any of its rows, each with a state of its own."""
 
     @property
     def beside(self) -> bool:
         """Whether it works while the caller does something else. If not, waiting before `finish` only delays the samples."""
 
+    @property
+    def several(self) -> int:
+        """Frames of one row that a call takes for hardly more than one of them."""
+
     def start(self, codes: npt.NDArray[np.int16], rows: Sequence[int]) -> None:
-        """Begin the next frame of each named row. codes: [B, K]. rows: B distinct numbers. `finish` must follow before the next."""
+        """Begin the next T frames of each named row. codes: [B, K, T]. rows: B distinct numbers. `finish` must follow before the next."""
 
     def finish(self) -> Samples:
-        """Samples [B, frame_samples] of what was started, waiting for them."""
+        """Samples [B, T * frame_samples] of what was started, waiting for them."""
 
     def reset(self, row: int) -> None:
         """Start a new stream in `row`. May be called between start and finish: what was started does not notice."""
@@ -40,7 +44,7 @@ class FrameDecoder(Protocol):
 class InlineDecoder:
     """Decodes where it is called. On a GPU `start` only queues the work."""
 
-    beside = False
+    beside, several = False, 1
 
     def __init__(self, codec: StreamingCodec, device: torch.device) -> None:
         self._codec = codec
@@ -49,7 +53,7 @@ class InlineDecoder:
 
     def start(self, codes: npt.NDArray[np.int16], rows: Sequence[int]) -> None:
         index = torch.from_numpy(codes.astype(np.int64)).to(self._device)
-        self._wave = self._codec.step(index[:, :, None], rows)
+        self._wave = self._codec.step(index, rows)
 
     def finish(self) -> Samples:
         samples: Samples = self._wave.cpu().numpy()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Protocol
 
 import numpy as np
 
@@ -116,6 +117,42 @@ class StreamHandle:
                 self._waiter = None
 
 
+class Seats(Protocol):
+    """How many streams there may be, where several fronts have one engine."""
+
+    def take(self) -> bool:
+        """One more of ours. False: there are as many as there may be."""
+
+    def give_back(self) -> None:
+        """One of ours is over."""
+
+    def taken(self) -> int:
+        """Streams of all fronts."""
+
+
+class OwnSeats:
+    """Of the only front."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+
+    def take(self) -> bool:
+        """See `Seats`."""
+        if self._taken >= self._most:
+            return False
+        self._taken += 1
+        return True
+
+    def give_back(self) -> None:
+        """See `Seats`."""
+        self._taken -= 1
+
+    def taken(self) -> int:
+        """See `Seats`."""
+        return self._taken
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     """One that somebody waits for."""
@@ -133,13 +170,19 @@ class EngineFront:
         max_streams: int,
         send: Callable[[c.Command], None],
         writable: Callable[[], Awaitable[None]],
+        seats: Seats | None = None,
+        keys: Iterator[int] | None = None,
     ) -> None:
-        """send: never blocks. writable: waits while what was sent piles up; only pieces of recordings wait for it."""
+        """send: never blocks. writable: waits while what was sent piles up; only pieces of recordings wait for it.
+
+        seats, keys: of several fronts; no two of them give out the same key.
+        """
         self._info = info
         self._max_streams = max_streams
         self._send = send
         self._writable = writable
-        self._keys = count(1)
+        self._seats = seats if seats is not None else OwnSeats(max_streams)
+        self._keys = keys if keys is not None else count(1)
         self._streams: dict[int, StreamHandle] = {}
         self._load: c.Load | None = None  # as the core told it last; None: it has not
         self._jobs: dict[int, _Job] = {}
@@ -149,7 +192,7 @@ class EngineFront:
         return self._info
 
     def capacity(self) -> Capacity:
-        return Capacity(streams=len(self._streams), max_streams=self._max_streams)
+        return Capacity(self._seats.taken(), self._max_streams, own=len(self._streams))
 
     def prefetch(self, conversation: Conversation, voice: Voice) -> None:
         self._send(c.Prefetch(conversation, voice))
@@ -157,7 +200,7 @@ class EngineFront:
     def open(self, conversation: Conversation, voice: Voice, params: SamplingParams, turn: int) -> StreamHandle:
         open_now = self._streams.values()
         assert all(s.conversation != conversation.id for s in open_now), "a conversation has one stream at a time"
-        if len(self._streams) >= self._max_streams or self._is_loaded():
+        if self._is_loaded() or not self._seats.take():
             raise Busy(self._load.retry_s) if self._load is not None else Busy()
         key = next(self._keys)
         stream = StreamHandle(key, conversation.id, self._send, self._forget_stream)
@@ -167,10 +210,11 @@ class EngineFront:
 
     def _is_loaded(self) -> bool:
         """Another stream would be one too many for all of them to be heard without gaps."""
-        return self._load is not None and len(self._streams) >= self._load.carries
+        return self._load is not None and self._seats.taken() >= self._load.carries
 
     def _forget_stream(self, key: int) -> None:
-        self._streams.pop(key, None)
+        if self._streams.pop(key, None) is not None:
+            self._seats.give_back()
 
     def forget(self, conversation_id: str) -> None:
         self._send(c.Forget(conversation_id))

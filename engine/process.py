@@ -159,6 +159,7 @@ class _Backlog:
         self._kept: dict[tuple[str, object], list[c.Command]] = {}  # by the stream, conversation or job they are about
 
     def add(self, command: c.Command) -> None:
+        """Keep it, or drop what it takes back."""
         match command:
             case c.Cancel(stream):
                 self._kept.pop(("stream", stream), None)
@@ -179,12 +180,18 @@ class _Backlog:
         return [command for commands in kept.values() for command in commands]
 
 
-class EngineProcess(EngineFront):
-    """See `engine.api.Engine`. Make it with `await EngineProcess.start(spec)`; end it with `await close()`."""
+class EngineWorker:
+    """The engine's process, kept up: commands go in, reports come out, whoever makes the ones and wants the others.
+
+    Make it with `await EngineWorker.start(spec)`, give it somebody to talk to with `serve`, end it with `await close()`.
+    """
 
     def __init__(self, spec: WorkerSpec, link: _Link, info: ModelInfo) -> None:
-        super().__init__(info, spec.limits.max_streams, self._send_or_keep, self._until_writable)
+        self.info = info
+        self.limits = spec.limits
         self._spec = spec
+        self._deliver: Callable[[c.Report], None] = _unheard
+        self._fail: Callable[[EngineDied], None] = _unheard
         self._link: _Link | None = None  # to the worker that is up
         self._dead: _Link | None = None  # to the one before, which may have to be buried
         self._up_since = 0.0  # loop time
@@ -196,27 +203,31 @@ class EngineProcess(EngineFront):
         self._take_over(link)
 
     @classmethod
-    async def start(cls, spec: WorkerSpec) -> EngineProcess:
-        """Start the worker and wait until the model is loaded. Raises EngineUnavailable."""
+    async def start(cls, spec: WorkerSpec) -> EngineWorker:
+        """Start the process and wait until the model is loaded. Raises EngineUnavailable."""
         link, info = await _start(spec)
         return cls(spec, link, info)
 
+    def serve(self, deliver: Callable[[c.Report], None], fail: Callable[[EngineDied], None]) -> None:
+        """From now on `deliver` gets every report. `fail`: whatever is open has ended with this error; what comes next may work again."""
+        self._deliver, self._fail = deliver, fail
+
     @property
     def ready(self) -> bool:
-        """A worker is up and loaded."""
+        """A process is up and loaded."""
         return self._link is not None
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, or None while there is none."""
+        """The id of the process, or None while there is none."""
         return None if self._link is None else self._link.process.pid
 
     async def close(self) -> None:
-        """End the worker. Open streams end with EngineDied, and so does every later one."""
+        """End the process. What is open ends with EngineDied, and so does everything later."""
         self._closing = True
         self._settled.set()
         link, self._link = self._link, None
-        self.fail(EngineDied("the server is closing"))
+        self._fail(EngineDied("the server is closing"))
         if self._restarting is not None:
             self._restarting.cancel()
             await asyncio.wait([self._restarting])
@@ -225,23 +236,25 @@ class EngineProcess(EngineFront):
         if link is not None:
             await link.end(CLOSE_GRACE_S)
 
-    def _send_or_keep(self, command: c.Command) -> None:
+    def send(self, command: c.Command) -> None:
+        """Never blocks. What comes while no process is up is kept for the next one."""
         if self._link is not None:
             self._link.send(command)
         elif self._closing:
-            self.fail(EngineDied("the server is closing"))
+            self._fail(EngineDied("the server is closing"))
         elif self._failures >= MAX_FAILURES:
-            self.fail(EngineDied("it could not be restarted"))
+            self._fail(EngineDied("it could not be restarted"))
         else:
             self._backlog.add(command)
 
-    async def _until_writable(self) -> None:
+    async def until_writable(self) -> None:
+        """Wait while what was sent piles up."""
         await self._settled.wait()
         if self._link is not None:
             await self._link.writable.wait()
 
     def _take_over(self, link: _Link) -> None:
-        link.on_report = self.deliver
+        link.on_report = self._report
         link.on_lost = self._lose
         self._link = link
         self._up_since = asyncio.get_running_loop().time()
@@ -249,12 +262,15 @@ class EngineProcess(EngineFront):
         if link.lost:
             self._lose(link)
 
+    def _report(self, report: c.Report) -> None:
+        self._deliver(report)
+
     def _lose(self, link: _Link) -> None:
         self._link, self._dead = None, link
         healthy = asyncio.get_running_loop().time() - self._up_since > HEALTHY_S
         self._failures = 0 if healthy else self._failures + 1
         self._settled.clear()
-        self.fail(EngineDied("its connection was lost"))
+        self._fail(EngineDied("its connection was lost"))
         self._restarting = asyncio.get_running_loop().create_task(self._restart(link))
 
     async def _restart(self, old: _Link) -> None:
@@ -264,7 +280,7 @@ class EngineProcess(EngineFront):
             if self._failures >= MAX_FAILURES:
                 self._settled.set()
                 self._backlog.take()
-                self.fail(EngineDied("it could not be restarted"))
+                self._fail(EngineDied("it could not be restarted"))
             if self._failures > 1:  # the first death may be an accident
                 await asyncio.sleep(min(FIRST_BACKOFF_S * 2**self._failures, MAX_BACKOFF_S))
             try:
@@ -277,4 +293,38 @@ class EngineProcess(EngineFront):
         log.info("the engine process is up again", extra={"pid": link.process.pid})
         self._take_over(link)
         for command in self._backlog.take():
-            self._send_or_keep(command)
+            self.send(command)
+
+
+def _unheard(_: object) -> None:
+    """Before anybody serves, nothing is open."""
+
+
+class EngineProcess(EngineFront):
+    """See `engine.api.Engine`: the streams of one process of a server. Make it with `await EngineProcess.start(spec)`; end it with
+    `await close()`.
+    """
+
+    def __init__(self, worker: EngineWorker) -> None:
+        super().__init__(worker.info, worker.limits.max_streams, worker.send, worker.until_writable)
+        self.worker = worker
+        worker.serve(self.deliver, self.fail)
+
+    @classmethod
+    async def start(cls, spec: WorkerSpec) -> EngineProcess:
+        """Start the process and wait until the model is loaded. Raises EngineUnavailable."""
+        return cls(await EngineWorker.start(spec))
+
+    @property
+    def ready(self) -> bool:
+        """See `EngineWorker.ready`."""
+        return self.worker.ready
+
+    @property
+    def pid(self) -> int | None:
+        """See `EngineWorker.pid`."""
+        return self.worker.pid
+
+    async def close(self) -> None:
+        """See `EngineWorker.close`."""
+        await self.worker.close()

@@ -19,6 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.row_products_triton import begin, held_kernel, one_by_one_kernel
+from engine.whole_products_triton import fits, whole_rows
+from engine.whole_tiles_triton import tiled_rows
 
 if TYPE_CHECKING:
     from engine.quantize import Norm, Quantized
@@ -27,6 +29,8 @@ MOST_ROWS = 128  # beyond, arithmetic bounds a product and the library's is bett
 MOST_PLAIN_ROWS = (
     2  # of a matrix that needs no unpacking: of eight rows the library's products took half as long as tiles here
 )
+MOST_WHOLE_ROWS = 2  # of half precision that are multiplied by int8 in whole numbers, each by itself; 0: in float32
+MOST_WHOLE_TILES = 16  # and in tiles, by the matrix units; 0: as floats
 # Whether a kernel is started while the one before it still runs: lines of each of its rows of the matrix that one of the first programs
 # fetches meanwhile, if it does not hold its rows. 0: it is started when that one has ended. Needs compute capability 9.0. Of 8 to 64
 # lines, 16 were best on an H100. Whoever sets it does so before anything is captured.
@@ -209,6 +213,11 @@ def few_rows(
     from engine.quantize import nf4_levels
 
     x = x.contiguous()
+    if not isinstance(matrix, Tensor) and fits(x, matrix, norm):
+        if len(x) <= MOST_WHOLE_ROWS:
+            return whole_rows(x, matrix, norm, gated, add, ahead > 0, _units(x.device))
+        if len(x) <= MOST_WHOLE_TILES:
+            return tiled_rows(x, matrix, norm, gated, add, ahead)
     if isinstance(matrix, Tensor):
         bits, rows, scale, levels = matrix.element_size() * 8, matrix.contiguous(), matrix, matrix
     else:
@@ -251,4 +260,4 @@ def _units(device: torch.device) -> int:
 
 def row_counts() -> list[int]:
     """Numbers of rows of which each has code of its own: whoever runs them all compiles nothing later."""
-    return [1, 2, 16, 32, 64]
+    return [1, 2, 8, 16, 32, 64]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from engine.codec import CausalConv, Codec
@@ -43,6 +43,7 @@ LOUDNESS: Final = (
 )
 _LOUDNESS_FRAMES = 4
 _BYTES: Final = 256
+_MERGED: Final = 8192  # tokens: with so many, English has 2.9 characters a token; real vocabularies have some 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ class ForcedEnds:
 
 
 def write_folder(shape: str, folder: Path, seed: int = 0) -> None:
-    """A model folder of a shape of SHAPES that holds its sizes, a tokenizer of bytes and a description, and no weights."""
+    """A model folder of a shape of SHAPES that holds its sizes, a tokenizer of its own and a description, and no weights."""
     made = SHAPES[shape]()
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -201,13 +202,15 @@ def write_folder(shape: str, folder: Path, seed: int = 0) -> None:
 
 
 def _tokenizer(config: ModelConfig) -> dict[str, object]:
-    """Bytes as text, with the control tokens at the ids that the model has for them. Real tokenizers need a quarter of the tokens."""
+    """Byte pairs, merged as often as they are in our own prose, with the control tokens at the ids that the model has for them.
+
+    Bytes alone where the model's ids do not reach further. Prompts would be three times as long then as a real tokenizer makes them.
+    """
     names = {"<|im_start|>": config.im_end - 1, "<|im_end|>": config.im_end, "<|voice|>": config.semantic_begin - 5}
     names |= {f"<|semantic:{i}|>": config.semantic_begin + i for i in range(config.n_semantic)}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    characters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    assert len(characters) == _BYTES, "byte-level text has a character for each byte"
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    room = min(config.im_end - 1, config.semantic_begin - 5)
     return {
         "version": "1.0",
         "added_tokens": [{"id": number, "content": name, **flags} for name, number in names.items()],
@@ -215,5 +218,18 @@ def _tokenizer(config: ModelConfig) -> dict[str, object]:
         "pre_tokenizer": byte_level,
         "post_processor": None,
         "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": {c: i for i, c in enumerate(characters)}, "merges": []},
+        "model": _merges(min(_MERGED, room)),
     }
+
+
+def _merges(most: int) -> dict[str, object]:
+    """A tokenizer's model of at most so many tokens, learned from the modules beside this one: they are there wherever this is."""
+    learned = Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert len(alphabet) == _BYTES <= most, "byte-level text has a character for each byte"
+    trainer = trainers.BpeTrainer(vocab_size=most, initial_alphabet=alphabet, show_progress=False, min_frequency=2)
+    texts = (path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py")))
+    learned.train_from_iterator(texts, trainer)
+    model: dict[str, object] = json.loads(learned.to_str())["model"]
+    return model

@@ -59,9 +59,14 @@ def limits(top_p: float, top_k: int, width: int) -> Tensor:
     Rank 0 always passes, ranks from top_k on never do. The token that crosses top_p is removed, as in the reference; top_p = 1
     removes nothing, however the sum was rounded.
     """
-    limit = torch.full((width,), top_p if top_p < 1.0 else math.inf)
-    limit[top_k:] = -1.0
-    limit[0] = math.inf
+    return _limited(torch.empty(width), top_p, top_k)
+
+
+def _limited(limit: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Writes the row. `fill_`, because to assign a number to one element copies it from the host, which waits for the whole device."""
+    limit.fill_(top_p if top_p < 1.0 else math.inf)
+    limit[top_k:].fill_(-1.0)
+    limit[0].fill_(math.inf)
     return limit
 
 
@@ -204,19 +209,22 @@ class Sampler:
     def open(self, row: int, params: SamplingParams, turn: int) -> None:
         """Start a turn in a row. Its noise follows from params.seed and `turn` alone."""
         self._params[row] = params
-        self._temperature[:, row, 0] = torch.tensor([max(params.temperature, _MIN_TEMPERATURE), RAS_TEMPERATURE])
-        self._limit[0, row] = limits(params.top_p, params.top_k, WIDTHS[-1])
-        self._limit[1, row] = limits(RAS_TOP_P, params.top_k, WIDTHS[-1])
-        self._penalty[row] = params.repetition_penalty
-        self._key[:, row] = torch.tensor(noise_key(params.seed, turn))
-        self._frame[row] = 0
+        # `fill_` everywhere: see `_limited`.
+        for place, number in enumerate((max(params.temperature, _MIN_TEMPERATURE), RAS_TEMPERATURE)):
+            self._temperature[place, row].fill_(number)
+        _limited(self._limit[0, row], params.top_p, params.top_k)
+        _limited(self._limit[1, row], RAS_TOP_P, params.top_k)
+        self._penalty[row].fill_(params.repetition_penalty)
+        for place, half in enumerate(noise_key(params.seed, turn)):
+            self._key[place, row].fill_(half)
+        self._frame[row].zero_()
         self._settle()
         self.begin(row)
 
     def begin(self, row: int) -> None:
         """Start a segment in a row: nothing counts as repeated. The noise goes on, so a second attempt draws anew."""
-        self._age[row] = 0
-        self._history[row] = _NOTHING
+        self._age[row].zero_()
+        self._history[row].fill_(_NOTHING)
 
     def take_back(self, row: int) -> None:
         """A frame that was drawn is not used: the next one gets its noise. Its token still counts as drawn until `begin`."""

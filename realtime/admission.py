@@ -61,7 +61,7 @@ class AdmittingEngine:
         if now < min(self._next_at, self._careful_until):
             raise Late(RETRY_S)
         stream = self._engine.open(conversation, voice, params, turn)
-        self._next_at = now + min(RETRY_S, TURN_S / max(1, self._engine.capacity().streams))
+        self._next_at = now + min(RETRY_S, TURN_S / max(1, self._engine.capacity().own))
         return stream
 
     def forget(self, conversation_id: str) -> None:

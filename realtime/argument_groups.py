@@ -68,6 +68,17 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add_limits(parser)
 
 
+def add_processes(parser: Group) -> None:
+    """How many share the work beside the engine's."""
+    parser.add_argument(
+        "--processes",
+        type=at_least_one,
+        metavar="N",
+        help="processes that encode and send, beside the engine's (default: one for each 20 of --max-streams, at most 16 and "
+        "three quarters of the processors)",
+    )
+
+
 def add_device(parser: Group) -> None:
     """Where the model runs, and in which numbers."""
     parser.add_argument(

@@ -19,6 +19,7 @@ from realtime.argument_groups import (
     add_format,
     add_hub,
     add_model,
+    add_processes,
     add_sampling,
     add_server,
     between,
@@ -110,6 +111,7 @@ def _add_serve(commands: Commands) -> None:
         help=f"what is logged on stderr (default: {setting('log_level')})",
     )
     add_engine(serve)
+    add_processes(serve)
     add_hub(serve)
 
 

@@ -18,6 +18,7 @@ from realtime.argument_groups import (
     add_format,
     add_limits,
     add_model,
+    add_processes,
     at_least_one,
     rate,
     seed,
@@ -68,6 +69,7 @@ OWN_SERVER: Final = (
     "kv_positions",
     "admission",
     "threads",
+    "processes",
 )
 
 BENCH_MEASURES: Final = """\
@@ -122,6 +124,7 @@ def add_bench(commands: Commands) -> None:
         help="instead of a model: this shape with random weights, which speak noise for as long as speech would take",
     )
     add_limits(own)
+    add_processes(own)
     # What was not given is left to `parley serve`; and beside --url none of it may be given.
     bench.set_defaults(**dict.fromkeys(OWN_SERVER))
     _add_bench_conversation(bench)
@@ -262,4 +265,5 @@ def _add_bench_conversation(bench: argparse.ArgumentParser) -> None:
     own = conversation.add_argument_group("a server of its own")
     add_model(own)
     add_limits(own)
+    add_processes(own)
     conversation.set_defaults(**dict.fromkeys(OWN_SERVER))

@@ -68,25 +68,40 @@ def _serve(args: argparse.Namespace) -> int:
     import anyio
 
     from engine.api import EngineError
+    from engine.process import EngineProcess, EngineWorker
+    from realtime.processes import sensible_number, serve_in_processes
     from realtime.server import serve
 
     settings = _settings(args)
     log_to_stderr(settings.log_level)
     model = _resolved(args, settings.model)
+    spec = _spec(args, model)
+    processes = args.processes or sensible_number(spec.limits.max_streams, len(os.sched_getaffinity(0)))
     loaded: list[ModelInfo] = []
 
     @asynccontextmanager
-    async def engine() -> AsyncIterator[EngineProcess]:
-        log.info("loading", extra={"model": model.name, "folder": model.folder})
-        async with _engine(_spec(args, model)) as running:
-            loaded.append(running.info)
+    async def worker() -> AsyncIterator[EngineWorker]:
+        log.info("loading", extra={"model": model.name, "folder": model.folder, "processes": processes})
+        running = await EngineWorker.start(spec)
+        loaded.append(running.info)
+        try:
             yield running
+        finally:
+            await running.close()
+
+    @asynccontextmanager
+    async def engine() -> AsyncIterator[EngineProcess]:
+        async with worker() as running:
+            yield EngineProcess(running)
 
     def listening(url: str) -> None:
         print(start_up_block(loaded[0], url), flush=True)
 
     try:
-        anyio.run(partial(serve, settings, engine, listening=listening))
+        if processes == 1:
+            anyio.run(partial(serve, settings, engine, listening=listening))
+        else:
+            anyio.run(partial(serve_in_processes, settings, worker, processes, listening=listening))
     except (SettingsError, EngineError) as error:
         raise CommandFailed(error) from error
     except OSError as error:

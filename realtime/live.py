@@ -45,7 +45,7 @@ async def live(ws: WebSocket) -> None:
         wish = Wish.parse(ws.url.query)
         shown = _let_in(service, ws, wish)
     except ProtocolError as refusal:
-        await _refuse_handshake(ws, refusal)
+        await refuse_handshake(ws, refusal)
         return
     await _accept(ws)
     connection = Connection(service.settings.limits, authenticated=shown is not None)
@@ -114,7 +114,7 @@ async def _accept(ws: WebSocket) -> None:
     await ws.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in ws.scope["subprotocols"] else None)
 
 
-async def _refuse_handshake(ws: WebSocket, error: ProtocolError) -> None:
+async def refuse_handshake(ws: WebSocket, error: ProtocolError) -> None:
     """A browser cannot read the status of a handshake: it gets an error event and a close code."""
     if ws.headers.get("origin") is not None:
         await _accept(ws)
@@ -135,9 +135,8 @@ async def _first_message(ws: WebSocket, connection: Connection, service: Service
     error = ProtocolError.fatal_error(
         ErrorCode.UNAUTHORIZED, f"no token within unauthenticated_s={limits.unauthenticated_s}"
     )
-    service.unauthenticated += 1
     try:
-        with anyio.move_on_after(limits.unauthenticated_s):
+        with service.stranger(), anyio.move_on_after(limits.unauthenticated_s):
             message = await ws.receive()
             if message["type"] == "websocket.disconnect":
                 return None
@@ -150,8 +149,6 @@ async def _first_message(ws: WebSocket, connection: Connection, service: Service
             return command, shown
     except ProtocolError as refused:
         error = refused
-    finally:
-        service.unauthenticated -= 1
     await _say_and_close(ws, error)
     return None
 

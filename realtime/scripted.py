@@ -98,7 +98,7 @@ class ScriptedEngine:
         return self._info
 
     def capacity(self) -> Capacity:
-        return Capacity(len(self.streams), self.script.max_streams)
+        return Capacity(len(self.streams), self.script.max_streams, own=len(self.streams))
 
     def prefetch(self, conversation: Conversation, voice: Voice) -> None:
         self.prefetched.append((conversation, voice))

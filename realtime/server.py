@@ -24,12 +24,14 @@ from starlette.routing import WebSocketRoute
 from engine.api import Engine
 from realtime import page
 from realtime.dialects.room import Rooms
+from realtime.elsewhere import Elsewhere
 from realtime.http import LIVE_PATH, GuardedHttp, routes
 from realtime.live import live
 from realtime.options import first_config
 from realtime.repertoire import Repertoire
 from realtime.service import Service
 from realtime.settings import Settings, SettingsError, check_binding
+from realtime.shared import Alone, Shared
 from realtime.tls import Certificate, certificate
 from realtime.transport import LiveWebSocket
 
@@ -42,16 +44,18 @@ GARBAGE_TICKS: Final = {1: 600, 2: 6000}
 SWITCH_S: Final = 0.001
 
 
-def create_app(settings: Settings, engine: Engine) -> Starlette:
+def create_app(settings: Settings, engine: Engine, shared: Shared | None = None) -> Starlette:
     """The ASGI application; `app.state.service` is its Service. Run it inside the event loop that the engine belongs to.
 
+    shared: with the other processes of this server; None: there are none.
     Raises SettingsError for a checkpoint that names a script which does not exist: everything would be left out.
     """
     try:
         Repertoire.of(engine.info.scripts)
     except ValueError as error:
         raise SettingsError(f"the checkpoint {engine.info.name}: {error}") from error
-    service = Service(settings, engine, asyncio.get_running_loop().time, time.time)
+    shared = shared if shared is not None else Alone()
+    service = Service(settings, engine, asyncio.get_running_loop().time, time.time, shared=shared)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -62,7 +66,10 @@ def create_app(settings: Settings, engine: Engine) -> Starlette:
 
     app = Starlette(
         routes=[WebSocketRoute(LIVE_PATH, live), *routes()],
-        middleware=[Middleware(GuardedHttp, gate=service.gate, headers=page.headers(settings.page_connects_to))],
+        middleware=[
+            Middleware(GuardedHttp, gate=service.gate, headers=page.headers(settings.page_connects_to)),
+            Middleware(Elsewhere, service=service),
+        ],
         lifespan=lifespan,
     )
     app.state.service = service
@@ -96,19 +103,24 @@ async def serve_on(
     listening: Callable[[str], None] | None = None,
     websocket: type[LiveWebSocket] = LiveWebSocket,
     shown: Certificate | None = None,
+    shared: Shared | None = None,
+    siblings: socket.socket | None = None,
 ) -> None:
-    """`serve` on a socket that listens already. `websocket`: one that measures, say. `shown`: for TLS."""
-    app = create_app(settings, engine)
+    """`serve` on a socket that listens already. `websocket`: one that measures, say. `shown`: for TLS. `shared`: with the other processes
+    of this server, which come to `siblings`.
+    """
+    app = create_app(settings, engine, shared)
     server = DrainingServer(_config(app, settings, websocket, shown), app.state.service)
+    sockets = [sock] if siblings is None else [sock, siblings]
     async with anyio.create_task_group() as tasks:
         if listening is not None:
             tasks.start_soon(_announce, server, sock, listening)
         try:
-            await server.serve(sockets=[sock])
+            await server.serve(sockets=sockets)
         except anyio.get_cancelled_exc_class():
             if server.started:  # uvicorn leaves its connections open where it is cancelled instead of told to end
                 with anyio.CancelScope(shield=True):
-                    await server.shutdown(sockets=[sock])
+                    await server.shutdown(sockets=sockets)
             raise
         tasks.cancel_scope.cancel()
 
@@ -150,9 +162,16 @@ async def _announce(server: DrainingServer, sock: socket.socket, listening: Call
     # Loads libopus and makes a filter, for which the first client, and all others with it, would wait 15 ms.
     first_config(server.service.engine.info)
     _settle()
+    listening(address_of(sock, tls=server.config.is_ssl))
+
+
+def address_of(sock: socket.socket, tls: bool) -> str:
+    """What a browser is told for a listening socket; for one that is handed connections, nothing."""
+    if sock.family == socket.AF_UNIX:
+        return ""
     host, port = sock.getsockname()[:2]
-    scheme = "https" if server.config.is_ssl else "http"
-    listening(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _settle() -> None:

@@ -1,4 +1,4 @@
-"""What all connections of one server share: the engine, the voices, the gate, and whose sessions there are.
+"""What all connections of one process share: the engine, the voices, the gate, and whose sessions there are.
 
 Knows whether the engine has shown that it can speak, how many may come in, and that the server is about to end. Does not know requests or
 what a session does.
@@ -6,8 +6,10 @@ what a session does.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Final
 
 import anyio
@@ -23,6 +25,7 @@ from realtime.live_session import LiveSession
 from realtime.references import References
 from realtime.sessions import Sessions
 from realtime.settings import Settings
+from realtime.shared import Alone, Count, Shared
 from realtime.voice_encoding import VoiceEncoder
 from realtime.voices import DEFAULT, VoiceStore
 from realtime.workshop import Workshop
@@ -35,12 +38,20 @@ CROWDED_RETRY_MS: Final = 5_000  # when a full or ending server is worth another
 
 
 class Service:
-    """One per server."""
+    """One per process."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, clock: Callable[[], float], unix_time: Callable[[], float]
+        self,
+        settings: Settings,
+        engine: Engine,
+        clock: Callable[[], float],
+        unix_time: Callable[[], float],
+        *,
+        shared: Shared | None = None,
     ) -> None:
+        """`shared`: with the other processes of the server, whose `clock` is the same; None: there are no others."""
         self.settings = settings
+        self.shared: Shared = Alone() if shared is None else shared
         self.engine = engine
         self.admitting = AdmittingEngine(engine, self._late_s, clock)  # the same for turns that somebody asks for
         self.clock = clock  # seconds, monotonic: the event loop's own, so that its timers and ours agree
@@ -49,11 +60,10 @@ class Service:
         self.voices = VoiceStore(settings.voices_dir, engine.info.codebooks, engine.info.codec_id)
         self.encoder = VoiceEncoder(self.voices, engine.encode)
         self.references = References(settings.reference_paths, settings.reference_urls)
-        self.sessions = Sessions[LiveSession](settings.max_sessions)
-        self.client_secrets = ClientSecrets(settings.client_secret_s)
+        self.sessions = Sessions[LiveSession](settings.max_sessions, self.shared)
+        self.client_secrets = ClientSecrets(settings.client_secret_s, self.shared)
         self.door = Doorkeeper(self.gate, self.client_secrets)
         self.sockets = 0  # that have a session, or are told the last of it
-        self.unauthenticated = 0  # sockets that have not shown a key yet
         self._tasks: anyio.abc.TaskGroup | None = None  # of the sessions, while the server runs
         self._workshop: Workshop | None = None  # likewise
         self._warm = anyio.Event()
@@ -80,13 +90,24 @@ class Service:
 
     def refusal_of_strangers(self) -> ProtocolError | None:
         """Why nobody can come in now who has not shown a key yet, or None. Whoever has one is not kept out by those who have none."""
-        if self.unauthenticated < self.settings.max_unauthenticated:
+        there = self.shared.total(Count.UNAUTHENTICATED)
+        if there < self.settings.max_unauthenticated:
             return None
-        text = f"{self.unauthenticated} connections have not shown a key yet"
+        text = f"{there} connections have not shown a key yet"
         return ProtocolError.fatal_error(ErrorCode.TOO_MANY_SESSIONS, text, retry_after_ms=CROWDED_RETRY_MS)
 
+    @contextlib.contextmanager
+    def stranger(self) -> Iterator[None]:
+        """While a socket has not shown a key yet. `refusal_of_strangers` was asked before."""
+        # Without a limit: some are counted whom the handshake did not ask for a key, and whoever came in is not refused any more.
+        self.shared.take(Count.UNAUTHENTICATED, sys.maxsize)
+        try:
+            yield
+        finally:
+            self.shared.give_back(Count.UNAUTHENTICATED)
+
     def _crowded(self) -> ProtocolError:
-        text = f"there are {len(self.sessions)} sessions: max_sessions={self.settings.max_sessions}"
+        text = f"there are {self.sessions.total} sessions: max_sessions={self.settings.max_sessions}"
         return ProtocolError.fatal_error(ErrorCode.TOO_MANY_SESSIONS, text, retry_after_ms=CROWDED_RETRY_MS)
 
     async def open_session(self, shown: Shown) -> LiveSession:
@@ -113,11 +134,13 @@ class Service:
 
     async def run(self) -> None:
         """Keep the engine warm, voices encoded, and sessions alive. Never returns."""
-        self._workshop = Workshop(self.clock)
+        # Where there are siblings each has few listeners: see `realtime.workshop`.
+        self._workshop = Workshop(self.clock, threads=0 if self.shared.count > 1 else None)
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
-                tasks.start_soon(self.encoder.keep_up)
+                if self.shared.index == 0:  # the others find in the folder what one of them made
+                    tasks.start_soon(self.encoder.keep_up)
                 await self.keep_warm()
         finally:
             self._workshop.close()
@@ -170,7 +193,7 @@ class Service:
             await self._cold.wait()
 
     async def _speak_one_frame(self) -> bool:
-        conversation = Conversation("warm-up")
+        conversation = Conversation(f"warm-up-{self.shared.index}")  # one of each process: the engine is the same
         try:
             stream = self.engine.open(conversation, Voice(DEFAULT), SamplingParams(max_frames=8), turn=0)
             stream.push(WARM_UP)

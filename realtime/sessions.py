@@ -1,4 +1,4 @@
-"""The sessions of one server: found again by the secret that resumes them, and how many there may be.
+"""The sessions of one process: found again by the secret that resumes them, and how many there may be in all processes of the server.
 
 Knows which of them have no socket, and that those give way first. Does not know what a session does. Only digests of secrets are kept, so
 that looking one up tells nothing about the others.
@@ -6,10 +6,11 @@ that looking one up tells nothing about the others.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Iterator
 from typing import Final, Generic, Protocol, TypeVar
+
+from realtime.shared import Count, Shared, token_name
 
 TOKEN_BYTES: Final = 32
 PREFIX: Final = "prt_"  # so that a leaked one is recognised
@@ -17,6 +18,8 @@ PREFIX: Final = "prt_"  # so that a leaked one is recognised
 
 class Member(Protocol):
     """A session, as far as it matters here."""
+
+    id: str
 
     @property
     def waiting_since(self) -> float | None:
@@ -30,59 +33,77 @@ MemberT = TypeVar("MemberT", bound=Member)
 
 
 class Sessions(Generic[MemberT]):
-    """All that live. Each is in here from `add` to `discard`."""
+    """All that live here. Each is in here, and the other processes are told of it, from `add` to `discard`."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, shared: Shared) -> None:
+        """most: in all processes together."""
         self._most = most
-        self._by_digest: dict[bytes, MemberT] = {}
-        self._digests: dict[MemberT, bytes] = {}
+        self._shared = shared
+        self._by_name: dict[str, MemberT] = {}  # of its token
+        self._names: dict[MemberT, str] = {}
+        self._place_kept = False  # one is counted that is not here yet: whoever is added next has it
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._names)
 
     def __iter__(self) -> Iterator[MemberT]:
         """A copy: they may come and go meanwhile."""
-        return iter(list(self._digests))
+        return iter(list(self._names))
+
+    @property
+    def total(self) -> int:
+        """In all processes."""
+        return self._shared.total(Count.SESSIONS)
 
     def add(self, session: MemberT) -> str:
-        """Take it in; the secret that finds it again."""
+        """Take it in, once `make_room` said so; the secret that finds it again. Raises OSError where the others cannot be told."""
+        assert self._place_kept, "there is room for it"
         token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-        digest = _digest(token)
-        self._by_digest[digest] = session
-        self._digests[session] = digest
+        name = token_name(token)
+        self._shared.register(session.id)
+        self._shared.register(name)
+        self._place_kept = False
+        self._by_name[name] = session
+        self._names[session] = name
         return token
 
     def find(self, token: str) -> MemberT | None:
-        """The session that this secret resumes, if it lives."""
-        return self._by_digest.get(_digest(token))
+        """The session that this secret resumes, if it lives here."""
+        return self._by_name.get(token_name(token))
 
     def discard(self, session: MemberT) -> None:
         """It is over. Idempotent."""
-        digest = self._digests.pop(session, None)
-        if digest is not None:
-            del self._by_digest[digest]
+        if self._forget(session):
+            self._shared.give_back(Count.SESSIONS)
 
     @property
     def has_room(self) -> bool:
         """Whether one more could come in."""
-        return len(self) < self._most or self._longest_waiting() is not None
+        return self._place_kept or self.total < self._most or self._longest_waiting() is not None
 
     def make_room(self) -> bool:
-        """Have a place for one more, if need be by ending the session that has waited longest for a socket. False: there is none."""
-        if len(self) < self._most:
-            return True
-        session = self._longest_waiting()
-        if session is None:
+        """Have a place for the next one, if need be that of the session here which has waited longest for a socket. False: there is none.
+
+        No other process takes it meanwhile.
+        """
+        self._place_kept = self._place_kept or self._shared.take(Count.SESSIONS, self._most)
+        if not self._place_kept and (session := self._longest_waiting()) is not None:
+            # Its place is handed on. Given back, another process could take it, and the session had ended for nothing.
+            self._place_kept = self._forget(session)
+            session.end()
+        return self._place_kept
+
+    def _forget(self, session: MemberT) -> bool:
+        """Whether it was there."""
+        name = self._names.pop(session, None)
+        if name is None:
             return False
-        session.end()
-        self.discard(session)
+        del self._by_name[name]
+        self._shared.release(name)
+        self._shared.release(session.id)
         return True
 
     def _longest_waiting(self) -> MemberT | None:
-        waiting = [(session.waiting_since, index) for index, session in enumerate(self._digests)]
+        waiting = [(session.waiting_since, index) for index, session in enumerate(self._names)]
         times = [(since, index) for since, index in waiting if since is not None]
-        return list(self._digests)[min(times)[1]] if times else None
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        return list(self._names)[min(times)[1]] if times else None

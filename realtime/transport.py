@@ -26,6 +26,7 @@ EXTENSION: Final = "parley.socket"
 # trip of 200 ms would throttle PCM; the client drops what still comes by its turn number.
 HIGH_WATER_BYTES: Final = 32 * 1024
 KERNEL_BYTES: Final = 64 * 1024
+RELAYED_KERNEL_BYTES: Final = 8 * 1024  # towards a process that hands it on, and has the two buffers above as well
 READ_AHEAD: Final = 8  # messages that wait to be carried out; with more, nothing is read
 
 
@@ -49,6 +50,18 @@ class LiveSocket(Protocol):
     def take_messages_of(self, most: int) -> None:
         """Let messages have so many bytes, instead of what the server allows in general. Before the handshake is accepted."""
 
+    def keep(self, most: int) -> None:
+        """Keep what is read from now on as it comes, for `hand_over`; who sends more than `most` bytes is dropped. 0: nothing is kept."""
+
+    def hand_over(self, to: asyncio.Protocol) -> bytes:
+        """Let `to` have the connection; returns what was kept. Nothing that comes is a message any more. Raises OSError where it is lost.
+
+        `to` hands on `connection_lost`, which keeps the server's books; before that the endpoint must not return.
+        """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection that was handed over is lost."""
+
     def corked(self) -> AbstractContextManager[None]:
         """Hold back what is sent inside, and write it in one piece at the end."""
 
@@ -58,18 +71,31 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
 
     pong_at = 0.0
     farewell = False
+    _most_kept = 0
+    _handed_over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._kept = bytearray()
         self._corkable = _Corkable(self.transport)
         self.transport = cast(asyncio.Transport, self._corkable)
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
-            # asyncio does it only for a listening socket that was made with proto=IPPROTO_TCP; without it every second small message
-            # waits 40 ms for the peer's delayed ACK.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            relayed = sock.family == socket.AF_UNIX
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, RELAYED_KERNEL_BYTES if relayed else KERNEL_BYTES)
+            if not relayed:
+                # asyncio does it only for a listening socket that was made with proto=IPPROTO_TCP; without it every second small message
+                # waits 40 ms for the peer's delayed ACK.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        if self._most_kept:
+            self._kept.extend(data)
+            if len(self._kept) > self._most_kept:
+                self.transport.abort()
+                return
+        super().data_received(data)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -126,6 +152,32 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
     def take_messages_of(self, most: int) -> None:
         """See `LiveSocket`."""
         self.conn.max_message_size = most
+
+    def keep(self, most: int) -> None:
+        """See `LiveSocket`."""
+        self._most_kept, self._kept = most, bytearray()
+
+    def hand_over(self, to: asyncio.Protocol) -> bytes:
+        """See `LiveSocket`."""
+        if self.disconnected or self.close_sent:
+            raise ClientDisconnected
+        self._handed_over = True
+        self.stop_keepalive()
+        self.handshake_complete = True  # or will be, by somebody else: uvicorn would log an error and answer 500
+        transport = self.transport
+        transport.set_protocol(to)
+        to.connection_made(transport)
+        if self.read_paused:
+            self.read_paused = False
+            transport.resume_reading()
+        kept, self._kept = bytes(self._kept), bytearray()
+        return kept
+
+    def shutdown(self) -> None:
+        if self._handed_over:
+            self.transport.close()  # a frame of ours might fall into the middle of another
+        else:
+            super().shutdown()
 
     @contextmanager
     def corked(self) -> Iterator[None]:

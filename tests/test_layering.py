@@ -30,6 +30,8 @@ MAY_IMPORT = {
     "engine/products_triton.py": "engine torch triton",
     "engine/between_triton.py": "engine torch triton",
     "engine/row_products_triton.py": "triton",
+    "engine/whole_products_triton.py": "engine torch triton",
+    "engine/whole_tiles_triton.py": "engine torch triton",
     "engine/codec_plans.py": "",
     "engine/codec_kernels.py": "engine torch triton",
     "engine/codec_triton.py": "torch triton",
@@ -48,6 +50,10 @@ MAY_IMPORT = {
     "realtime/bench_endpoints.py": "realtime anyio httpx2 ormsgpack websockets",
     "realtime/references.py": "anyio httpx2",
     "realtime/encoders/aac.py": "realtime numpy av",
+    "realtime/relayed_request.py": "realtime anyio starlette h11",
+    # Where several processes share an engine.
+    "realtime/processes.py": "realtime engine",
+    "realtime/server_process.py": "realtime engine anyio",
     # The composition root: the only place in the server that builds a real engine.
     "realtime/cli.py": (
         "realtime protocol engine numpy pydantic anyio starlette uvicorn opuslib "
@@ -81,6 +87,7 @@ CLOCK_READERS = (
     "realtime/chat.py",
     "realtime/bench.py",
     "realtime/bench_conversation.py",
+    "realtime/processes.py",
     "realtime/server.py",
     "realtime/sound_report.py",
     "realtime/transport.py",

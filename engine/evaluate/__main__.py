@@ -28,6 +28,7 @@ from engine.evaluate.teaching import Yardstick
 from engine.evaluate.trial import FULL, QUICK, Trial
 from engine.evaluate.weights import weights_sha256
 from engine.hub import HubError, resolve
+from engine.load import DTYPES
 from engine.quantize import FORMATS, QuantizeError
 from engine.train.speaker_net import load_speaker_net
 from engine.train.teacher import TeacherError
@@ -98,6 +99,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--device {options.device} is none that torch knows") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {options.device} needs a GPU and a build of torch for it")
+    if device.type != "cuda" and options.plain:
+        raise UsageError("--plain is for a GPU; a CPU has no other way")
 
 
 def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | float | bool]]:
@@ -131,8 +134,8 @@ def _run(options: argparse.Namespace) -> tuple[Groups, dict[str, str | int | flo
         info = mouth.info
     show("done")
     conditions = {
-        "checkpoint": options.checkpoint, "weights": weights, "device": info.device, "dtype": info.dtype, "quick": options.quick,
-        "sentences": len(english), "seed": options.seed, "temperature": options.temperature, "top_p": options.top_p,
+        "checkpoint": options.checkpoint, "weights": weights, "device": info.device, "dtype": info.dtype, "plain": options.plain,
+        "quick": options.quick, "sentences": len(english), "seed": options.seed, "temperature": options.temperature, "top_p": options.top_p,
         "top_k": setting.params.top_k, "seconds": round(time.monotonic() - start), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     return groups, conditions
@@ -178,7 +181,8 @@ def _setting(options: argparse.Namespace, folder: Path) -> Setting:
     workers = options.workers if options.workers is not None else len(os.sched_getaffinity(0))
     params = replace(SamplingParams(), temperature=options.temperature, top_p=options.top_p)
     rows = options.rows or (_CPU_ROWS if cpu else _GPU_ROWS)
-    return Setting(folder, options.checkpoint, device, params, workers if cpu else 0, rows, options.quantize)
+    arithmetic = options.quantize, options.dtype, options.plain
+    return Setting(folder, options.checkpoint, device, params, workers if cpu else 0, rows, *arithmetic)
 
 
 def _device(options: argparse.Namespace) -> str:
@@ -207,6 +211,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--sentences", type=Path, metavar="FILE", help="English text to speak, one sentence a line")
     add("--only", nargs="+", choices=tuple(GROUPS), help="some of the groups (default: all)")
     add("--device", default="auto", help="of torch (default: a GPU where there is one)")
+    add(
+        "--dtype",
+        choices=("auto", *DTYPES),
+        default="auto",
+        help="of both stacks (default: bfloat16 on a GPU, else float32)",
+    )
+    add("--plain", action="store_true", help="on a GPU without graphs, compiled blocks and kernels, to compare with")
     add("--quantize", choices=FORMATS, help="keep the slow stack's matrices in 8 or 4 bits (default: as they are)")
     add("--workers", type=int, help="processes on a CPU (default: its cores); 0 or 1 speaks in this one")
     add("--rows", type=int, help=f"turns at once in each process (default: {_CPU_ROWS}, on a GPU {_GPU_ROWS})")

@@ -18,6 +18,7 @@ RATE = 22050  # Hz; everything else is resampled before it comes here
 HOP = 256  # samples a frame of the tracks, 12 ms
 _WINDOW = 1024
 _LAGS = RATE // 500, RATE // 50  # 500 Hz to 50 Hz: the teacher's range with every tag
+_FFT = 1536  # holds a window, the longest lag and the low pass, and is quick: 3 * 2^9
 _CLEAR = (
     0.6  # correlation above which a frame counts as voiced: whispers stay below 0.45, the teacher's vowels above 0.8
 )
@@ -55,7 +56,9 @@ def sound(samples: Samples) -> Sound:
     near = frames[:, :_WINDOW]
     level = 10 * np.log10((near[:, _WINDOW // 4 : 3 * _WINDOW // 4] ** 2).mean(1) + 1e-10)
     speech = _filled(level > _loud(level) + _SPEECH_DB)
-    return Sound(level, np.where(speech, _pitch(frames), 0.0), speech)
+    pitch = np.zeros(len(speech))
+    pitch[speech] = _pitch(frames[speech])
+    return Sound(level, pitch, speech)
 
 
 def _loud(level: Track) -> float:
@@ -81,9 +84,8 @@ def _pitch(frames: Track) -> Track:
     shortest, longest = _LAGS
     frames = _low_passed(frames)
     near = frames[:, :_WINDOW]
-    size = 1 << (frames.shape[1] + _WINDOW).bit_length()
-    product = np.fft.rfft(frames, size) * np.conj(np.fft.rfft(near, size))
-    cross = np.fft.irfft(product, size)[:, : longest + 1]
+    product = np.fft.rfft(frames, _FFT) * np.conj(np.fft.rfft(near, _FFT))
+    cross = np.fft.irfft(product, _FFT)[:, : longest + 1]  # what wraps around falls on longer lags
     power = np.cumsum(np.pad(frames**2, ((0, 0), (1, 0))), 1)
     shifted = power[:, _WINDOW : _WINDOW + longest + 1] - power[:, : longest + 1]
     correlation = cross / np.sqrt(shifted[:, :1] * shifted + 1e-12)
@@ -100,8 +102,7 @@ def _low_passed(frames: Track) -> Track:
     """Below some 1.2 kHz, where harmonics are strong and what a codec does to them does little harm."""
     kernel = np.hanning(19)[1:-1]
     kernel /= kernel.sum()
-    size = 1 << (frames.shape[1] + len(kernel)).bit_length()
-    wide = np.fft.irfft(np.fft.rfft(frames - frames.mean(1, keepdims=True), size) * np.fft.rfft(kernel, size), size)
+    wide = np.fft.irfft(np.fft.rfft(frames - frames.mean(1, keepdims=True), _FFT) * np.fft.rfft(kernel, _FFT), _FFT)
     start = len(kernel) // 2
     return wide[:, start : start + frames.shape[1]]
 

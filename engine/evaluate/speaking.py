@@ -96,10 +96,15 @@ class Setting:
     workers: int  # processes; 0 speaks in this one
     rows: int  # turns at once in each
     quantize: str | None = None  # format of the slow stack's matrices, as engine.quantize has it
+    dtype: str = "auto"  # of the AR stacks, as engine.load has it
+    plain: bool = False  # on a GPU: no graphs, no compiled blocks, and kernels of our own only for quantised matrices
 
     def load(self) -> Loaded:
         """The checkpoint. Raises what `load_model` raises."""
-        return load_model(self.folder, self.name, self.device, "auto", None, quantize=self.quantize)
+        slow_way = {"fused": False, "kernels": False} if self.plain else {}
+        loaded = load_model(self.folder, self.name, self.device, self.dtype, None, quantize=self.quantize, **slow_way)
+        # Nobody asks here where in its text a turn is, and a GPU's steps are only graphs where nobody does.
+        return replace(loaded, heads=None)
 
 
 class Rows:
@@ -175,11 +180,11 @@ class Mouth:
         self._show = show or (lambda line: None)
         self._made: dict[str, Spoken] = {}
         self._encoded: dict[tuple[int, bytes], Codes] = {}
-        self._print = _fingerprint(setting.folder) + (f"-{setting.quantize}" if setting.quantize else "")
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
         loaded = setting.load()
         self.info = loaded.info
+        self._print = _fingerprint(setting, loaded.info)
         self._codec = loaded.codec.to(loaded.model.device)  # whole recordings at once
         self._rows: Rows | None = None
         self._pool: _Pool | None = None
@@ -269,13 +274,14 @@ class Mouth:
 def _rows_of(loaded: Loaded, setting: Setting) -> Rows:
     positions = min(_POSITIONS * setting.rows, 1 << 17)
     limits = EngineLimits(max_streams=setting.rows, kv_positions=max(positions, 4096))
-    return Rows(core_of(loaded, limits), setting.rows, setting.params)
+    core = core_of(loaded, limits, graphs=False if setting.plain else None)
+    return Rows(core, setting.rows, setting.params)
 
 
-def _fingerprint(folder: Path) -> str:
-    """Another checkpoint has another one. Which of its heads follow the text changes nothing that is said."""
-    hashed = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
+def _fingerprint(setting: Setting, info: ModelInfo) -> str:
+    """Another checkpoint, or another arithmetic, has another one. Which of its heads follow the text changes nothing that is said."""
+    hashed = hashlib.sha256(repr((info.device, info.dtype, setting.plain)).encode())
+    for path in sorted(setting.folder.glob("*")):
         if path.suffix in (".json", ".safetensors") and path.name != ALIGNMENT:
             hashed.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
     return hashed.hexdigest()[:12]

@@ -15,13 +15,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from protocol.dialects.interface import Refused, RequestRoute, StartResponse
+from protocol.dialects.interface import Opening, Refused, RequestRoute, StartResponse
 from protocol.errors import CloseCode, ProtocolError
 from realtime.dialects.entering import checked_name, opening, owner, refused, response
 from realtime.dialects.host import LocalHost
 from realtime.dialects.room import Rooms
 from realtime.dialects.visit import Visit
 from realtime.service import Service
+from realtime.siblings import of_room, relay_http
 
 log = logging.getLogger("parley.dialects")
 
@@ -48,6 +49,8 @@ class RequestEndpoint:
             came = opening(request, await read_body(request, self._route.max_bytes))
             if came.session is None and self._route.session is not None:
                 came = replace(came, session=checked_name(self._route.session(came)))
+                if await _relayed(service, scope, came, receive, send):
+                    return
             prefix = rooms.next_prefix()
             dialect = self._route.open(LocalHost(service, prefix, came.session is not None), came)
             try:
@@ -96,6 +99,23 @@ async def read_body(request: Request, most: int) -> bytes:
         if len(body) > most:
             raise Refused(413, f"the request has more than {most} bytes", "request_too_large")
     return bytes(body)
+
+
+async def _relayed(service: Service, scope: Scope, came: Opening, receive: Receive, send: Send) -> bool:
+    """Whether another process has the session that the body names: then it has answered. Raises Refused."""
+    index = of_room(service, scope, came.session) if came.session is not None else None
+    if index is None:
+        return False
+    unread: list[Message] = [{"type": "http.request", "body": came.body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return unread.pop() if unread else await receive()
+
+    try:
+        await relay_http(service, scope, receive_again, send, index)
+    except ProtocolError as error:
+        raise refused(error) from error
+    return True
 
 
 async def _serve(visit: Visit, receive: Receive) -> None:

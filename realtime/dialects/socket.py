@@ -76,16 +76,12 @@ class SocketEndpoint:
         shows = self._route.key_in_message
         assert shows is not None, "the caller has looked"
         await self._accept(ws)
-        service.unauthenticated += 1
         first: str | bytes | None = None
         shown: str | None = None
-        try:
-            with anyio.move_on_after(service.settings.limits.unauthenticated_s):
-                first = await _receive(ws)
-                key = shows.read(first)
-                shown = service.gate.owner(key) if key is not None else None
-        finally:
-            service.unauthenticated -= 1
+        with service.stranger(), anyio.move_on_after(service.settings.limits.unauthenticated_s):
+            first = await _receive(ws)
+            key = shows.read(first)
+            shown = service.gate.owner(key) if key is not None else None
         try:
             if shown is None or first is None:
                 raise unauthorized()

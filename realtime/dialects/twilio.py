@@ -31,6 +31,7 @@ from realtime.dialects.twilio_line import Line
 from realtime.legs import Call, OnDigit
 from realtime.live_session import LiveSession
 from realtime.service import Service
+from realtime.siblings import keep, keep_no_more, of_room, relay_accepted
 from realtime.transport import EXTENSION, LiveSocket
 
 log = logging.getLogger("parley.dialects")
@@ -59,6 +60,7 @@ async def call(ws: WebSocket) -> None:
         await ws.send_denial_response(response(error, errors))
         return
     cast(LiveSocket, ws.scope["extensions"][EXTENSION]).take_messages_of(MESSAGE_BYTES)
+    keep(service, ws.scope)
     await ws.accept()
     try:
         stream = MediaStream()
@@ -66,6 +68,11 @@ async def call(ws: WebSocket) -> None:
         if started is None:
             return
         wishes = Wishes.read(started.parameters)
+        index = of_room(service, ws.scope, wishes.session) if wishes.session is not None else None
+        if index is not None:
+            await _relayed(service, ws, index)
+            return
+        keep_no_more(ws.scope)
         line = await _connected(service, ws.app.state.rooms, shown, came.session, wishes)
         on_digit = OnDigit.CANCEL if wishes.digits_cancel else OnDigit.TELL
         visit = _Visit(ws, service, stream, wishes, *line)
@@ -100,20 +107,24 @@ def _address(service: Service, ws: WebSocket) -> str:
 
 async def _start(ws: WebSocket, service: Service, stream: MediaStream) -> Started | None:
     """The beginning of the call; None: it has ended before. Raises Refused, WebSocketDisconnect."""
-    service.unauthenticated += 1
-    try:
-        with anyio.move_on_after(service.settings.limits.unauthenticated_s):
-            while True:
-                message = await ws.receive_text()
-                for done in stream.received(message, service.clock()):
-                    if isinstance(done, Started):
-                        return done
-                    if isinstance(done, CloseSocket):
-                        await _close(ws, done.code, done.reason)
-                        return None
-    finally:
-        service.unauthenticated -= 1
+    with service.stranger(), anyio.move_on_after(service.settings.limits.unauthenticated_s):
+        while True:
+            message = await ws.receive_text()
+            for done in stream.received(message, service.clock()):
+                if isinstance(done, Started):
+                    return done
+                if isinstance(done, CloseSocket):
+                    await _close(ws, done.code, done.reason)
+                    return None
     raise Refused(408, "no start came", "timeout")
+
+
+async def _relayed(service: Service, ws: WebSocket, index: int) -> None:
+    """The call is another process's, which judges it as if it had come there. Raises Refused."""
+    try:
+        await relay_accepted(service, ws.scope, index)
+    except ProtocolError as error:
+        raise refused(error) from error
 
 
 async def _connected(

@@ -42,7 +42,7 @@ class Noticed(ScriptedEngine):
 
         def noticed() -> None:
             cancel()
-            if conversation.id != "warm-up":
+            if not conversation.id.startswith("warm-up-"):
                 self.cancelled.set()
 
         stream.cancel = noticed  # type: ignore[method-assign]

@@ -44,14 +44,14 @@ class Device:
     left: dict[int, int] = field(default_factory=dict)  # frames until a row's segment ends
     started: int = 0
 
-    beside = False
+    beside, several = False, 1
 
     def __post_init__(self) -> None:
         core, runner = self.core, self.core._runner
         core._clock = lambda: self.now
         runner.prefill, runner.decode, runner.draw = self.prefill, self.decode, self.draw  # type: ignore[method-assign]
         runner.begin_segment = self.begin_segment  # type: ignore[method-assign]
-        core._decoder = self
+        core._decoding.decoder = self
         codebooks = core.info.codebooks
         self.frame = FrameDrawn(np.zeros(codebooks, np.int16), np.zeros((codebooks + 1, 1), np.int64))
 

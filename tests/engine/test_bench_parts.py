@@ -56,6 +56,16 @@ def test_streams_are_bound_by_rows_and_by_memory_where_time_is_left(
     assert steps.runner.pool.free < steps.runner.pool.pages
 
 
+def test_frames_that_the_codec_takes_together_are_timed_together(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.graphed_decoder.SEVERAL", (3,))
+    steps = Steps(tiny, EngineLimits(2, pool_of([64] * 2, 40)), graphs=True)
+    steps.hold([64])
+    assert steps.held(5, Slow(steps, 0.012)) == pytest.approx([4.0, 4.0])
+    assert set(steps.pieces(1, count().__next__)) == {"slow", "draw", "codec", "sampling", "all", "held"}
+    steps.hold([64, 64])
+    assert not steps.held(5, Slow(steps, 0.012)), "of one row alone"
+
+
 def test_frames_of_fewer_rows_begin_where_the_rows_were_held(tiny: Loaded) -> None:
     steps = Steps(tiny, EngineLimits(3, pool_of([64] * 3, 23)), graphs=False)
     steps.hold([64, 40, 64])

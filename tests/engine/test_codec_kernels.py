@@ -90,6 +90,23 @@ def test_rows_that_come_and_go_sound_as_by_themselves(size: str, kind: torch.dty
     assert decibels(other.step(codes, index), plain.step(codes, index)) > CLOSE[kind]
 
 
+def test_frames_of_a_call_sound_as_one_after_the_other(device: str) -> None:
+    """More of them than the window of attention has positions, and fewer; rows that are at different ones; with both halves at once."""
+    from engine.codec_kernels import KernelDecoder
+
+    kind = torch.float32 if INTERPRETED else torch.float16
+    codec = codec_of(*SIZES["two blocks"]).to(device)
+    plain, other = (StreamingCodec(codec, 2) for _ in range(2))
+    kernels = KernelDecoder(other, kind)
+    for frames, rows in [(2, [1]), (4, [0, 1]), (8, [1])]:
+        codes = torch.stack([codes_of(codec, frames, seed=10 * frames + row) for row in rows]).to(device)
+        index = torch.tensor(rows, device=device)
+        assert decibels(kernels.step(codes, index), plain.step(codes, index)) > CLOSE[kind]
+    assert other.states.frames.tolist() == plain.states.frames.tolist() == [4, 14]
+    for mine, theirs in zip(other.states.tensors, plain.states.tensors, strict=True):
+        assert decibels(mine, theirs) > CLOSE[kind]
+
+
 class Watched:
     """Addresses that the interpreter reads and writes for a launch: an IndexError for one outside of its tensors."""
 
@@ -142,8 +159,8 @@ if INTERPRETED:  # it alone sees every address
         kernels = codec_kernels.KernelDecoder(streaming)
         monkeypatch.setattr(codec_kernels, "batch_like", lambda batch: like)
         watched = Watched(monkeypatch)
-        for rows in ([2, 0, 1], [1]):
-            kernels.step(torch.stack([codes_of(codec, 1, seed=row) for row in rows]), torch.tensor(rows))
+        for rows, frames in (([2, 0, 1], 1), ([1], 1), ([1], 2)):
+            kernels.step(torch.stack([codes_of(codec, frames, seed=row) for row in rows]), torch.tensor(rows))
         assert watched.seen > 100_000
         with pytest.raises(InterpreterError, match="in no tensor"):
             kernels.step(codes_of(codec, 1, seed=0)[None], torch.tensor([3]))

@@ -48,18 +48,18 @@ def test_frames_of_rows_decode_as_they_do_here(s2pro: Path, process: CodecProces
     here = StreamingCodec(tiny_model(s2pro).codec, ROWS)
     codes = random_codes(6, 1).T  # [6, K]
     for rows in ([0, 1], [1, 3], [2]):
-        part = codes[: len(rows)]
+        part = codes[: len(rows), :, None]
         process.start(part, rows)
-        expected = here.step(torch.from_numpy(part.astype(np.int64))[:, :, None], rows)
+        expected = here.step(torch.from_numpy(part.astype(np.int64)), rows)
         assert np.array_equal(process.finish(), expected.numpy())
 
 
 def test_a_reset_row_is_new_and_what_was_started_before_does_not_notice(process: CodecProcess) -> None:
     codes = random_codes(2, 2).T
-    process.start(codes[:1], [0])
+    process.start(codes[:1, :, None], [0])
     process.reset(0)
     first = process.finish()
-    process.start(codes[:1], [0])
+    process.start(codes[:1, :, None], [0])
     assert np.array_equal(process.finish(), first)
 
 
@@ -68,7 +68,7 @@ def test_the_end_of_the_process_is_noticed(s2pro: Path) -> None:
     process.wait()
     process._process.kill()
     with pytest.raises(CodecGone, match=r"the process that decodes frames has ended \(killed by SIGKILL\)"):
-        process.start(random_codes(1, 0).T, [0])
+        process.start(random_codes(1, 0).T[:, :, None], [0])
         process.finish()
     process.close()
     process.close()

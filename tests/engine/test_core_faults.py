@@ -35,16 +35,17 @@ LEVELS = (LOUD, QUIET, NAN_SAMPLES)  # a scripted frame's codes are its place in
 MakeScripted = Callable[..., EngineCore]
 
 
-@pytest.fixture(params=[False, True], ids=["inline", "beside"])
-def scripted(s2pro: Path, request: pytest.FixtureRequest) -> MakeScripted:
-    """A guarded core whose row i draws what the i-th script says, and then nothing but ends; with either kind of decoder."""
+@pytest.fixture(params=[(False, 1), (True, 1), (True, 3)], ids=["inline", "beside", "several"])
+def scripted(s2pro: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeScripted:
+    """A guarded core whose row i draws what the i-th script says, and then nothing but ends; with each kind of decoder."""
+    monkeypatch.setattr("engine.core.ENOUGH_S", 0.0)  # a frame may wait for others as soon as one was delivered
 
     def make(*scripts: Iterable[Outcome | float]) -> EngineCore:
         core = tiny_core(s2pro, guarded=True)
-        script = Script(core, scripts, request.param)
+        script = Script(core, scripts, *request.param)
         core._runner.draw = script.draw  # type: ignore[method-assign]
         core._runner.take_back = script.take_back  # type: ignore[method-assign]
-        core._decoder = script
+        core._decoding.decoder = script
         return core
 
     return make
@@ -53,29 +54,32 @@ def scripted(s2pro: Path, request: pytest.FixtureRequest) -> MakeScripted:
 class Script:
     """Draws what it was told for each row, and decodes that to a level. The n-th draw that was not taken back has the n-th entry."""
 
-    def __init__(self, core: EngineCore, scripts: Iterable[Iterable[Outcome | float]], beside: bool) -> None:
-        self.beside = beside
+    def __init__(
+        self, core: EngineCore, scripts: Iterable[Iterable[Outcome | float]], beside: bool, several: int
+    ) -> None:
+        self.beside, self.several = beside, several
         self._core = core
         self._ahead = [chain(script, repeat(END)) for script in scripts]
-        self._last: dict[int, Outcome | float] = {}  # what each row drew last
-        self._decoding: list[float] | None = None
+        self._drew: dict[int, list[Outcome | float]] = {}  # each row, what was not taken back
+        self._decoding: np.ndarray | None = None
 
     def draw(self, hidden: object, rows: Sequence[int], sequences: object) -> list[Drawn]:
         for row in rows:
-            self._last[row] = next(self._ahead[row])
-        return [self._drawn(self._last[row]) for row in rows]
+            self._drew.setdefault(row, []).append(next(self._ahead[row]))
+        return [self._drawn(self._drew[row][-1]) for row in rows]
 
     def take_back(self, row: int) -> None:
-        self._ahead[row] = chain([self._last.pop(row)], self._ahead[row])
+        self._ahead[row] = chain([self._drew[row].pop()], self._ahead[row])
 
     def start(self, codes: np.ndarray, rows: Sequence[int]) -> None:
         assert self._decoding is None, "what was started is finished first"
-        self._decoding = [LEVELS[frame[0]] for frame in codes]
+        assert len(codes) == len(rows) and codes.shape[2] <= self.several and 1 in (len(codes), codes.shape[2])
+        self._decoding = codes[:, 0]
 
     def finish(self) -> np.ndarray:
         assert self._decoding is not None, "something was started"
-        levels, self._decoding = self._decoding, None
-        return np.stack([np.full(self._core.info.frame_samples, level, np.float32) for level in levels])
+        levels, self._decoding = np.array(LEVELS, np.float32)[self._decoding], None
+        return levels.repeat(self._core.info.frame_samples, axis=1)
 
     def reset(self, row: int) -> None:
         pass

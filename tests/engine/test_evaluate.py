@@ -79,6 +79,13 @@ def test_a_table_is_printed_and_the_last_line_is_one_json_object(
     assert json.loads((tmp_path / "out.json").read_text()) == figures
 
 
+def test_the_figures_say_in_which_arithmetic_they_came_about(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--only", "clarity", "--dtype", "bfloat16", "--quantize", "fp8") == 0
+    conditions = json.loads(capsys.readouterr().out.splitlines()[-1])["conditions"]
+    assert conditions["dtype"] == "bfloat16, slow stack fp8"
+    assert conditions["plain"] is False
+
+
 def test_sentences_are_cut_behind_openings_of_three_to_twelve_words_without_a_sign() -> None:
     long = " ".join("word" for _ in range(20))
     texts = [f"{long}."] * 11 + ["Yes, of course I would like that.", "Two words."]
@@ -126,6 +133,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
         lambda: run("--temperature", "0"),
         lambda: run("--top-p", "1.1"),
         lambda: run("--device", "abacus"),
+        lambda: run("--plain"),
         lambda: run("--json-out", str(tmp_path / "nowhere" / "out.json")),
         lambda: run("--json-out", str(tmp_path)),
         lambda: run("--espeak-data", str(tmp_path)),

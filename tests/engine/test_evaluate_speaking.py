@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine.api import Reference, SamplingParams, SpokenSegment, Voice
-from engine.evaluate.speaking import Mouth, Request, Setting
+from engine.api import EngineLimits, Reference, SamplingParams, SpokenSegment, Voice
+from engine.evaluate.speaking import Mouth, Request, Rows, Setting
+from engine.heads import FILE as ALIGNMENT
+from engine.load import core_of, load_model
 from tests.engine.evaluating import MINI
 
 SHORT = Request(("Hello there.",))
@@ -100,6 +102,37 @@ def test_fewer_bits_say_something_else_and_are_kept_apart(mouth: Mouth, tmp_path
         assert ("nf4" in kept.info.dtype) == (format is not None)
     np.testing.assert_array_equal(said[0].codes, mouth.speak([SHORT])[0].codes)
     assert said[0].codes.shape != said[1].codes.shape or (said[0].codes != said[1].codes).any()
+
+
+def test_what_another_arithmetic_said_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        told: list[str] = []
+        with Mouth(replace(setting(), dtype=dtype), tmp_path, told.append) as kept:
+            kept.speak([SHORT])
+        assert told and kept.info.dtype == dtype
+
+
+def test_nobody_is_watched_while_he_speaks_and_says_the_same(mouth: Mouth) -> None:
+    """On a GPU a step is a graph only where nobody follows the text."""
+    assert (MINI / ALIGNMENT).exists()
+    watched = load_model(MINI, "mini", "cpu", "auto", None)
+    assert watched.heads is not None
+    assert setting().load().heads is None
+    rows = Rows(core_of(watched, EngineLimits(max_streams=2, kv_positions=4096)), 2, SamplingParams())
+    rows.begin(0, TWO)
+    ((_, spoken),) = [made for _ in iter(lambda: rows.busy, False) for made in rows.step()]
+    rows.close()
+    np.testing.assert_array_equal(spoken.codes, mouth.speak([TWO])[0].codes)
+
+
+@pytest.mark.gpu
+def test_a_gpu_speaks_in_graphs_unless_it_is_asked_for_plain_steps() -> None:
+    for plain in (False, True):
+        with Mouth(replace(setting(), device="cuda", plain=plain)) as opened:
+            (spoken,) = opened.speak([SHORT])
+            core = opened._rows._core
+        assert spoken.cut is None and spoken.codes.shape[1] > 5
+        assert core._runner.graphed is not plain
 
 
 def test_a_recording_at_another_rate_becomes_codes_of_the_same_length(mouth: Mouth) -> None:

@@ -310,11 +310,11 @@ def test_a_worker_that_does_not_listen_is_killed_when_the_server_closes(scripted
 def test_a_recording_waits_for_a_worker_that_does_not_listen_and_can_be_given_up(scripted: Scripted) -> None:
     async def test() -> None:
         engine = await EngineProcess.start(scripted("deaf"))
-        assert engine._link is not None
+        assert engine.worker._link is not None
         job = asyncio.create_task(engine.encode(np.zeros(100 * PIECE_SAMPLES, np.float32), 192000))
-        while engine._link.writable.is_set():
+        while engine.worker._link.writable.is_set():
             await asyncio.sleep(0)
-        transport = engine._link._transport
+        transport = engine.worker._link._transport
         assert transport is not None and transport.get_write_buffer_size() < 3 * 4 * PIECE_SAMPLES
         job.cancel()
         await asyncio.wait([job])
@@ -327,9 +327,9 @@ def test_a_recording_waits_for_a_worker_that_does_not_listen_and_can_be_given_up
 def test_a_recording_ends_with_the_worker_that_does_not_listen(scripted: Scripted) -> None:
     async def test() -> None:
         engine = await EngineProcess.start(scripted("deaf", "speak"))
-        assert engine._link is not None and engine.pid is not None
+        assert engine.worker._link is not None and engine.pid is not None
         job = asyncio.create_task(engine.encode(np.zeros(100 * PIECE_SAMPLES, np.float32), 192000))
-        while engine._link.writable.is_set():
+        while engine.worker._link.writable.is_set():
             await asyncio.sleep(0)
         os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(EngineDied):
@@ -361,15 +361,15 @@ def test_what_is_opened_while_no_worker_is_up_is_spoken_by_the_next_one(scripted
 def test_a_server_that_closes_during_a_restart_leaves_no_process_behind(scripted: Scripted) -> None:
     async def test() -> None:
         engine = await EngineProcess.start(scripted("die", "speak"))
-        assert engine._link is not None
-        dead = engine._link.process
+        assert engine.worker._link is not None
+        dead = engine.worker._link.process
         stream = speak(engine, Conversation("a"))
         with pytest.raises(EngineDied):
             await frames_of(stream)
         waiting = speak(engine, Conversation("b"))
-        assert not engine.ready and engine._restarting is not None
+        assert not engine.ready and engine.worker._restarting is not None
         await engine.close()
-        assert engine._restarting.cancelled() and engine.pid is None and dead.returncode is not None
+        assert engine.worker._restarting.cancelled() and engine.pid is None and dead.returncode is not None
         with pytest.raises(EngineDied):
             await frames_of(waiting)
 

@@ -12,7 +12,7 @@ import pytest
 
 from engine.api import Reference, Voice
 from engine.config import ModelConfig, load_model_config
-from engine.prompt import Columns, PromptBuilder
+from engine.prompt import KEPT_SYSTEMS, Columns, PromptBuilder
 from engine.tokenizer import Tokenizer
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -98,3 +98,21 @@ def test_spoken_closes_the_message_that_user_opened(builder: PromptBuilder, toke
 def test_codes_that_do_not_fit_are_refused(builder: PromptBuilder, bad: npt.NDArray[np.int16], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         builder.spoken(bad)
+
+
+def test_a_voice_that_comes_again_is_not_made_again_and_one_that_differs_is(builder: PromptBuilder) -> None:
+    first = builder.system(Voice("v", (Reference("Hello.", codes(4)),)))
+    assert builder.system(Voice("another name", (Reference("Hello.", codes(4)),))) is first
+    for other in (Reference("Hello!", codes(4)), Reference("Hello.", codes(5)), Reference("Hello.", codes(4, 1))):
+        assert not np.array_equal(builder.system(Voice("v", (other,))), first)
+    with pytest.raises(ValueError, match="read-only"):
+        first[0, 0] = 0
+
+
+def test_only_so_many_voices_are_kept_and_those_in_use_stay(builder: PromptBuilder) -> None:
+    voices = [Voice("v", (Reference(f"Number {index}.", codes(2)),)) for index in range(KEPT_SYSTEMS + 1)]
+    made = [builder.system(voice) for voice in voices[:KEPT_SYSTEMS]]
+    assert builder.system(voices[0]) is made[0]
+    builder.system(voices[-1])
+    assert builder.system(voices[0]) is made[0]
+    assert builder.system(voices[1]) is not made[1]

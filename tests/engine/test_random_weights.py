@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from engine.api import Conversation, EngineLimits, SamplingParams
 from engine.codec_identity import codec_id
@@ -93,3 +94,13 @@ def test_every_segment_ends_where_its_end_was_forced_and_is_audible(loaded: Load
     assert all(end.cut is None for end in heard.ends)
     assert heard.ended is not None and heard.ended.error is None
     assert 0.01 < np.sqrt(np.square(heard.samples).mean()) < 0.5
+
+
+def test_prompts_are_about_as_long_as_a_real_tokenizer_makes_them(tmp_path: Path) -> None:
+    write_folder("s2-pro", tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    text = "Yesterday the careful gardener found a silver bicycle near the station, and nobody complained."
+    encoded = tokenizer.encode(text)
+    assert 2.5 < len(text) / len(encoded.ids) < 5
+    assert tokenizer.decode(encoded.ids) == text
+    assert max(encoded.ids) < load_model_config(tmp_path).im_end - 1

@@ -118,7 +118,7 @@ class Watched(ScriptedEngine):
 
     def forget(self, conversation_id: str) -> None:
         super().forget(conversation_id)
-        if conversation_id != "warm-up":
+        if not conversation_id.startswith("warm-up-"):
             self.gone.set()
 
 

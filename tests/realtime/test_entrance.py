@@ -7,12 +7,13 @@ from realtime.auth import ANYBODY, Gate
 from realtime.client_secrets import ClientSecrets
 from realtime.entrance import Doorkeeper, Shown, Wish, check_owner
 from realtime.replay import Have
+from realtime.shared import Alone
 
 KEY, OTHER = "correct-horse", "battery-staple"
 
 
 def door() -> tuple[Doorkeeper, ClientSecrets]:
-    vault = ClientSecrets(60)
+    vault = ClientSecrets(60, Alone())
     return Doorkeeper(Gate([KEY, OTHER], []), vault), vault
 
 
@@ -51,7 +52,7 @@ def test_a_header_shows_whose_key_it_is() -> None:
     mine, other = (keeper.in_address(Wish(), f"Bearer {key}", 0.0) for key in (KEY, OTHER))
     assert mine is not None and other is not None and mine.owner != other.owner
     assert keeper.in_address(Wish(), None, 0.0) is None
-    assert Doorkeeper(Gate([], []), ClientSecrets(60)).in_address(Wish(), None, 0.0) == Shown(ANYBODY)
+    assert Doorkeeper(Gate([], []), ClientSecrets(60, Alone())).in_address(Wish(), None, 0.0) == Shown(ANYBODY)
 
 
 def test_a_client_secret_opens_its_session_for_whoever_asked_for_it() -> None:

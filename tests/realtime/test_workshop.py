@@ -239,3 +239,80 @@ def test_a_closed_workshop_leaves_no_thread() -> None:
         assert threading.active_count() == before
 
     asyncio.run(scene())
+
+
+# On the loop itself
+
+
+def test_without_threads_the_loop_does_the_work_in_order_and_who_begins_passes() -> None:
+    async def scene() -> None:
+        before = threading.active_count()
+        async with workshop(0) as shop:
+            came: list[str] = []
+            done = asyncio.Event()
+            old, new, gone = shop.bench(never), shop.bench(never), shop.bench(never)
+            for _ in range(URGENT_JOBS):
+                old.do(threading.get_ident, lambda ident: came.append(str(ident == threading.get_ident())))
+            for number in range(2):
+                old.do(partial("old{}".format, number), came.append)
+            for number in range(URGENT_JOBS + 1):
+                new.do(partial("new{}".format, number), came.append)
+            gone.do(partial(str, "gone"), came.append)
+            gone.close()
+            old.do(lambda: None, lambda _: done.set())
+            assert not came and threading.active_count() == before, "nothing is done before whoever asked has gone on"
+            await done.wait()
+            first = [f"new{number}" for number in range(URGENT_JOBS)]
+            assert came == [*["True"] * URGENT_JOBS, *first, "old0", "old1", f"new{URGENT_JOBS}"]
+
+    asyncio.run(scene())
+
+
+def test_without_threads_work_is_done_in_slices_and_a_mistake_ends_its_owner_alone() -> None:
+    async def scene() -> None:
+        async with workshop(0) as shop:
+            loop = asyncio.get_running_loop()
+            order: list[str] = []
+            errors: list[Exception] = []
+            done = asyncio.Event()
+            bench, broken = shop.bench(never), shop.bench(errors.append)
+
+            def slow(number: int) -> int:
+                order.append("work")
+                end = loop.time() + 0.002
+                while loop.time() < end:
+                    pass
+                return number
+
+            def fall() -> None:
+                raise ZeroDivisionError("a bug")
+
+            broken.do(fall, lambda _: None)
+            for number in range(5):
+                bench.do(partial(slow, number), lambda number: done.set() if number == 4 else None)
+            loop.call_soon(order.append, "other")
+            await done.wait()
+            assert order.index("other") < 4, "what else is due does not wait for all of it"
+            assert [str(error) for error in errors] == ["a bug"]
+
+    asyncio.run(scene())
+
+
+def test_without_threads_the_shop_is_late_while_somebody_waits() -> None:
+    async def scene() -> None:
+        now = 100.0
+        shop = Workshop(lambda: now, 0)
+        bench, patient, done = shop.bench(never), shop.bench(never, patient=True), asyncio.Event()
+        patient.do(lambda: None, lambda _: None)
+        for _ in range(URGENT_JOBS):
+            bench.do(lambda: None, lambda _: None)
+        now = 100.5
+        assert shop.late_s() == 0, "who is new passes, and who does not listen may wait"
+        bench.do(lambda: None, lambda _: done.set())
+        now = 100.7
+        assert shop.late_s() == pytest.approx(0.2)
+        await done.wait()
+        assert shop.late_s() == 0
+        shop.close()
+
+    asyncio.run(scene())
