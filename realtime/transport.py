@@ -28,6 +28,7 @@ HIGH_WATER_BYTES: Final = 32 * 1024
 KERNEL_BYTES: Final = 64 * 1024
 RELAYED_KERNEL_BYTES: Final = 8 * 1024  # towards a process that hands it on, and has the two buffers above as well
 READ_AHEAD: Final = 8  # messages that wait to be carried out; with more, nothing is read
+LAST_WORDS_S: Final = 1.0  # for a close frame to arrive where the peer cannot be told otherwise that it was the last
 
 
 class LiveSocket(Protocol):
@@ -90,6 +91,8 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        if self.close_sent and self.conn.parser_exc is not None:
+            return
         if self._most_kept:
             self._kept.extend(data)
             if len(self._kept) > self._most_kept:
@@ -127,6 +130,26 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
         # A network that changes, a phone that sleeps, a proxy that restarts: 1001, 1006, 1011, 1012, or no close at all.
         self.farewell = close is not None and close.code in (WsCode.NORMAL_CLOSURE, WsCode.NO_STATUS_RCVD)
         super().handle_close(event)
+
+    def handle_parser_exception(self) -> None:
+        """What came cannot be read: say why, and read on until the peer is gone.
+
+        A connection that is closed with something unread is torn down, and uvicorn's close frame with it, just where a peer still sends
+        the message that was too large.
+        """
+        assert self.conn.close_sent is not None
+        code, reason = self.conn.close_sent.code, self.conn.close_sent.reason
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        wait_s = LAST_WORDS_S  # TLS knows no half of a connection
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            wait_s = self.close_timeout
+        self.close_timer = self.loop.call_later(wait_s, self.transport.close)
 
     @property
     def unread(self) -> bool:

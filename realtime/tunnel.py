@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
 
-from realtime.transport import HIGH_WATER_BYTES, LiveSocket
+from realtime.transport import HIGH_WATER_BYTES, LAST_WORDS_S, LiveSocket
 
 log = logging.getLogger("parley.server")
 
@@ -39,12 +39,27 @@ class End(asyncio.Protocol):
         self.came = bytearray()
         self._tell_lost = lost
         self._other: asyncio.Transport | None = None
+        self._leaving = False
         self._patience_s: float | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
     def join(self, other: asyncio.Transport, patience_s: float | None = None) -> None:
         """Hand what comes to `other` from now on. patience_s: a peer here that takes nothing for so long is dropped; None: it may."""
         self._other, self._patience_s = other, patience_s
+
+    def leave(self) -> None:
+        """Close, once what was written is on its way and the peer has done so too, or soon after where it cannot know.
+
+        With something unread, closing at once would tear the connection down, and what was written last with it.
+        """
+        if self.lost.is_set():
+            return
+        self._other, self._leaving = None, True
+        self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, self.transport.close)
 
     @property
     def head(self) -> bytes:
@@ -57,6 +72,8 @@ class End(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._other is not None:
             self._other.write(data)
+            return
+        if self._leaving:
             return
         self.came += data
         if END_OF_HEAD in self.came:
@@ -87,8 +104,6 @@ class End(asyncio.Protocol):
             self._stalled.cancel()
         self.lost.set()
         self.answered.set()
-        if self._other is not None:
-            self._other.close()  # what was written to it still arrives
         if self._tell_lost is not None:
             self._tell_lost(exc)
 
@@ -130,8 +145,8 @@ async def tunnel(far: End, socket: LiveSocket, patience_s: float, skip: int = 0)
         far.join(near.transport)
         far.transport.resume_reading()
         await _first(near.lost, far.lost)
-        near.transport.close()
-        far.transport.close()
+        far.transport.close()  # in memory, where what was written is read even so
+        near.leave()
         async with asyncio.timeout(LINGER_S):
             await near.lost.wait()
             await far.lost.wait()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio.abc
 import pytest
@@ -131,6 +133,36 @@ def tones(*segments: str) -> Any:
     stream.finish()
     stream.allow(10_000)
     return [sample for event in iter(stream.step, None) if hasattr(event, "samples") for sample in event.samples]
+
+
+@contextmanager
+def raw(url: str) -> Iterator[socket.socket]:
+    """A connection that reads only what it is told to, and little at a time."""
+    with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), PATIENCE_S) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        yield sock
+
+
+def handshake(path: str) -> bytes:
+    lines = [f"GET {path} HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def answer_to_a_message_too_large(url: str, path: str) -> int:
+    """The code that a socket is closed with whose client sends on after that, and reads only then."""
+    with raw(url) as sock:
+        sock.sendall(handshake(path))
+        assert b"101" in sock.recv(12)
+        sock.sendall(b"\x81\xff" + (300_000).to_bytes(8, "big") + bytes(4))
+        for _ in range(3):  # the first after the answer would be answered with a reset, and the second fail
+            time.sleep(0.1)
+            sock.sendall(b"x" * 100_000)
+        said = bytearray()
+        while came := sock.recv(4096):
+            said += came
+    close = said[said.rindex(b"\x88") :]
+    return int.from_bytes(close[2:4], "big")
 
 
 def masked(payload: bytes) -> bytes:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,12 @@ from tests.realtime.sockets import (
     RIGHT,
     WRONG,
     Watched,
+    answer_to_a_message_too_large,
     client,
+    handshake,
     live,
     masked,
+    raw,
     receive,
     say,
     send,
@@ -309,6 +310,10 @@ def test_a_message_that_is_too_large_closes_the_socket(url: str, size: int, clos
         assert to_the_end(ws)[1] == close_code
 
 
+def test_what_a_message_that_is_too_large_was_refused_with_arrives_while_it_is_still_sent(url: str) -> None:
+    assert answer_to_a_message_too_large(url, "/v1/live") == 1009
+
+
 def test_text_that_is_not_utf_8_closes_the_socket(url: str) -> None:
     with client(url) as ws:
         ws.send(b"\xff\xfe", text=True)
@@ -342,13 +347,8 @@ def test_a_client_that_vanishes_in_mid_turn_frees_the_engine(caplog: pytest.LogC
 def test_a_client_that_does_not_read_is_dropped_and_disturbs_nobody() -> None:
     engine = Watched(Script())
     with serving(engine, Settings(port=0, limits=Limits(drain_s=1, resume_ttl_s=0))) as url, client(url) as other:
-        with closing(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            key = base64.b64encode(bytes(16)).decode()
-            sock.sendall(
-                f"GET /v1/live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-            )
+        with raw(url) as sock:
+            sock.sendall(handshake("/v1/live"))
             assert b"101" in sock.recv(64)
             for message in (
                 {"type": "session.update", "audio": {"output": {"format": "pcm_f32le"}}, "pacing": {"clock": "none"}},
