@@ -1,6 +1,6 @@
 """What every part of the suite shares: its marks, how hard hypothesis tries, and a switch that proves which part does without torch.
 
-`filterwarnings = error` in pyproject.toml already fails a test on any warning. `make test` runs the suite in two processes at once.
+`filterwarnings = error` in pyproject.toml already fails a test on any warning. `make test` runs the suite in several processes at once.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[MEETING_PLACE].cleanup()
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # the time that a test may take does not begin before its turn
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """A test marked `alone` waits for what other processes test, and they for it."""
     place = getattr(item.config, "workerinput", {}).get("meeting_place")

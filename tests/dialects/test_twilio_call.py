@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from urllib.request import Request, urlopen
 
 import anyio
@@ -33,12 +32,6 @@ LONG = "This is a long greeting that nobody wants to hear to its end, but it goe
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"  # the websockets library knows no other
-
-
-@pytest.fixture(autouse=True)
-async def no_test_hangs() -> AsyncIterator[None]:
-    with anyio.fail_after(60):
-        yield
 
 
 def engine() -> ScriptedEngine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -28,12 +27,6 @@ ELSEWHERE = name_in(1)
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"  # the websockets library knows no other
-
-
-@pytest.fixture(autouse=True)
-async def no_test_hangs() -> AsyncIterator[None]:
-    with anyio.fail_after(60):
-        yield
 
 
 def twilio(member: Member) -> str:

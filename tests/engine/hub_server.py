@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -83,6 +84,12 @@ class Faults:
     not_a_hub: bool = False  # every answer is a web page
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a download that failed leaves the others unread
+            super().handle_error(request, client_address)
+
+
 class Hub:
     """Use as a context manager; `endpoint` is what HF_ENDPOINT would be."""
 
@@ -90,8 +97,8 @@ class Hub:
         self.repos: dict[str, HubRepo] = {}
         self.requests: list[Request] = []
         self.faults = Faults()
-        self._hub = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, at_storage=False))
-        self._storage = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, at_storage=True))
+        self._hub = _Server(("127.0.0.1", 0), _handler(self, at_storage=False))
+        self._storage = _Server(("127.0.0.1", 0), _handler(self, at_storage=True))
 
     def __enter__(self) -> Self:
         for server in (self._hub, self._storage):

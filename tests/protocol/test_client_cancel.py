@@ -34,12 +34,6 @@ def anyio_backend() -> str:
     return "asyncio"  # the websockets library knows no other
 
 
-@pytest.fixture(autouse=True)
-async def no_test_hangs() -> AsyncIterator[None]:
-    with anyio.fail_after(60):
-        yield
-
-
 async def items_of(turn: Turn) -> list[TurnItem]:
     return [item async for item in turn]
 

@@ -42,12 +42,6 @@ def anyio_backend() -> str:
     return "asyncio"  # the websockets library knows no other
 
 
-@pytest.fixture(autouse=True)
-async def no_test_hangs() -> AsyncIterator[None]:
-    with anyio.fail_after(60):
-        yield
-
-
 async def opens(peer: Peer, session: str, token: str | None = None) -> None:
     created = SessionCreated(
         session=session,

@@ -50,12 +50,6 @@ def anyio_backend() -> str:
     return "asyncio"  # the websockets library knows no other
 
 
-@pytest.fixture(autouse=True)
-async def no_test_hangs() -> AsyncIterator[None]:
-    with anyio.fail_after(60):
-        yield
-
-
 async def opens(peer: Peer, *turns: LiveTurn, resumed: bool = False, token: str = "r1", ttl_s: int = 60) -> None:
     created = SessionCreated(
         session="s1",

@@ -45,12 +45,6 @@ def anyio_backend() -> str:
     return "asyncio"  # the websockets library knows no other
 
 
-@pytest.fixture(autouse=True)
-async def no_test_hangs() -> AsyncIterator[None]:
-    with anyio.fail_after(60):
-        yield
-
-
 async def only_opens(peer: Peer) -> None:
     await peer.opens()
     await peer.stays()

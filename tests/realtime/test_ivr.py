@@ -108,12 +108,6 @@ def anyio_backend() -> str:
     return "asyncio"  # the websockets library knows no other
 
 
-@pytest.fixture(autouse=True)
-async def no_test_hangs() -> AsyncIterator[None]:
-    with anyio.fail_after(60):
-        yield
-
-
 async def test_a_menu_is_interrupted_by_speech_and_by_a_key_and_goes_on() -> None:
     async with office(Settings(port=0, keys=(SecretStr(KEY),))) as place:
         url, parameters = await place.calls()

@@ -27,12 +27,6 @@ def anyio_backend() -> str:
     return "asyncio"  # which is what uvicorn runs on
 
 
-@pytest.fixture(autouse=True)
-async def no_test_hangs() -> AsyncIterator[None]:
-    with anyio.fail_after(30):
-        yield
-
-
 @asynccontextmanager
 async def answering(path: Path, serve: Serve) -> AsyncIterator[None]:
     """Somebody at the socket."""
