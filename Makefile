@@ -49,7 +49,7 @@ test-fast: $(VENV)/.setup-test
 # One file after the other: they measure how soon the page answers. PARLEY_CHROMIUM names another browser than Debian's.
 test-web: $(VENV)/.setup-test $(NODE_MODULES)
 	tests/web/node_modules/.bin/tsc -p tests/web
-	PARLEY_PYTHON=$(CURDIR)/$(RUN) node --test --test-concurrency=1 --test-reporter=spec tests/web/*.test.mjs
+	PARLEY_PYTHON=$(CURDIR)/$(RUN) node --test --test-concurrency=1 --test-timeout=300000 --test-reporter=spec tests/web/*.test.mjs
 
 lint: $(VENV)/.setup-test
 	$(RUN) -m ruff check

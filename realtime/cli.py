@@ -102,11 +102,8 @@ def _serve(args: argparse.Namespace) -> int:
             anyio.run(partial(serve, settings, engine, listening=listening))
         else:
             anyio.run(partial(serve_in_processes, settings, worker, processes, listening=listening))
-    except (SettingsError, EngineError) as error:
+    except (SettingsError, EngineError, OSError) as error:
         raise CommandFailed(error) from error
-    except OSError as error:
-        place = f"{settings.host} port {settings.port}"
-        raise CommandFailed(f"cannot listen on {place}: {error.strerror or error}") from error
     return 0
 
 

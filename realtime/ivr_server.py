@@ -71,8 +71,7 @@ def ivr(options: IvrOptions, out: TextIO) -> int:
         found = leaf(error)
         if not isinstance(found, OSError):
             raise
-        place = f"{options.host} port {options.port}"
-        raise CommandFailed(f"cannot listen on {place}: {found.strerror or found}") from error
+        raise CommandFailed(found) from error
     return 0
 
 

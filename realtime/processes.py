@@ -40,8 +40,7 @@ TALKERS: Final = (
     20  # that a process is to carry: at 1.2 to 1.6 ms of a core for each frame, half to three quarters of what fills it
 )
 MOST: Final = 16
-_PREFIX: Final = "parley-"
-_OWNED: Final = ".lock"  # beside a folder: whose owner holds it
+_PREFIX: Final = "parley-processes-"  # whatever is called so and not locked is removed
 _ACCEPTED_AT_ONCE: Final = 64  # then reports of the engine get their turn
 _RECENT_S: Final = 1.0  # a connection has its session by then, if it gets one
 _RETRY_S: Final = 1.0  # where descriptors have run out, say
@@ -55,9 +54,7 @@ _BOOTSTRAP: Final = """import sys
 sys.path[:] = sys.argv[3:]
 from realtime.server_process import main
 main(int(sys.argv[1]), int(sys.argv[2]))"""
-_MEMORY: Final = Path(
-    "/dev/shm"
-)  # a folder that no daemon tidies up; where there is none, the system's for temporary files
+_LONGEST_PLACE: Final = 70  # the path of a Unix socket, which lies two levels below it, may have 107 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +116,36 @@ async def serve_in_processes(
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """An empty folder that is nobody else's and goes at the end; or, where a process is killed, when the next one begins."""
-    place = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(gettempdir())
+    """An empty folder that is nobody else's and goes at the end; or, where a process is killed, when the next one begins.
+
+    It is locked: that says whose owner is still there, and keeps systemd-tmpfiles from tidying it up. Not in /dev/shm, where logind
+    removes a user's files when they log out, whoever runs on in their name.
+    """
+    place = Path(gettempdir())
+    if len(os.fsencode(place)) > _LONGEST_PLACE:
+        place = Path("/tmp")
     for left in place.glob(f"{_PREFIX}*/"):
-        with contextlib.suppress(OSError), (left.parent / f"{left.name}{_OWNED}").open("rb") as owned:
-            fcntl.flock(owned, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its owner, who had it, is gone
+        with contextlib.suppress(OSError), _locked(left):
             shutil.rmtree(left)
-            os.unlink(owned.name)
-    with TemporaryDirectory(prefix=_PREFIX, dir=place) as name, open(f"{name}{_OWNED}", "xb") as owned:
-        fcntl.flock(owned, fcntl.LOCK_EX)
-        try:
-            yield Path(name)
-        finally:
-            os.unlink(owned.name)
+    with contextlib.ExitStack() as held:
+        while True:
+            name = held.enter_context(TemporaryDirectory(prefix=_PREFIX, dir=place, ignore_cleanup_errors=True))
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                if os.fstat(held.enter_context(_locked(Path(name)))).st_nlink:
+                    break
+            # Another server, which began at the same time, took it for left behind.
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """The descriptor of a folder that nobody else has locked. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class _Child:
@@ -268,9 +282,12 @@ class _Hub:
             started = self._loop.time()
             await self._employ(child)
             code = await child.ended()
-            SharedFolder.clear(self._folder, child.index)
             if self._signals:
                 return
+            try:
+                SharedFolder.clear(self._folder, child.index)
+            except OSError as error:  # clients of the one that died come to the next one, who has no session of theirs
+                log.error("what a process held cannot be cleared: %s", error)
             if not self._all_up.done():
                 raise ProcessEnded(f"a process of the server ended with exit code {code} while it was starting")
             log.error("a process of the server ended", extra={"index": child.index, "exit_code": code})

@@ -10,9 +10,11 @@ Prints its address as the first line of its standard output and ends when its st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -40,8 +42,8 @@ async def tones() -> AsyncIterator[Engine]:
 async def main(given: dict[str, Any]) -> None:
     made = server.create_app
 
-    def with_probes(settings: Settings, engine: Engine) -> Starlette:
-        app = made(settings, engine)
+    def with_probes(*given: Any, **more: Any) -> Starlette:
+        app = made(*given, **more)
         app.router.routes.insert(0, Mount("/probes", StaticFiles(directory=PROBES)))
         return app
 
@@ -49,10 +51,16 @@ async def main(given: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as voices:
         settings = Settings.model_validate({"port": 0, "voices_dir": Path(voices), **given})
         serving = asyncio.create_task(server.serve(settings, tones, listening=partial(print, flush=True)))
-        ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
-        serving.cancel()
-        await asyncio.wait([serving])
+        threading.Thread(target=until_told, args=(serving, asyncio.get_running_loop()), daemon=True).start()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+
+def until_told(serving: asyncio.Task[None], loop: asyncio.AbstractEventLoop) -> None:
+    """In a thread that a server which fails need not wait for."""
+    sys.stdin.read()
+    with contextlib.suppress(RuntimeError):  # it has ended
+        loop.call_soon_threadsafe(serving.cancel)
 
 
 if __name__ == "__main__":
