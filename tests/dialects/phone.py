@@ -18,10 +18,13 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from protocol.client import connect as open_session
+from protocol.messages import Dtmf, Event, LegAttached, LegDetached, Status
 from realtime.audio import to_int16
 from realtime.g711 import encode_mulaw
 from realtime.hearing_sounds import Sound
 from realtime.resample import Resampler
+from tests.realtime.sockets import KEY
 
 STREAM = "MZ18ad3ab5a668481ce02b83e7395059f0"
 CALL = "CA0123456789abcdef0123456789abcdef"
@@ -209,3 +212,26 @@ class Phone(Handset):
     def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
+
+
+async def call_into_a_session(live: str, twilio: str) -> tuple[Phone, list[Dtmf]]:
+    """Begin a session at one address and speak to its telephone, which calls the other. The phone, and its keys as the session saw them."""
+    events: list[Event] = []
+
+    async def until_told(kind: type[Event]) -> None:
+        while not any(isinstance(event, kind) for event in events):
+            await anyio.sleep(0.01)
+
+    async with open_session(live, token=KEY, on_event=events.append) as client, anyio.create_task_group() as tasks:
+        phone = Phone()
+        tasks.start_soon(phone.run, twilio, {"session": client.session.session, "token": KEY})
+        await until_told(LegAttached)
+        turn = client.speak(["Hello on the phone."])
+        done = await turn.finish()
+        assert done.status is Status.COMPLETED
+        await phone.until(lambda: len(phone.heard) >= done.audio_ms * 8)
+        phone.press("4")
+        phone.hang_up()
+        await phone.until_ended()
+        await until_told(LegDetached)
+    return phone, [event for event in events if isinstance(event, Dtmf)]

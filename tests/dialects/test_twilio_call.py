@@ -17,8 +17,8 @@ from protocol.dialects.twilio_signature import signature
 from protocol.messages import Dtmf, Event, LegAttached, LegDetached, Status
 from realtime.scripted import Script, ScriptedEngine
 from realtime.settings import Settings
-from tests.dialects.phone import CALL, Phone, start
-from tests.realtime.sockets import KEY, RIGHT, WRONG, serving
+from tests.dialects.phone import CALL, Phone, call_into_a_session, start
+from tests.realtime.sockets import KEY, RIGHT, WRONG, live, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -40,10 +40,6 @@ def engine() -> ScriptedEngine:
 
 def twilio(url: str, session: str = "") -> str:
     return url.replace("http", "ws", 1) + (f"/s/{session}" if session else "") + "/twilio"
-
-
-def live(url: str) -> str:
-    return url.replace("http", "ws", 1) + "/v1/live"
 
 
 async def answer_to(url: str, parameters: dict[str, str], headers: dict[str, str] | None = None) -> int:
@@ -75,23 +71,9 @@ async def test_a_call_without_a_session_says_its_greeting_and_is_interrupted() -
 
 
 async def test_a_call_is_a_leg_of_the_session_that_its_parameter_names() -> None:
-    events: list[Event] = []
     with serving(engine(), KEYS) as url:
-        async with connect(live(url), token=KEY, on_event=events.append) as client, anyio.create_task_group() as tasks:
-            phone = Phone()
-            tasks.start_soon(phone.run, twilio(url), {"session": client.session.session, "token": KEY})
-            while not any(isinstance(event, LegAttached) for event in events):
-                await anyio.sleep(0.01)
-            turn = client.speak(["Hello on the phone."])
-            done = await turn.finish()
-            assert done.status is Status.COMPLETED
-            await phone.until(lambda: len(phone.heard) >= done.audio_ms * 8)
-            phone.press("4")
-            phone.hang_up()
-            await phone.until_ended()
-            while not any(isinstance(event, LegDetached) for event in events):
-                await anyio.sleep(0.01)
-    assert [event for event in events if isinstance(event, Dtmf)] == [Dtmf(leg=1, digit="4", action="none")]
+        _, keys = await call_into_a_session(live(url), twilio(url))
+    assert keys == [Dtmf(leg=1, digit="4", action="none")]
 
 
 async def test_whoever_speaks_in_a_named_session_speaks_to_its_call() -> None:

@@ -12,11 +12,11 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
 from protocol.client import connect
-from protocol.messages import Dtmf, Event, LegAttached, LegDetached, Status
+from protocol.messages import Dtmf, Event
 from realtime.settings import Settings
-from tests.dialects.phone import QUIET, Phone, dtmf, media, start
+from tests.dialects.phone import QUIET, Phone, call_into_a_session, dtmf, media, start
 from tests.realtime.several import Member, name_in, several
-from tests.realtime.sockets import KEY
+from tests.realtime.sockets import KEY, live
 
 pytestmark = pytest.mark.anyio
 
@@ -34,33 +34,20 @@ def twilio(member: Member) -> str:
 
 
 async def test_a_call_is_a_leg_of_a_session_in_another_process(tmp_path: Path) -> None:
-    events: list[Event] = []
     with several(tmp_path, KEYS) as (here, there):
-        url = there.url.replace("http", "ws", 1) + "/v1/live"
-        async with connect(url, token=KEY, on_event=events.append) as client, anyio.create_task_group() as tasks:
-            phone = Phone()
-            tasks.start_soon(phone.run, twilio(here), {"session": client.session.session, "token": KEY})
-            while not any(isinstance(event, LegAttached) for event in events):
-                await anyio.sleep(0.01)
-            turn = client.speak(["Hello on the phone."])
-            done = await turn.finish()
-            assert done.status is Status.COMPLETED
-            await phone.until(lambda: len(phone.heard) >= done.audio_ms * 8)
-            phone.press("4")
-            phone.hang_up()
-            await phone.until_ended()
-            while not any(isinstance(event, LegDetached) for event in events):
-                await anyio.sleep(0.01)
-        assert phone.code == 1000 and phone.heard.strip(b"\xff")
-    assert [(event.leg, event.digit) for event in events if isinstance(event, Dtmf)] == [(1, "4")]
+        phone, keys = await call_into_a_session(live(there.url), twilio(here))
+    assert phone.code == 1000 and phone.heard.strip(b"\xff")
+    assert keys == [Dtmf(leg=1, digit="4", action="none")]
 
 
 async def test_what_a_caller_does_right_after_the_start_is_not_lost(tmp_path: Path) -> None:
     """In one piece with the start, and with a message that is cut in two."""
     events: list[Event] = []
     with several(tmp_path) as (here, there):
-        url = there.url.replace("http", "ws", 1) + "/v1/live"
-        async with connect(url, on_event=events.append) as client, open_socket(twilio(here), proxy=None) as ws:
+        async with (
+            connect(live(there.url), on_event=events.append) as client,
+            open_socket(twilio(here), proxy=None) as ws,
+        ):
             messages = [*start({"session": client.session.session}), dtmf("1"), *[media(QUIET)] * 50, dtmf("2")]
             for message in messages:
                 ws.protocol.send_text(message.encode())
