@@ -368,13 +368,21 @@ class _Hub:
                 self._give(connection)
 
     def _give(self, connection: socket.socket) -> None:
-        """To the process with the fewest sessions; to another where that one takes none. It is dropped where nobody does."""
+        """To the process with the fewest sessions; to another where that one takes none. It is dropped where nobody does.
+
+        While the server is full: to one where a session would give way to a new one, if there is any.
+        """
         now = self._loop.time()
         while self._recent and self._recent[0][0] < now - _RECENT_S:
             self._recent.popleft()
         coming = [index for _, index in self._recent]
-        children = [child for child in self._children if child.up and child.channel is not None]
-        for child in sorted(children, key=lambda each: self._sessions(each.index) + coming.count(each.index)):
+        full = self._shared.total(Count.SESSIONS) >= self._settings.max_sessions
+
+        def wish(child: _Child) -> tuple[bool, int]:
+            gives_way = self._shared.of(Count.WAITING, child.index) > 0
+            return full and not gives_way, self._sessions(child.index) + coming.count(child.index)
+
+        for child in sorted((each for each in self._children if each.up and each.channel is not None), key=wish):
             assert child.channel is not None, "asked above"
             with contextlib.suppress(OSError):
                 hand(child.channel, connection)

@@ -34,6 +34,7 @@ log = logging.getLogger("parley.server")
 
 WARM_UP: Final = "Hello there."
 RETRY_S: Final = 1.0
+KNOWN_EVERY_S: Final = 0.5
 CROWDED_RETRY_MS: Final = 5_000  # when a full or ending server is worth another try
 
 
@@ -139,11 +140,19 @@ class Service:
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
+                if self.shared.count > 1:
+                    tasks.start_soon(self._keep_known)
                 if self.shared.index == 0:  # the others find in the folder what one of them made
                     tasks.start_soon(self.encoder.keep_up)
                 await self.keep_warm()
         finally:
             self._workshop.close()
+
+    async def _keep_known(self) -> None:
+        """So that a newcomer to a full server is handed to a process where somebody gives way. Never returns."""
+        while True:
+            self.shared.tell(Count.WAITING, self.sessions.waiting)
+            await anyio.sleep(KNOWN_EVERY_S)
 
     @property
     def workshop(self) -> Workshop:

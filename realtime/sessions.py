@@ -77,6 +77,11 @@ class Sessions(Generic[MemberT]):
             self._shared.give_back(Count.SESSIONS)
 
     @property
+    def waiting(self) -> int:
+        """How many here would give way to a new one."""
+        return sum(session.waiting_since is not None for session in self._names)
+
+    @property
     def has_room(self) -> bool:
         """Whether one more could come in."""
         return self._place_kept or self.total < self._most or self._longest_waiting() is not None

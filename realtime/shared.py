@@ -27,11 +27,12 @@ _NANOSECONDS: Final = 10**9
 
 
 class Count(enum.Enum):
-    """What is limited for all processes together. The value is its column."""
+    """What is counted for all processes together, mostly because it is limited. The value is its column."""
 
     SESSIONS = 0
     STREAMS = 1  # of the engine
     UNAUTHENTICATED = 2  # sockets that have not shown a key yet
+    WAITING = 3  # of the sessions, those that would give way to a new one; not limited, only told
 
 
 class Shared(Protocol):
@@ -57,6 +58,9 @@ class Shared(Protocol):
 
     def give_back(self, what: Count) -> None:
         """One less here: one that was taken here."""
+
+    def tell(self, what: Count, number: int) -> None:
+        """There are so many here, of what nobody takes or gives back."""
 
     def total(self, what: Count) -> int:
         """Of all processes."""
@@ -120,6 +124,10 @@ class Alone:
         """See `Shared`."""
         assert self._counts[what] > 0, "nothing is given back that was not taken"
         self._counts[what] -= 1
+
+    def tell(self, what: Count, number: int) -> None:
+        """See `Shared`."""
+        self._counts[what] = number
 
     def total(self, what: Count) -> int:
         """See `Shared`."""
@@ -228,9 +236,12 @@ class SharedFolder:
         """See `Shared`."""
         slot = self._slot(what, self.index)
         assert self._slots[slot] > 0, "nothing is given back that was not taken"
-        self._slots[slot] -= (
-            1  # without a lock: nobody else writes it, and who reads the old value only refuses once too often
-        )
+        # Without a lock: nobody else writes it, and who reads the old value only refuses once too often.
+        self._slots[slot] -= 1
+
+    def tell(self, what: Count, number: int) -> None:
+        """See `Shared`."""
+        self._slots[self._slot(what, self.index)] = number
 
     def total(self, what: Count) -> int:
         """See `Shared`."""

@@ -27,6 +27,7 @@ from engine.api import EngineLimits, ModelInfo
 from realtime.handing import HandedSocket, hand
 from realtime.processes import _folder, sensible_number, serve_in_processes
 from realtime.settings import Settings, SettingsError
+from realtime.shared import Count, SharedFolder
 from tests.realtime.sockets import PATIENCE_S, PLAINLY, live, receive, say, send, to_the_end, vanish
 
 ROOT = Path(__file__).parents[2]
@@ -172,6 +173,31 @@ def test_limits_hold_for_all_processes_together(served: Served) -> None:
         with pytest.raises(InvalidStatus) as refusal:
             connect(live(served.url), **PLAINLY)
         assert refusal.value.response.status_code == 429
+
+
+def test_a_newcomer_to_a_full_server_comes_to_the_process_where_a_session_waits(served: Served) -> None:
+    served.until(lambda: not any(connections_of(pid) for pid in served.children))
+    sockets: list[ClientConnection] = []
+    with ExitStack() as stack:
+
+        def is_let_in() -> bool:
+            try:
+                sockets.append(stack.enter_context(session(served.url))[0])
+            except InvalidStatus as refusal:
+                assert refusal.response.status_code == 429
+                return False
+            return True
+
+        for _ in range(MOST_SESSIONS):
+            served.until(is_let_in)
+        assert not is_let_in()
+        shared = SharedFolder(served.folder, 0, PROCESSES)
+        for ws in sockets[:PROCESSES]:  # one of each
+            vanish(ws)
+            served.until(lambda: shared.total(Count.WAITING) == 1)
+            assert is_let_in()
+            served.until(lambda: shared.total(Count.WAITING) == 0)
+            assert not is_let_in()
 
 
 def test_a_session_is_resumed_wherever_the_new_connection_arrives(served: Served) -> None:

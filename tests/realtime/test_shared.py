@@ -55,6 +55,12 @@ def test_nothing_is_given_back_that_was_not_taken(one: Shared) -> None:
         one.give_back(Count.SESSIONS)
 
 
+def test_what_is_told_is_the_newest(one: Shared) -> None:
+    for number in (3, 1):
+        one.tell(Count.WAITING, number)
+    assert one.of(Count.WAITING, 0) == one.total(Count.WAITING) == 1
+
+
 def test_a_secret_is_taken_once(one: Shared) -> None:
     assert one.keep_secret(DIGEST, b"grant", 10, 60.0, 0.0)
     assert one.take_secret(bytes(32), 1.0) is None
@@ -118,6 +124,13 @@ def test_the_limit_holds_for_all_together_and_each_knows_its_own(each: Several) 
     assert [each(1).of(Count.SESSIONS, index) for index in range(PROCESSES)] == [1, 0, 0, 2]
     each(0).give_back(Count.SESSIONS)
     assert each(1).take(Count.SESSIONS, 3) and each(2).total(Count.SESSIONS) == 3
+
+
+def test_what_each_tells_adds_up(each: Several) -> None:
+    for index in range(PROCESSES):
+        each(index).tell(Count.WAITING, index + 1)
+    assert [each(0).of(Count.WAITING, index) for index in range(PROCESSES)] == [1, 2, 3]
+    assert each(1).total(Count.WAITING) == 6
 
 
 def test_a_secret_of_one_process_is_redeemed_in_another(each: Several) -> None:
