@@ -129,8 +129,8 @@ def test_the_limit_holds_for_all_together_and_each_knows_its_own(each: Several) 
 def test_what_each_tells_adds_up(each: Several) -> None:
     for index in range(PROCESSES):
         each(index).tell(Count.WAITING, index + 1)
-    assert [each(0).of(Count.WAITING, index) for index in range(PROCESSES)] == [1, 2, 3]
-    assert each(1).total(Count.WAITING) == 6
+    assert [each(0).of(Count.WAITING, index) for index in range(PROCESSES)] == [1, 2, 3, 4]
+    assert each(1).total(Count.WAITING) == 10
 
 
 def test_a_secret_of_one_process_is_redeemed_in_another(each: Several) -> None:
