@@ -150,29 +150,46 @@ class FrameGraphs:
 
     def decode(self, sequences: Sequence[CachedSequence]) -> Hidden:
         """As `Runner.decode`."""
-        return self._decode(sequences, [])
+        return self._decode(sequences, self._known(sequences), [])
 
     def advance(
         self, prefills: Sequence[tuple[CachedSequence, int]], decoding: Sequence[CachedSequence]
     ) -> tuple[list[Hidden], Hidden | None]:
-        """As `Runner.advance`. Short prefills run in one pass, with the rows that decode and that no step ahead has computed."""
-        joined, left = list[int](), self._slow[-1].rows - len(decoding)
+        """As `Runner.advance`. Short prefills share passes: the first with rows that decode and that no step ahead has computed."""
+        known = self._known(decoding)
+        most = self._slow[-1].rows
+        shared, left = (
+            [list[int]()],
+            [most - known.count(None)],
+        )  # places of prefills that share a pass, and its free rows
         for place, (_, new) in enumerate(prefills):
-            if new <= min(MOST_JOINED, left):
-                joined.append(place)
-                left -= new
-        alone = [place for place in range(len(prefills)) if place not in joined]
-        states = {place: self.prefill(*prefills[place]) for place in alone}
-        beside = [prefills[place] for place in joined]
+            if new <= MOST_JOINED:
+                at = next((at for at, room in enumerate(left) if new <= room), len(left))
+                if at == len(left):
+                    shared.append([])
+                    left.append(most)
+                shared[at].append(place)
+                left[at] -= new
+        states = {place: self.prefill(*one) for place, one in enumerate(prefills) if one[1] > MOST_JOINED}
+        for places in shared[1:] if decoding else shared:
+            if places:
+                self._keep_ahead([prefills[place][0] for place in places])
+                made = self._advance([prefills[place] for place in places])
+                states |= {place: _rows_of(made, [row]) for row, place in enumerate(places)}
+        decoded = None
         if decoding:
-            made = self._decode(decoding, beside)
-        elif beside:
-            self._keep_ahead([sequence for sequence, _ in beside])
-            made = self._advance(beside)
-        for number, place in enumerate(joined, start=len(decoding)):
-            states[place] = Hidden(made.head[number : number + 1], made.fast[number : number + 1])
-        decoded = Hidden(made.head[: len(decoding)], made.fast[: len(decoding)]) if decoding else None
+            made = self._decode(decoding, known, [prefills[place] for place in shared[0]])
+            decoded = _rows_of(made, range(len(decoding)))
+            states |= {place: _rows_of(made, [row]) for row, place in enumerate(shared[0], start=len(decoding))}
         return [states[place] for place in range(len(prefills))], decoded
+
+    def _known(self, sequences: Sequence[CachedSequence]) -> list[int | None]:
+        """The row of the step ahead that has computed each. None: none has."""
+        if self._ahead is None or not sequences:
+            return [None] * len(sequences)
+        rows = self._ahead.of(sequences)
+        self._useful += _NEWEST * (1 - rows.count(None) / len(rows) - self._useful)
+        return [None] * len(rows) if self._ahead.hidden is None else rows
 
     def _keep_ahead(self, changed: Sequence[CachedSequence]) -> None:
         """Another pass takes the memory of the step ahead. changed: who may have another past now."""
@@ -184,13 +201,15 @@ class FrameGraphs:
         if ahead.hidden is not None:
             ahead.hidden = Hidden(ahead.hidden.head.clone(), ahead.hidden.fast.clone())
 
-    def _decode(self, sequences: Sequence[CachedSequence], beside: Sequence[tuple[CachedSequence, int]]) -> Hidden:
-        """The last positions of `sequences`, then that of each of `beside`, of which so many are new."""
+    def _decode(
+        self,
+        sequences: Sequence[CachedSequence],
+        rows: Sequence[int | None],
+        beside: Sequence[tuple[CachedSequence, int]],
+    ) -> Hidden:
+        """The last positions of `sequences`, then that of each of `beside`, of which so many are new. rows: see `_known`."""
         ahead, self._ahead = self._ahead, None
-        rows = [None] * len(sequences) if ahead is None else ahead.of(sequences)
         known = [(place, row) for place, row in enumerate(rows) if row is not None]
-        if ahead is not None:
-            self._useful += _NEWEST * (len(known) / len(rows) - self._useful)
         if ahead is None or ahead.hidden is None or not known:
             if beside:
                 return self._advance([*((sequence, 1) for sequence in sequences), *beside])
@@ -279,7 +298,8 @@ def _placed(numbers: Sequence[int] | npt.NDArray[np.int64], device: torch.device
 
 
 def _rows_of(hidden: Hidden, rows: Sequence[int] | npt.NDArray[np.int64]) -> Hidden:
-    if list(rows) == list(range(len(rows))):
-        return Hidden(hidden.head[: len(rows)], hidden.fast[: len(rows)])
+    first, count = int(rows[0]), len(rows)
+    if list(rows) == list(range(first, first + count)):
+        return Hidden(hidden.head[first : first + count], hidden.fast[first : first + count])
     index = _placed(rows, hidden.head.device)
     return Hidden(hidden.head[index], hidden.fast[index])

@@ -228,11 +228,12 @@ def test_rows_that_no_step_ahead_computed_are_computed_beside_the_others(s2pro: 
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("sizes", [(5, MOST_JOINED + 1, 40), (*[120] * 5, 5)], ids=["one is long", "two passes"])
 @pytest.mark.parametrize("spoke", [[3, 1, 0], [], None], ids=["some ahead", "none decode", "none ahead"])
 def test_short_prefills_share_a_pass_with_each_other_and_with_rows_that_no_step_ahead_computed(
-    s2pro: Path, spoke: list[int] | None, monkeypatch: pytest.MonkeyPatch
+    s2pro: Path, spoke: list[int] | None, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four sequences that decode, of which one sat out, and three newcomers, of whom one has too much to share a pass."""
+    """Four sequences that decode, of which one sat out, and newcomers, of whom one has too much to share a pass, or all together."""
     loaded, passes = tiny_model(s2pro), list[int]()
     compute = SlowGraph._compute
 
@@ -240,13 +241,13 @@ def test_short_prefills_share_a_pass_with_each_other_and_with_rows_that_no_step_
         passes.append(graph.rows)
         return compute(graph)
 
-    codebooks, limits = loaded.model.config.num_codebooks, EngineLimits(max_streams=7, kv_positions=4096)
+    codebooks, limits = loaded.model.config.num_codebooks, EngineLimits(max_streams=10, kv_positions=4096)
     made: list[list[Hidden]] = []
     for graphs in (False, True):
         monkeypatch.setattr(SlowGraph, "_compute", counted)
         runner = Runner(loaded.model, loaded.codec, limits, graphs=graphs)
         noise = np.random.default_rng(1)
-        sequences = prefilled(runner, 7, codebooks, noise)
+        sequences = prefilled(runner, 4 + len(sizes), codebooks, noise)
         speaking = [sequences[row] for row in spoke or []]
         if speaking:
             for sequence, one in zip(
@@ -258,7 +259,6 @@ def test_short_prefills_share_a_pass_with_each_other_and_with_rows_that_no_step_
         for sequence in decoding:
             if sequence not in speaking:
                 sequence.extend(noise.integers(0, 8, (codebooks + 1, 1)))
-        sizes = (5, MOST_JOINED + 1, 40)
         for sequence, new in zip(sequences[4:], sizes, strict=True):
             sequence.extend(noise.integers(0, 8, (codebooks + 1, new)))
         passes.clear()
@@ -266,8 +266,10 @@ def test_short_prefills_share_a_pass_with_each_other_and_with_rows_that_no_step_
         states, decoded = runner.advance(prefills, decoding)
         made.append([*states, *([] if decoded is None else [decoded])])
     late = 4 if spoke is None else len(decoding) - len(speaking)
-    together = next(size for size in buckets(512) if size >= late + 5 + 40)
-    assert passes == [256, together]
+    if len(sizes) == 3:
+        assert passes == [256, next(size for size in buckets(512) if size >= late + 5 + 40)]
+    else:  # four of 120 and the one of 5, with those who are late; the fifth
+        assert passes == ([128, 512] if decoding else [512, 128])
     for plain, shared in zip(*made, strict=True):
         assert torch.allclose(plain.head, shared.head, atol=1e-5)
         assert torch.allclose(plain.fast, shared.fast, atol=1e-5)
