@@ -89,9 +89,8 @@ class ModelInfo:
     dtype: str = "float32"  # of the AR stacks
     codec_id: str = "codec"  # equal where codes mean the same sound; letters, digits and - only
     scripts: tuple[str, ...] | None = None  # that it can read aloud, as Unicode names them; None: it takes every text
-    roof_s: float | None = (
-        None  # that a frame takes at least: its weights' bytes over the bandwidth of a copy; None: not known
-    )
+    # That a frame takes at least: its weights' bytes over the bandwidth of a copy; None: not known.
+    roof_s: float | None = None
     numbers_in_words: bool = False  # its folder says that digits and symbols must reach it written out
 
     @property
@@ -222,9 +221,8 @@ class Admission(Enum):
     """What bounds the streams that are let in."""
 
     ROWS = "rows"  # max_streams
-    MEASURED = (
-        "measured"  # and what the device carries in real time, by the times of its steps and the room of its cache
-    )
+    # And what the device carries in real time, by the times of its steps and the room of its cache.
+    MEASURED = "measured"
 
 
 @dataclass(frozen=True, slots=True)

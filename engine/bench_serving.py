@@ -38,9 +38,8 @@ class Setting:
 
     streams: int
     prefix: int = 300  # positions of a voice
-    history: int = (
-        350  # mean positions of text and speech behind it; of each stream between a third and five thirds of it
-    )
+    # Mean positions of text and speech behind it; of each stream between a third and five thirds of it.
+    history: int = 350
     seed: int = 0
 
 

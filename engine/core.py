@@ -50,9 +50,8 @@ from engine.stream import OpenStream, Segment
 
 MAX_ATTEMPTS = 2  # a segment that came out degenerate before any of it was sent is tried once more
 JOB_PATIENCE = 8  # steps that a job waits for a relaxed one before it gets a slice all the same
-ENOUGH_S = (
-    0.5  # that a listener must have to play if a frame may wait for the next ones; they are drawn within a fifth of it
-)
+# That a listener must have to play if a frame may wait for the next ones; they are drawn within a fifth of it.
+ENOUGH_S = 0.5
 
 
 class EngineCore:

@@ -232,9 +232,8 @@ class DualAR(nn.Module):
         self.register_buffer("fast_rope", rope_table(fast, config.num_codebooks), persistent=False)
         offsets = torch.arange(config.num_codebooks, device="cpu") * config.codebook_size
         self.register_buffer("code_offsets", offsets, persistent=False)
-        self.stored_8_bit = (
-            False  # set by engine.checkpoint: then `packed` serving changes nothing but activations' rounding
-        )
+        # Set by engine.checkpoint: then `packed` serving changes nothing but activations' rounding.
+        self.stored_8_bit = False
         self.kernels = False  # steps run in kernels of our own, set by prepare_serving
         self.head_rows: Rows | None = None  # of [n_semantic + 1, D], set by prepare_serving
         self.residual_rows: Rows | None = None  # of [<= codebook_size, Df], set by prepare_serving

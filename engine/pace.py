@@ -18,13 +18,11 @@ from typing import Final
 from engine.commands import Load
 
 MOST: Final = 10_000  # streams; no device carries as many
-HOPELESS: Final = (
-    2.0  # times a frame for one stream; what is only a little too slow may be so for a while, and refuses a second one
-)
+# Times a frame for one stream; what is only a little too slow may be so for a while, and refuses a second one.
+HOPELESS: Final = 2.0
 MARGIN: Final = 0.1  # of a frame, for what the engine's process does between steps: commands, reports
-TRUSTED: Final = (
-    2  # times the largest number of rows seen; a burst of newcomers is let in as fast as larger steps are seen
-)
+# Times the largest number of rows seen; a burst of newcomers is let in as fast as larger steps are seen.
+TRUSTED: Final = 2
 FEW: Final = 4  # of the first steps with so many rows the fastest counts: first ones allocate
 UP: Final = 0.06  # three steps of four take less than the estimate, which moves by so much of itself, up ...
 DOWN: Final = 0.02  # ... and down: one slow step says little about the next

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from engine.quantize import Norm, Quantized
 
 MOST_ROWS = 128  # beyond, arithmetic bounds a product and the library's is better, also with a matrix to unpack first
-MOST_PLAIN_ROWS = (
-    2  # of a matrix that needs no unpacking: of eight rows the library's products took half as long as tiles here
-)
+# Of a matrix that needs no unpacking: of eight rows the library's products took half as long as tiles here.
+MOST_PLAIN_ROWS = 2
 MOST_WHOLE_ROWS = 2  # of half precision that are multiplied by int8 in whole numbers, each by itself; 0: in float32
 MOST_WHOLE_TILES = 16  # and in tiles, by the matrix units; 0: as floats
 # Whether a kernel is started while the one before it still runs: lines of each of its rows of the matrix that one of the first programs

@@ -38,9 +38,8 @@ from engine.model_files import RANDOM_WEIGHTS
 
 CHARS_PER_S: Final = 15.0  # of speech: 90 characters take 6 s
 SPREAD: Final = 0.5  # sigma of the logarithm: a fifth of all segments takes half as long again as its text would
-LOUDNESS: Final = (
-    0.1  # root mean square of the sound, full scale 1: so that whoever waits for an audible sample hears one
-)
+# Root mean square of the sound, full scale 1: so that whoever waits for an audible sample hears one.
+LOUDNESS: Final = 0.1
 _LOUDNESS_FRAMES = 4
 _BYTES: Final = 256
 _MERGED: Final = 8192  # tokens: with so many, English has 2.9 characters a token; real vocabularies have some 4

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-COMFORTABLE_S = (
-    1.0  # a stream with more lead than this sits a step out while another is about to run dry or waits to begin
-)
+# A stream with more lead than this sits a step out while another is about to run dry or waits to begin.
+COMFORTABLE_S = 1.0
 RELAXED_S = 0.5  # several slices of a job: while everybody has more, one does no harm
 URGENT_S = 0.1  # two frames: less than this and the listener may hear the gap
 # Prefill positions a step while somebody speaks with little lead and it is not known how long they take: one decode step's worth of work.
@@ -21,9 +20,8 @@ BESIDE_SPEECH = 128
 MOST_BESIDE_SPEECH = 512
 ALONE = 1024  # prefill positions a step otherwise; bounds how long a newcomer waits for the step in flight
 LEAST = 16  # prefill positions a step however slow the device: it must go on
-BESIDE_SPEECH_S = (
-    0.015  # prefill time a step beside a stream that is about to run dry: with its decode it stays below a frame
-)
+# Prefill time a step beside a stream that is about to run dry: with its decode it stays below a frame.
+BESIDE_SPEECH_S = 0.015
 
 
 @dataclass(frozen=True, slots=True)

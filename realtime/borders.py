@@ -77,9 +77,8 @@ class BorderScanner:
         """`sounds`: whether tags that are sounds will be heard (they are not where tags are stripped). `repertoire`: which text will be."""
         self._sounds = sounds
         self._repertoire = repertoire
-        self.dangling: Border | None = (
-            None  # before the tags and speaker tokens at the end of the input that no text follows yet
-        )
+        # Before the tags and speaker tokens at the end of the input that no text follows yet.
+        self.dangling: Border | None = None
         self._pos = self._origin = pos
         self._weight = self._words = self._speakable = 0
         self._clusters = Clusters()

@@ -19,9 +19,8 @@ from realtime.replay import Span
 from realtime.sent_levels import SentLevels
 from realtime.speech import Speech
 
-KEPT_MS: Final = (
-    5_000.0  # of audio that was heard is kept to be sent again: a word border before what a client asks for
-)
+# Of audio that was heard is kept to be sent again: a word border before what a client asks for.
+KEPT_MS: Final = 5_000.0
 # With a comfortable lead packets leave a few at a time, each behind its due time: fewer wake-ups, and the lead is never exceeded.
 COALESCE_SHARE: Final = 0.1  # of the lead, of which so much is lost
 COALESCE_S: Final = 0.06  # at most

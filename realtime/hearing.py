@@ -74,9 +74,8 @@ class Hearing:
         self._policy: BargeInPolicy | None = None
         self._turn: str | None = None  # that was speaking when somebody began to, or was interrupted since then
         self._min_speech_s = 0.0
-        self._sounding: tuple[str, float] | None = (
-            None  # the turn that was last heard while somebody spoke, and since when
-        )
+        # The turn that was last heard while somebody spoke, and since when.
+        self._sounding: tuple[str, float] | None = None
         self._ended_at = 0.0  # of the last speech
 
     @property

@@ -14,9 +14,8 @@ from typing import Final
 from protocol.config import Limits
 from protocol.errors import CloseCode
 
-NOTICE_S: Final = (
-    30.0  # a session that reaches its age limit is told so long before: enough to finish a sentence and reconnect
-)
+# A session that reaches its age limit is told so long before: enough to finish a sentence and reconnect.
+NOTICE_S: Final = 30.0
 
 
 class Due(Enum):

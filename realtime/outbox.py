@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from realtime.replay import Have, Replay, Span
 
-MAX_EVENTS = (
-    1024  # a client may ask for 200 answers a second; one that leaves five seconds of them unread is not reading
-)
+# A client may ask for 200 answers a second; one that leaves five seconds of them unread is not reading.
+MAX_EVENTS = 1024
 ROOM_BYTES = (
     64 * 1024
 )  # of audio; a third of a second of the largest format, so that a cancelled turn has little to drop

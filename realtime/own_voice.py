@@ -19,16 +19,14 @@ Levels = npt.NDArray[np.float64]  # [n], dB, one a hop
 
 # 0.64 s from loudspeaker to us: sound card, room, capture and network, and what the playback clock is wrong by.
 MAX_LAG_HOPS: Final = 20
-WINDOW_HOPS: Final = (
-    94  # 3 s. Over 1 s independent speech reaches a correlation of 0.87 at its best lag, over 2 s 0.69, over 3 s 0.58
-)
+# 3 s. Over 1 s independent speech reaches a correlation of 0.87 at its best lag, over 2 s 0.69, over 3 s 0.58.
+WINDOW_HOPS: Final = 94
 # Until so much was compared nobody can tell whether the microphone hears us, and what it hears while we speak does not count. Over 1 s an
 # echo correlates with 0.6 or more (95 % of windows); other systems wait 3 s and learn nothing in that time.
 WARM_UP_HOPS: Final = 31
 ECHO_AT_FIRST: Final = 0.55  # correlation that makes an echo after the warm-up: prefers to be careful
-ECHO: Final = (
-    0.65  # and with a whole window: echoes above the room's noise have 0.75 to 0.9, other people's speech at most 0.58
-)
+# And with a whole window: echoes above the room's noise have 0.75 to 0.9, other people's speech at most 0.58.
+ECHO: Final = 0.65
 # Speech begins with hops so much louder than the echo that is expected and lasts down to the echo itself. At 2, up to 2 % of an echo's
 # hops are louder than that, at 4 0.2 %. Of 20 phrases 6 dB above the echo's level, 3 were missed; 16 with 6 throughout and a smear of
 # 3.

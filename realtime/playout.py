@@ -10,9 +10,8 @@ import math
 from dataclasses import dataclass
 
 CATCH_UP = 1.25  # after the burst a client's buffer fills at this multiple of real time: 2 s of lead in 6 s
-ASSUMED_BUFFER_MS = (
-    100.0  # network, jitter buffer and sound card of a listener who does not tell; browsers alone take 40
-)
+# Network, jitter buffer and sound card of a listener who does not tell; browsers alone take 40.
+ASSUMED_BUFFER_MS = 100.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,8 @@ from realtime.tls import Certificate, certificate
 
 log = logging.getLogger("parley.processes")
 
-TALKERS: Final = (
-    20  # that a process is to carry: at 1.2 to 1.6 ms of a core for each frame, half to three quarters of what fills it
-)
+# That a process is to carry: at 1.2 to 1.6 ms of a core for each frame, half to three quarters of what fills it.
+TALKERS: Final = 20
 MOST: Final = 16
 _PREFIX: Final = "parley-processes-"  # whatever is called so and not locked is removed
 _ACCEPTED_AT_ONCE: Final = 64  # then reports of the engine get their turn

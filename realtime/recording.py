@@ -175,12 +175,10 @@ def _decays(levels: Array, loud: float, floor: float) -> Iterator[float]:
         frame = end
 
 
-_LOUD_DROP_DB: Final = (
-    20.0  # in the spectrum of loud moments; 14.6 was the most that undamaged speech showed, 24 the least of any edge
-)
-_QUIET_DROP_DB: Final = (
-    12.0  # in that of quiet moments, where good encoders cut first; at 4 kHz speech has steps of its own
-)
+# In the spectrum of loud moments; 14.6 was the most that undamaged speech showed, 24 the least of any edge.
+_LOUD_DROP_DB: Final = 20.0
+# In that of quiet moments, where good encoders cut first; at 4 kHz speech has steps of its own.
+_QUIET_DROP_DB: Final = 12.0
 _QUIET_FROM_HZ: Final = 10_000.0
 _EDGES_HZ: Final = (3_000.0, 19_600.0)  # a converter's own filter begins above
 _WINDOW: Final = 2048

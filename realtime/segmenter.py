@@ -24,9 +24,8 @@ from realtime.said import Change
 from realtime.tags import Delivery, Lexer, Reading, Tag, TagKind, Text, Token, engine_reading, joined, lex, understood
 from realtime.wording import AS_IT_STANDS, LanguageGuess, Wording
 
-IDLE_S: Final = (
-    0.35  # a hosted model's tokens come in bursts up to 200 ms apart; a listener notices a pause above some 400 ms
-)
+# A hosted model's tokens come in bursts up to 200 ms apart; a listener notices a pause above some 400 ms.
+IDLE_S: Final = 0.35
 LONG_IDLE_S: Final = 1.5  # after this the last word counts as finished
 LOW_LEAD_S: Final = 0.3  # time that the engine needs for a first frame, with a margin
 MAX_SEGMENT_CHARS: Final = 600  # some 45 s of speech; above it S2-Pro's voice drifts within one segment

@@ -18,9 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from protocol.config import Limits
 
 PREFIX: Final = "PARLEY_"
-KEYS_VARIABLE: Final = (
-    "PARLEY_API_KEY"  # the name under which clients look for their key, so that one machine needs one variable
-)
+# The name under which clients look for their key, so that one machine needs one variable.
+KEYS_VARIABLE: Final = "PARLEY_API_KEY"
 DATA_FOLDER: Final = "~/.local/share/parley"  # or below XDG_DATA_HOME
 VOICES_FOLDER: Final = f"{DATA_FOLDER}/voices"
 MIN_KEY_CHARS: Final = 8  # a shorter key is guessed

@@ -28,9 +28,8 @@ from realtime.segmenter import Segment
 from realtime.turn_options import TurnOptions
 from realtime.utterance import Utterance
 
-CREDIT_STEP = (
-    4  # frames; credit is a message to the engine's process, and 0.2 s is far below what generation runs ahead
-)
+# Frames; credit is a message to the engine's process, and 0.2 s is far below what generation runs ahead.
+CREDIT_STEP = 4
 READY_MS = 400.0  # of audio, encoded or about to be: several times what a busy encoder and a coalescing pacer need
 PIECE_FRAMES = 4  # encoded at once, where there is time
 
@@ -80,9 +79,8 @@ class Speech:
         self.finished = False  # everything was generated
         self.begun_chars = 0  # code points of raw text up to the end of the segment that the engine is at
         self.busy_s = 0.0  # how long the engine could have worked for this turn
-        self.busy_since: float | None = (
-            None  # since its last frame, or since it has text and credit; None: it waits for us
-        )
+        # Since its last frame, or since it has text and credit; None: it waits for us.
+        self.busy_since: float | None = None
         self._output = AudioOutput(model.sample_rate, options.fmt, options.speed, options.volume_db)
         self._packet_samples = options.fmt.packet_samples
         self.spoken_chars = 0  # code points of raw text up to the end of the last segment whose times are known

@@ -29,9 +29,8 @@ MIN_SPEED, MAX_SPEED = 0.25, 4.0  # the protocol's; at 4 a stop consonant of 40 
 BLOCK_S = 0.010  # written at once and faded over; shorter fades roughen low voices, longer ones smear and double bursts
 MAX_SHIFT_S = 0.009  # to either side: the range holds one period of any voice above 55 Hz. Wider costs delay and blurs the time map
 CONTEXT_S = 0.010  # before a fade that must be alike too: with the fade itself two periods of 100 Hz, and no delay
-MAX_HOLD_S = (
-    0.030  # further ahead where going back would play an onset twice: so much at speed 0.25, and we are past it
-)
+# Further ahead where going back would play an onset twice: so much at speed 0.25, and we are past it.
+MAX_HOLD_S = 0.030
 # At a speed above 1 a stream starts with 30 ms as they are and catches up in the next 100: so a packet of 20 ms comes out of the first
 # codec frame at any speed, as it does at 1 (else it comes with the second: measured 48 ms later at speed 2, on a CPU). The map is off by
 # 17 ms of output there at speed 2, by 26 at 4.
@@ -39,9 +38,8 @@ HEAD_BLOCKS = 3
 CATCH_UP_BLOCKS = 10
 ONSET_DB = 12.0  # a change of level that is one; noise differs by 3 dB from one 5 ms to the next, a stop's burst by 20 and more
 FLOOR_POWER = 1e-6  # -60 dB of full scale: below, differences of level are not heard
-NOISE_LIKENESS = (
-    0.5  # best correlation below this: nothing periodic. Voiced speech finds 0.8 and more, fricatives 0.1 to 0.4
-)
+# Best correlation below this: nothing periodic. Voiced speech finds 0.8 and more, fricatives 0.1 to 0.4.
+NOISE_LIKENESS = 0.5
 
 
 @dataclass(frozen=True, slots=True)

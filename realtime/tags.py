@@ -16,9 +16,8 @@ from typing import Final, NamedTuple
 from protocol.config import TagMode
 from realtime.repertoire import EVERYTHING, Repertoire
 
-MAX_TAG_CHARS: Final = (
-    80  # S2-Pro's descriptions stay below 40; a `[` that is not closed delays what follows it by this much
-)
+# S2-Pro's descriptions stay below 40; a `[` that is not closed delays what follows it by this much.
+MAX_TAG_CHARS: Final = 80
 
 
 class TagKind(Enum):

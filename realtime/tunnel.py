@@ -18,9 +18,8 @@ from realtime.transport import HIGH_WATER_BYTES, LAST_WORDS_S, LiveSocket
 log = logging.getLogger("parley.server")
 
 ANSWER_S: Final = 10.0  # for the head of an answer, which takes milliseconds
-LINGER_S: Final = (
-    10.0  # for what is still to be written when one end is gone; uvicorn waits as long for the answer to a close
-)
+# For what is still to be written when one end is gone; uvicorn waits as long for the answer to a close.
+LINGER_S: Final = 10.0
 END_OF_HEAD: Final = b"\r\n\r\n"
 
 

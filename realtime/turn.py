@@ -48,12 +48,10 @@ from realtime.turn_options import TurnOptions
 from realtime.utterance import NOTHING, Cut
 from realtime.wording import Wording
 
-RUN_AHEAD_MS = (
-    1000.0  # generation stops this far beyond the lead: enough to ride out a slow step, little to waste on a barge-in
-)
-FILE_AHEAD_MS = (
-    10_000.0  # without a playback clock: beyond what the socket took, so that a reader who stalls bounds our memory
-)
+# Generation stops this far beyond the lead: enough to ride out a slow step, little to waste on a barge-in.
+RUN_AHEAD_MS = 1000.0
+# Without a playback clock: beyond what the socket took, so that a reader who stalls bounds our memory.
+FILE_AHEAD_MS = 10_000.0
 MIN_RETRY_S = 0.05  # an engine that says "at once" is not asked in a loop
 
 

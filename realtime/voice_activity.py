@@ -24,9 +24,8 @@ SILENCE_DB: Final = -100.0  # what digital silence counts as
 # No speech is so quiet, and the model need not be asked: a microphone that is muted, or cleaned of noise, between two sentences. The model
 # is four fifths of what hearing costs, and keeps the interpreter's lock, so that a thread for it would not help.
 QUIET_DB: Final = -66.0
-SETTLED_HOPS: Final = (
-    16  # without speech before it is left out: it then goes on from silence, not from the end of a word
-)
+# Without speech before it is left out: it then goes on from silence, not from the end of a word.
+SETTLED_HOPS: Final = 16
 
 # Both as the model's authors recommend. The phrases and noises of `realtime.hearing_report` do not tell much between them: at 0.3 and 0.7
 # as well nothing is missed or torn and no noise counts, and speech is told 16 ms sooner or 32 ms later.

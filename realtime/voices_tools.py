@@ -14,9 +14,8 @@ from realtime.failure import MISUSED, CommandFailed
 from realtime.recording_file import Recording, RecordingRefused, load, read
 from realtime.voice_folder import NAME_RULE, NewSource, VoiceFolder, VoiceNotFound, VoiceUnusable, is_name
 
-MAX_TOTAL_S: Final = (
-    180.0  # of one voice: every conversation carries it, and a second takes some 22 positions of the cache
-)
+# Of one voice: every conversation carries it, and a second takes some 22 positions of the cache.
+MAX_TOTAL_S: Final = 180.0
 _SPEAKER = re.compile(r"<\|speaker:\d+\|>")
 _SHOWN_CHARS: Final = 48
 

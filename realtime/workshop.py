@@ -22,19 +22,16 @@ from typing import Any, Final, TypeVar
 log = logging.getLogger("parley.workshop")
 
 MAX_THREADS: Final = 4  # at 0.4 ms a frame one thread encodes for a hundred listeners
-KEPT_PROCESSORS: Final = (
-    1  # for the loop: where threads take all, it waits for the interpreter's lock after every call into the kernel
-)
-BUSY_JOBS: Final = (
-    6  # that wait: some 15 ms, of a lead of seconds; a batch of 64 streams' frames passes it for a moment only
-)
+# For the loop: where threads take all, it waits for the interpreter's lock after every call into the kernel.
+KEPT_PROCESSORS: Final = 1
+# That wait: some 15 ms, of a lead of seconds; a batch of 64 streams' frames passes it for a moment only.
+BUSY_JOBS: Final = 6
 # Open benches, 86 % of a thread at 0.4 ms a frame and 21.5 frames a second. A backlog alone would show too late that a thread has its
 # share: turns that begin together all find it empty.
 FULL_BENCHES: Final = 100
 URGENT_JOBS: Final = 8  # of a bench that is new: nobody who is about to begin to hear waits for those who have a lead
-SLICE_S: Final = (
-    0.001  # of results that came together, or of work; then the loop looks at its sockets before it goes on
-)
+# Of results that came together, or of work; then the loop looks at its sockets before it goes on.
+SLICE_S: Final = 0.001
 
 ResultT = TypeVar("ResultT")
 

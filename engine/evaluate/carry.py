@@ -18,9 +18,8 @@ from engine.evaluate.trial import Take, Trial
 from engine.train.styles import Style
 
 KEPT_TARGET = 0.90
-_SECOND_SEED = (
-    1  # other noise than the untagged rendering has: without a history it must not come out the same by chance
-)
+# Other noise than the untagged rendering has: without a history it must not come out the same by chance.
+_SECOND_SEED = 1
 _HEARD = 0.5  # of a first turn that a barge-in cuts
 
 

@@ -24,9 +24,8 @@ from engine.evaluate.wording import Errors, language_of, word_errors
 from engine.resample import resample
 
 _BATCH = 8  # clips an encoder-decoder hears at once; Whisper fills each up to 30 s anyway, so what is beside a clip changes nothing
-_SHORTEST_S = (
-    0.5  # clips are filled up with silence to this: the convolutions of these models need some input to give any output
-)
+# Clips are filled up with silence to this: the convolutions of these models need some input to give any output.
+_SHORTEST_S = 0.5
 # Weights that only training uses; published checkpoints lack them now and then.
 _ONLY_TRAINED = ("masked_spec_embed", "objective.weight")
 

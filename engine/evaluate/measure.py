@@ -19,9 +19,8 @@ HOP = 256  # samples a frame of the tracks, 12 ms
 _WINDOW = 1024
 _LAGS = RATE // 500, RATE // 50  # 500 Hz to 50 Hz: the teacher's range with every tag
 _FFT = 1536  # holds a window, the longest lag and the low pass, and is quick: 3 * 2^9
-_CLEAR = (
-    0.6  # correlation above which a frame counts as voiced: whispers stay below 0.45, the teacher's vowels above 0.8
-)
+# Correlation above which a frame counts as voiced: whispers stay below 0.45, the teacher's vowels above 0.8.
+_CLEAR = 0.6
 _OCTAVE = 0.93  # a shorter lag wins when it is this good: multiples of a period correlate as well as the period
 _SPEECH_DB = -32.0  # against the loud part: pauses lie below, the quietest consonants above
 _SHORTEST_GAP = 3  # frames; shorter dips belong to the speech around them (closures of stops are some 5 to 8 frames)

@@ -23,9 +23,8 @@ from engine.evaluate.report import Row
 from engine.evaluate.speaking import Request, Spoken
 from engine.evaluate.wording import Errors, language_of, word_errors
 
-BATCH = (
-    32  # utterances between two results: enough for every row of the engine, little to do again after an interruption
-)
+# Utterances between two results: enough for every row of the engine, little to do again after an interruption.
+BATCH = 32
 _SHOWN = 5  # mistakes of a list that are told at once
 _ID = re.compile(r"[\w.-]*\w[\w.-]*")  # it becomes a file's name
 

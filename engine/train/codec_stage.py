@@ -46,9 +46,8 @@ class CodecPlan:
     hours: float  # of audio held in the device's memory
     batch: int = 32
     frames: int = 24  # a crop's length
-    adversarial_from: float = (
-        0.4  # share of the time after which the discriminator joins; at once in a codec that is trained on
-    )
+    # Share of the time after which the discriminator joins; at once in a codec that is trained on.
+    adversarial_from: float = 0.4
     rate: float = 1e-3
     compile: bool = True
 

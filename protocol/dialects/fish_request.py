@@ -20,9 +20,8 @@ from protocol.dialects.settings import first_error, settings
 PCM_RATE_HZ: Final = 24_000  # where nothing is said
 AUTO_BITRATE: Final = -1000
 KBIT: Final = 1000  # a larger bitrate is in bit/s already
-CHUNK_TOKENS: Final = (
-    1024  # what every client sends as max_new_tokens: a bound for a chunk of text there, none for a turn here
-)
+# What every client sends as max_new_tokens: a bound for a chunk of text there, none for a turn here.
+CHUNK_TOKENS: Final = 1024
 _LATENCIES: Final = {"low": Latency.LOW, "balanced": Latency.BALANCED, "normal": Latency.QUALITY}
 
 

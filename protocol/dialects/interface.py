@@ -176,9 +176,8 @@ class SocketRoute:
     # For pages, which can set no headers and show their key beside the names of subprotocols: the key among those that are offered.
     key_in_subprotocols: Callable[[Sequence[str]], str | None] | None = None
     key_in_message: KeyInMessage | None = None
-    reason_header: str | None = (
-        None  # where clients look for the message of a refused handshake, whose body they do not read
-    )
+    # Where clients look for the message of a refused handshake, whose body they do not read.
+    reason_header: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
