@@ -243,7 +243,7 @@ class EngineCore:
         """Prefill what is planned, generate one frame for every stream that is planned, and say what happened."""
         now = self._clock()
         views = [view for stream in self._streams.values() if (view := stream.view(now, self.info.frame_s))]
-        planned = plan(views, self._pace.position_s)
+        planned = plan(views, self._pace.prefill_time, self._pace.beside_s)
         self._pace.find(any(not view.missing and (view.lead_s or 0.0) < 0 for view in views))
         if self._decoding.started and (not planned.decode or self._impatient(planned)):
             self._deliver()  # and whatever is planned in the next step

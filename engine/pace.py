@@ -1,6 +1,6 @@
 """How many streams a device carries in real time, from how long its steps have taken.
 
-Knows the time of a step by the number of its rows, of a position of prefill, and how much of the time goes into prefill. Does not know
+Knows the time of a step by the number of its rows, of prefill by its positions, and how much of the time goes into prefill. Does not know
 tensors, queues or clocks: whoever steps says when a step began and ended.
 
 All streams carried means: a step with a row of each of them, and the usual prefill beside it, takes less than a frame lasts. So what
@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from engine.commands import Load
+from engine.scheduler import BESIDE_SPEECH_S, NOT_KNOWN, PrefillTime
 
 MOST: Final = 10_000  # streams; no device carries as many
 # Times a frame for one stream; what is only a little too slow may be so for a while, and refuses a second one.
@@ -29,8 +32,12 @@ DOWN: Final = 0.02  # ... and down: one slow step says little about the next
 LINE_STEPS: Final = 16  # between two looks at all that was seen
 FORGOTTEN_STEPS: Final = 1000  # a time that was seen so long ago counts half as much on the line
 MOST_COUNTED: Final = 200  # steps with one number of rows, on the line
-MEASURED_POSITIONS: Final = 32  # a shorter prefill is mostly overhead and says nothing about a position
+MEASURED_POSITIONS: Final = 32  # a shorter prefill says nothing about a position
 LEAST_S: Final = 1e-6  # of a position, where it is known: 0 means that it is not
+NEWEST: Final = 0.05  # weight of the latest prefill on the line
+# Prefills of no positions, which take no time, that the line passes by: while all others are of one length, each position seems to take
+# its share, and nobody believes that a longer one would cost nothing.
+NONE: Final = 0.5
 USUAL_S: Final = 5.0  # over which the share of prefill is taken
 MOST_BESIDE: Final = 0.5  # of a frame that is left to prefill, however much of it there was lately
 SHORT: Final = 1 / 16  # weight of the newest step in the share of steps that found somebody short
@@ -66,15 +73,36 @@ class _Seen:
     at: int  # number of the latest
 
 
+class _Prefills:
+    """The latest ones, and the straight line nearest to them; what is older counts less and less."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(5)
+
+    def see(self, positions: int, seconds: float) -> None:
+        """Another one."""
+        self._sums = (1 - NEWEST) * self._sums + [1.0, positions, seconds, positions**2, positions * seconds]
+
+    @property
+    def line(self) -> PrefillTime:
+        """What they say; there was one at least."""
+        weight, positions, seconds, squares, products = self._sums.tolist()
+        weight += NONE
+        each = (products - positions * seconds / weight) / (squares - positions**2 / weight)
+        each = max(LEAST_S, min(each, seconds / positions))
+        return PrefillTime(max(0.0, (seconds - each * positions) / weight), each)
+
+
 @dataclass(slots=True)
 class Pace:
     """Times of one device, and what follows. frame_s: seconds of sound that a step makes for each row."""
 
     frame_s: float
-    position_s: float = 0.0  # what a position of prefill has taken lately; 0: not known
+    prefill_time: PrefillTime = NOT_KNOWN  # what prefill has taken lately
     turn_s: float = TURN_S  # how long a stream has been open lately
     _seen: dict[int, _Seen] = field(default_factory=dict)  # by rows
     _line: tuple[float, float] = (0.0, 0.0)  # see `_fitted`
+    _prefills: _Prefills = field(default_factory=_Prefills)
     _steps: int = 0
     _short: float = 0.0  # share of the latest steps that found somebody short
     _beside: float = 0.0  # share of the latest seconds that went into prefill
@@ -86,13 +114,14 @@ class Pace:
     def step(self, rows: int, positions: int, began: float, ended: float) -> None:
         """A step was made, with so many rows decoded and so many positions prefilled, between two times in seconds."""
         took, whole, self._waited_s = ended - began, ended - began + self._waited_s, 0.0
-        prefill_s = positions * self.position_s  # as far as is known
+        prefill_s = self.prefill_time.of(positions)  # as far as is known
         beside_s = max(0.0, took - (self.step_s(rows) if rows else 0.0)) if positions else 0.0
         # Where many come and go hardly a step is without prefill, so what it took is told from the rest by what it took before.
         if rows and (not positions or 0 < prefill_s < took / 2):
             self._see(rows, whole - prefill_s)
         if positions >= MEASURED_POSITIONS:
-            self.position_s = max(LEAST_S, self.position_s + 0.3 * (beside_s / positions - self.position_s))
+            self._prefills.see(positions, beside_s)
+            self.prefill_time = self._prefills.line
         since_s = ended - (self._ended if self._ended is not None else began)
         self._beside = self._beside * math.exp(-since_s / USUAL_S) + beside_s / USUAL_S
         self._ended = ended
@@ -118,6 +147,14 @@ class Pace:
     def find(self, short: bool) -> None:
         """A step is about to be made; whether somebody's listener had nothing left to play although he only waited for steps."""
         self._short += SHORT * (short - self._short)
+
+    @property
+    def beside_s(self) -> float:
+        """How much prefill a step may have beside a stream that is about to run dry: the less the more often somebody was short lately.
+
+        What fits beside speech depends on all that a step has to do, and on what is done between steps.
+        """
+        return BESIDE_SPEECH_S * (1 - self._short)
 
     def close(self, open_s: float) -> None:
         """A stream is over that was open for so long."""

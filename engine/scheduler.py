@@ -25,6 +25,25 @@ BESIDE_SPEECH_S = 0.015
 
 
 @dataclass(frozen=True, slots=True)
+class PrefillTime:
+    """How long prefill takes beside a step: so long however little it is, and so long for each position. All zero: not known."""
+
+    begins_s: float = 0.0
+    position_s: float = 0.0
+
+    def of(self, positions: int) -> float:
+        """Seconds."""
+        return self.begins_s + positions * self.position_s if positions else 0.0
+
+    def within(self, seconds: float, most: int) -> int:
+        """How many positions fit; LEAST, where they do not."""
+        return most if seconds >= self.of(most) else max(LEAST, int((seconds - self.begins_s) / self.position_s))
+
+
+NOT_KNOWN = PrefillTime()
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What the scheduler sees of a stream that can go on."""
 
@@ -46,8 +65,8 @@ class Plan:
         return bool(self.prefill or self.decode)
 
 
-def plan(views: Sequence[View], position_s: float = 0.0) -> Plan:
-    """The next step for these streams, at most one entry for each. position_s: how long one position of prefill takes; 0: not known.
+def plan(views: Sequence[View], prefill_time: PrefillTime = NOT_KNOWN, beside_s: float = BESIDE_SPEECH_S) -> Plan:
+    """The next step for these streams, at most one entry for each.
 
     Every stream that can decode does, in one batch, unless somebody is about to run dry or a newcomer waits for his prompt: then those
     with a comfortable lead sit out.
@@ -58,9 +77,10 @@ def plan(views: Sequence[View], position_s: float = 0.0) -> Plan:
     urgent = any(_is_urgent(view) for view in ready)
     pressed = urgent or any(view.missing and (view.lead_s is None or _is_urgent(view)) for view in views)
     decoding = [view for view in ready if not pressed or view.lead_s is None or view.lead_s < COMFORTABLE_S]
-    beside = _within(BESIDE_SPEECH_S, position_s, MOST_BESIDE_SPEECH) if position_s else BESIDE_SPEECH
+    known = prefill_time.position_s > 0
+    beside = prefill_time.within(beside_s, MOST_BESIDE_SPEECH) if known else BESIDE_SPEECH
     spare_s = min((view.lead_s - URGENT_S for view in ready if view.lead_s is not None), default=float("inf"))
-    left = beside if urgent else max(beside, _within(spare_s / 2, position_s, ALONE))
+    left = beside if urgent else max(beside, prefill_time.within(spare_s / 2, ALONE))
     prefill: list[tuple[int, int]] = []
     for view in sorted((view for view in views if view.missing), key=_order):
         if prefill and urgent:
@@ -73,11 +93,6 @@ def plan(views: Sequence[View], position_s: float = 0.0) -> Plan:
         urgent = urgent or _is_urgent(view)
     relaxed = all(view.lead_s is not None and view.lead_s > RELAXED_S for view in views)
     return Plan(tuple(prefill), tuple(view.key for view in decoding), relaxed)
-
-
-def _within(seconds: float, position_s: float, most: int) -> int:
-    """How many positions fit."""
-    return most if seconds >= most * position_s else max(LEAST, int(seconds / position_s))
 
 
 def _is_urgent(view: View) -> bool:

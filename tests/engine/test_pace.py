@@ -7,6 +7,7 @@ import random
 import pytest
 
 from engine.pace import GROWTH, MOST, Held, Pace, room_for
+from engine.scheduler import BESIDE_SPEECH_S
 
 FRAME_S = 0.05
 
@@ -14,15 +15,17 @@ FRAME_S = 0.05
 class Device:
     """Steps one after the other, each as long as it should be."""
 
-    def __init__(self, begins_s: float, row_s: float, position_s: float = 0.0) -> None:
+    def __init__(self, begins_s: float, row_s: float, position_s: float = 0.0, prefill_s: float = 0.0) -> None:
+        """prefill_s: of a prefill, however short."""
         self.pace = Pace(FRAME_S)
-        self.begins_s, self.row_s, self.position_s = begins_s, row_s, position_s
+        self.begins_s, self.row_s, self.position_s, self.prefill_s = begins_s, row_s, position_s, prefill_s
         self.now = 0.0
 
     def steps(self, *rows: int, positions: int = 0, times: float = 1.0) -> Pace:
         for count in rows:
             began = self.now
-            self.now += times * (self.begins_s + self.row_s * count + self.position_s * positions)
+            prefill_s = self.prefill_s + self.position_s * positions if positions else 0.0
+            self.now += times * (self.begins_s + self.row_s * count + prefill_s)
             self.pace.step(count, positions, began, self.now)
         return self.pace
 
@@ -94,8 +97,37 @@ def test_prefill_is_timed_beside_rows_and_leaves_less_for_them() -> None:
     for _ in range(200):
         device.steps(8, positions=100)
         device.steps(8)
-    assert device.pace.position_s == pytest.approx(0.0001, rel=0.05)
+    assert device.pace.prefill_time.of(100) == pytest.approx(0.01, rel=0.05)
     assert device.pace.carries() < alone
+
+
+def test_what_a_prefill_takes_however_short_it_is_is_told_from_its_positions() -> None:
+    device, rng = Device(0.010, 0.001, position_s=0.00001, prefill_s=0.004), random.Random(0)
+    device.steps(*range(1, 17))
+    for _ in range(100):
+        device.steps(8, positions=rng.choice((40, 60, 200, 512)), times=rng.uniform(0.97, 1.03))
+        device.steps(8)
+    assert device.pace.prefill_time.of(512) == pytest.approx(0.00912, rel=0.15)
+    assert device.pace.prefill_time.of(40) == pytest.approx(0.0044, rel=0.35)
+
+
+def test_prefills_of_about_one_length_do_not_say_that_a_longer_one_costs_no_more() -> None:
+    device, rng = Device(0.010, 0.001, position_s=0.001), random.Random(0)
+    device.steps(*range(1, 17))
+    for _ in range(100):
+        device.steps(8, positions=rng.randint(39, 41), times=rng.uniform(0.9, 1.1))
+        assert device.pace.prefill_time.of(512) > 0.2
+
+
+def test_prefill_beside_speech_gets_less_the_more_often_somebody_was_short() -> None:
+    pace = Pace(FRAME_S)
+    assert pace.beside_s == BESIDE_SPEECH_S
+    for _ in range(16):
+        pace.find(True)
+    assert 0 < pace.beside_s < BESIDE_SPEECH_S / 2
+    for _ in range(100):
+        pace.find(False)
+    assert pace.beside_s == pytest.approx(BESIDE_SPEECH_S, rel=0.01)
 
 
 def test_waits_between_steps_are_theirs() -> None:
@@ -136,7 +168,7 @@ def test_a_device_that_prefills_in_every_step_still_learns_what_its_rows_take() 
     device.steps(*range(1, 9))
     device.row_s = 0.002
     device.steps(*[2, 8, 5] * 100, positions=40)
-    assert device.pace.step_s(8) + 40 * device.pace.position_s == pytest.approx(0.010 + 0.016 + 0.004, rel=0.15)
+    assert device.pace.step_s(8) + device.pace.prefill_time.of(40) == pytest.approx(0.010 + 0.016 + 0.004, rel=0.15)
 
 
 HELD = [Held("a", 300, 500), Held("a", 300, 700), Held("b", 200, 600)]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduler import ALONE, BESIDE_SPEECH, LEAST, MOST_BESIDE_SPEECH, URGENT_S, View, plan
+from engine.scheduler import ALONE, BESIDE_SPEECH, LEAST, MOST_BESIDE_SPEECH, URGENT_S, PrefillTime, View, plan
 
 
 def view(key: int, missing: int = 0, lead_s: float | None = 0.5, since: float = 0.0) -> View:
@@ -78,18 +78,32 @@ def test_a_plan_keeps_its_budget_names_nobody_twice_and_is_empty_only_for_nobody
 
 def test_prefill_takes_at_most_half_of_what_the_smallest_lead_leaves() -> None:
     speaking, newcomer = view(1, lead_s=0.3), view(2, missing=3000, lead_s=None)
-    ((_, positions),) = plan([speaking, view(3, lead_s=2.0), newcomer], position_s=0.0002).prefill
+    ((_, positions),) = plan([speaking, view(3, lead_s=2.0), newcomer], PrefillTime(0.0, 0.0002)).prefill
     assert positions == int((0.3 - URGENT_S) / 2 / 0.0002)
-    assert plan([newcomer], position_s=0.0002).prefill == ((2, ALONE),)
+    assert plan([newcomer], PrefillTime(0.0, 0.0002)).prefill == ((2, ALONE),)
 
 
 def test_a_quick_device_prefills_more_for_many_newcomers_beside_urgent_speech() -> None:
     streams = [view(1, lead_s=0.0), view(2, missing=200, lead_s=None), view(3, missing=700, lead_s=None)]
-    assert plan(streams, position_s=0.00005).prefill == ((2, 200), (3, 100)), "15 ms"
-    assert plan(streams, position_s=0.00001).prefill == ((2, 200), (3, MOST_BESIDE_SPEECH - 200))
+    assert plan(streams, PrefillTime(0.0, 0.00005)).prefill == ((2, 200), (3, 100)), "15 ms"
+    assert plan(streams, PrefillTime(0.0, 0.00001)).prefill == ((2, 200), (3, MOST_BESIDE_SPEECH - 200))
 
 
 def test_a_slow_device_prefills_little_beside_urgent_speech_but_goes_on() -> None:
     streams = [view(1, lead_s=0.0), view(2, missing=700, lead_s=None)]
-    assert plan(streams, position_s=0.0003).prefill == ((2, 50),)
-    assert plan(streams, position_s=1.0).prefill == ((2, LEAST),)
+    assert plan(streams, PrefillTime(0.0, 0.0003)).prefill == ((2, 50),)
+    assert plan(streams, PrefillTime(0.0, 1.0)).prefill == ((2, LEAST),)
+
+
+def test_what_a_prefill_takes_however_short_it_is_counts_once() -> None:
+    streams = [view(1, lead_s=0.0), view(2, missing=700, lead_s=None)]
+    ((_, positions),) = plan(streams, PrefillTime(0.005, 0.00004)).prefill
+    assert positions in (249, 250), "15 ms"
+    assert plan(streams, PrefillTime(0.020, 0.00005)).prefill == ((2, LEAST),)
+    assert PrefillTime(0.005, 0.001).of(0) == 0.0
+
+
+def test_prefill_beside_urgent_speech_is_given_less_where_listeners_were_short() -> None:
+    streams = [view(1, lead_s=0.0), view(2, missing=700, lead_s=None)]
+    assert plan(streams, PrefillTime(0.001, 0.00005), beside_s=0.006).prefill == ((2, 100),)
+    assert plan(streams, PrefillTime(0.001, 0.00005), beside_s=0.0).prefill == ((2, LEAST),)
