@@ -60,7 +60,7 @@ def test_two_turns_and_a_barge_in_with_elevenlabs_python(mini: Served, tmp_path:
     ]
 
 
-def client(name: str, *arguments: object, **environment: str) -> dict[str, Any]:
+def client(name: str, *arguments: object, patience_s: float = PATIENCE_S, **environment: str) -> dict[str, Any]:
     """What the program found out, at a server whose engine speaks tones."""
     if not PYTHON.exists():
         pytest.skip("needs the clients of other vendors: make setup-dialects")
@@ -69,7 +69,7 @@ def client(name: str, *arguments: object, **environment: str) -> dict[str, Any]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=patience_s,
     )
     assert run.returncode == 0, run.stderr[-4000:]
     found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
@@ -79,8 +79,24 @@ def client(name: str, *arguments: object, **environment: str) -> dict[str, Any]:
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
 def test_elevenlabs_python_over_tls_needs_no_change_but_its_base_url(tmp_path: Path) -> None:
     settings = Settings(port=0, keys=(SecretStr(KEY),), tls_self_signed=True, tls_dir=tmp_path / "tls")
+    # It reads and writes one TLS connection from two threads, as websockets' blocking client does, and then some handshake in a thousand
+    # never gets its answer, or never was sent. (Of two thousand by websockets' other client none was lost.)
+    tries = 3
     with serving(ScriptedEngine(), settings) as url:
-        found = client("eleven_sdk", url, tmp_path, KEY, SSL_CERT_FILE=str(tmp_path / "tls" / "cert.pem"))
+        for left in reversed(range(tries)):
+            try:
+                found = client(
+                    "eleven_sdk",
+                    url,
+                    tmp_path,
+                    KEY,
+                    patience_s=PATIENCE_S / 2,
+                    SSL_CERT_FILE=str(tmp_path / "tls" / "cert.pem"),
+                )
+                break
+            except subprocess.TimeoutExpired:
+                if not left:
+                    raise
     assert all(turn["audio_s"] > 1 for turn in found["turns"])
 
 
