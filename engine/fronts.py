@@ -15,7 +15,7 @@ from engine import commands as c
 from engine.api import EngineDied, ModelInfo
 from engine.front import EngineFront, Seats
 from engine.process import EngineWorker
-from engine.wire import Unpacker, pack
+from engine.wire import LoopPeer
 
 LOAD_EVERY_S: Final = 0.5  # a front that has nothing to hear from a step learns so often what the engine can take on
 
@@ -133,7 +133,7 @@ class Fronts:
 
     def _fail(self, error: EngineDied) -> None:
         for link in self._links:
-            if link is not None and link.connected:  # else nobody is there to be told, or to answer
+            if link is not None and link.transport is not None:  # else nobody is there to be told, or to answer
                 link.streams.clear()
                 link.jobs.clear()
                 link.held.clear()
@@ -142,10 +142,11 @@ class Fronts:
                 link.send(c.Died(error))
 
 
-class _FrontLink(asyncio.Protocol):
+class _FrontLink(LoopPeer):
     """The hub's end of the connection to one process."""
 
     def __init__(self, fronts: Fronts, index: int, spare: Callable[[object], None], lost: Callable[[], None]) -> None:
+        super().__init__(self._receive)
         self.index = index
         self.streams: set[int] = set()  # open ones
         self.jobs: set[int] = set()
@@ -156,35 +157,20 @@ class _FrontLink(asyncio.Protocol):
         self._fronts = fronts
         self._spare = spare
         self._lost = lost
-        self._unpacker = Unpacker()
-        self._transport: asyncio.Transport | None = None
 
-    @property
-    def connected(self) -> bool:
-        return self._transport is not None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        for message in self._unpacker.feed(data):
-            if isinstance(message, c.Command):
-                self._fronts.command(self, message)
-            elif isinstance(message, c.Mourned):
-                self.mourning -= 1
-            else:
-                self._spare(message)
+    def _receive(self, message: object) -> None:
+        if isinstance(message, c.Command):
+            self._fronts.command(self, message)
+        elif isinstance(message, c.Mourned):
+            self.mourning -= 1
+        else:
+            self._spare(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        """See asyncio.Protocol."""
+        super().connection_lost(exc)
         self._fronts.forget(self)
         self._lost()
-
-    def send(self, message: object) -> None:
-        """Never blocks. What the process is slow to read waits here: no more than its listeners gave credit for."""
-        if self._transport is not None:
-            self._transport.write(pack(message))
 
     def wants_load(self, load: c.Load | None, now: float) -> bool:
         """Whether it must be told although it has nothing else to hear."""
@@ -193,16 +179,16 @@ class _FrontLink(asyncio.Protocol):
         return self.load is None or load.carries != self.load.carries or now >= self.load_at + LOAD_EVERY_S
 
     def pause(self) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()
+        if self.transport is not None:
+            self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None:
-            self._transport.resume_reading()
+        if self.transport is not None:
+            self.transport.resume_reading()
 
     def drop(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
 
 class DistantEngine(EngineFront):
@@ -218,61 +204,42 @@ class DistantEngine(EngineFront):
         link.serve(self.deliver, self.fail)
 
 
-class HubLink(asyncio.Protocol):
+class HubLink(LoopPeer):
     """The process's end of the connection to the hub."""
 
     def __init__(self, first: Callable[[object], None], lost: Callable[[], None]) -> None:
         """first: gets what comes before anybody serves. lost: the hub is gone."""
+        super().__init__(self._receive)
         self._first = first
         self._lost = lost
         self._deliver: Callable[[c.Report], None] | None = None
         self._fail: Callable[[EngineDied], None] | None = None
-        self._unpacker = Unpacker()
-        self._transport: asyncio.WriteTransport | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
 
     def serve(self, deliver: Callable[[c.Report], None], fail: Callable[[EngineDied], None]) -> None:
         """From now on reports go there."""
         self._deliver, self._fail = deliver, fail
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-    def data_received(self, data: bytes) -> None:
-        for message in self._unpacker.feed(data):
-            if isinstance(message, c.Report):
-                if self._deliver is not None:  # else nothing can be open yet
-                    self._deliver(message)
-            elif isinstance(message, c.Died):
-                if self._fail is not None:
-                    self._fail(message.error)
-                self.send(c.Mourned())
-            else:
-                self._first(message)
+    def _receive(self, message: object) -> None:
+        if isinstance(message, c.Report):
+            if self._deliver is not None:  # else nothing can be open yet
+                self._deliver(message)
+        elif isinstance(message, c.Died):
+            if self._fail is not None:
+                self._fail(message.error)
+            self.send(c.Mourned())
+        else:
+            self._first(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._writable.set()
+        """See asyncio.Protocol."""
+        super().connection_lost(exc)
         self._lost()
-
-    def send(self, message: object) -> None:
-        """Never blocks."""
-        assert self._transport is not None, "a link is connected before anybody has it"
-        self._transport.write(pack(message))
 
     async def until_writable(self) -> None:
         """Wait while what was sent piles up."""
-        await self._writable.wait()
+        await self.writable.wait()
 
     async def flushed(self) -> None:
         """Wait until the system has all of it: before this process ends."""
-        assert self._transport is not None, "a link is connected before anybody has it"
-        while self._transport.get_write_buffer_size():
+        while self.transport is not None and self.transport.get_write_buffer_size():
             await asyncio.sleep(0.001)

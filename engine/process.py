@@ -18,7 +18,7 @@ from engine import commands as c
 from engine.api import EngineDied, EngineError, ModelInfo
 from engine.commands import WorkerSpec
 from engine.front import EngineFront
-from engine.wire import Unpacker, pack
+from engine.wire import LoopPeer
 
 log = logging.getLogger("parley.engine")
 
@@ -38,52 +38,34 @@ class EngineUnavailable(EngineError):
     """The engine process could not be started; the text says why."""
 
 
-class _Link(asyncio.Protocol):
+class _Link(LoopPeer):
     """One life of the worker: its process, its socket, its messages."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(self._receive)
         self.process = process
         self.ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
         self.lost = False
         self.why = ""  # it ended, as far as it could still say
-        self.writable = asyncio.Event()  # what was sent is not piling up, or never will be read
-        self.writable.set()
         self.on_report: Callable[[c.Report], None] | None = None  # set by the engine that takes the link over
         self.on_lost: Callable[[_Link], None] | None = None
-        self._transport: asyncio.WriteTransport | None = None
-        self._unpacker = Unpacker()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-
-    def pause_writing(self) -> None:
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        self.writable.set()
-
-    def data_received(self, data: bytes) -> None:
-        for message in self._unpacker.feed(data):
-            if isinstance(message, c.Report) and self.on_report is not None:
-                self.on_report(message)
-            elif isinstance(message, c.Ready) and not self.ready.done():
-                self.ready.set_result(message.info)
-            elif isinstance(message, c.Failed):
-                self.why = message.detail
+    def _receive(self, message: object) -> None:
+        if isinstance(message, c.Report) and self.on_report is not None:
+            self.on_report(message)
+        elif isinstance(message, c.Ready) and not self.ready.done():
+            self.ready.set_result(message.info)
+        elif isinstance(message, c.Failed):
+            self.why = message.detail
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        super().connection_lost(exc)
         self.lost = True
-        self.writable.set()
         if not self.ready.done():
             self.ready.set_exception(EngineUnavailable(self.why or "the engine process ended while it was loading"))
         if self.on_lost is not None:
             self.on_lost(self)
-
-    def send(self, message: object) -> None:
-        """Never blocks: what the worker is slow to read waits in the transport."""
-        assert self._transport is not None, "a link is connected before anybody has it"
-        self._transport.write(pack(message))
 
     async def end(self, grace_s: float) -> None:
         """Close the socket, which ends the worker; kill it if it does not go. Safe to call for a dead one.
@@ -91,8 +73,8 @@ class _Link(asyncio.Protocol):
         No process is left behind, even if this is cancelled.
         """
         self.on_lost = None
-        if self._transport is not None:
-            self._transport.close()
+        if self.transport is not None:
+            self.transport.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_s
         try:
@@ -107,8 +89,8 @@ class _Link(asyncio.Protocol):
         """End it now. Blocks until it has."""
         self.ready.cancel()
         self.on_lost = None
-        if self._transport is not None and not self.lost:  # some Python versions fail when a lost one is aborted
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
         self.process.kill()
         self.process.wait()
 

@@ -211,9 +211,8 @@ def whole_kernel(  # type: ignore[no-untyped-def]
             next_ups = next_held
             if gated:
                 next_ups = _words(rows_ptr, row, wanted, outputs, words, width)
-            next_scales = _scales(
-                scale_ptr, row, outputs, gated
-            )  # asked for as early: each takes as long as a row does
+            # Asked for as early: each takes as long as a row does.
+            next_scales = _scales(scale_ptr, row, outputs, gated)
             next_added = _added(add_ptr, row, outputs, adds, count)
             _block(
                 held, ups, scales, added, given, out_ptr, eps, own, outputs, columns, normed, gated, adds, count,

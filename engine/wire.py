@@ -7,11 +7,13 @@ frames a second make 44 MB/s where a socket pair moves gigabytes. Packing eight 
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import socket
 import struct
 import threading
 from collections import deque
+from collections.abc import Callable
 
 _LENGTH = struct.Struct("<I")
 # The largest is `Open` with its voice and history: ten minutes of codes are 260 kB. What is larger by nature crosses in pieces.
@@ -150,3 +152,43 @@ class QueueingPeer(BlockingPeer):
                 self._waiting.popleft()
                 self._waiting_bytes -= len(data)
                 self._changed.notify_all()
+
+
+class LoopPeer(asyncio.Protocol):
+    """An end on an event loop: never blocks. What the other end is slow to read waits in the transport."""
+
+    def __init__(self, heard: Callable[[object], None]) -> None:
+        """heard: gets each message."""
+        self.writable = asyncio.Event()  # what was sent is not piling up, or never will be read
+        self.writable.set()
+        self.transport: asyncio.Transport | None = None  # None: it is not connected yet, or not any more
+        self._heard = heard
+        self._unpacker = Unpacker()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self.writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        for message in self._unpacker.feed(data):
+            self._heard(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self.transport = None
+        self.writable.set()
+
+    def send(self, message: object) -> None:
+        """Never blocks. Does nothing where the other end is gone."""
+        if self.transport is not None:
+            self.transport.write(pack(message))

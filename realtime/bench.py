@@ -10,11 +10,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
@@ -33,7 +30,6 @@ from realtime.bench_options import BenchOptions
 from realtime.bench_report import summed_up
 from realtime.failure import FAILED, MISUSED, CommandFailed
 
-STOP_S: Final = 10.0  # for a server of our own to end once nobody talks to it
 ASK_S: Final = 5.0
 PACKAGES: Final = ("parley", "torch", "numpy", "websockets", "uvicorn", "starlette", "anyio", "opuslib")
 
@@ -54,34 +50,6 @@ def bench(options: BenchOptions, own_server: bool, out: TextIO, err: TextIO) -> 
     print(result.table(), file=out)
     print(json.dumps(result.summary), file=out, flush=True)
     return FAILED if result.failed else 0
-
-
-@contextmanager
-def server_of_its_own(command: Sequence[str], listening: str, err: TextIO) -> Iterator[str]:
-    """Run a server until the block ends; its WebSocket address, once it has printed a line with `listening` and its web address.
-
-    Raises CommandFailed.
-    """
-    print("starting a server", file=err, flush=True)
-    # A bench that is told to end must not leave its server behind.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # In a session of its own: Ctrl-C is for the bench, which then ends the server; two signals would end it without a word to its clients.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None, "a pipe was asked for"
-        try:
-            for line in process.stdout:
-                _, found, url = line.partition(listening)
-                if found:
-                    yield live_url(url.strip())
-                    return
-            raise CommandFailed(f"the server did not start; it ended with exit code {process.wait()}")
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 def live_url(text: str) -> str:

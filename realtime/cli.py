@@ -252,9 +252,10 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from realtime.bench import bench, live_url, server_of_its_own
+    from realtime.bench import bench, live_url
     from realtime.bench_conversation import PROBES, ConversationOptions, bench_conversation
     from realtime.bench_options import check, is_endpoint, options_of
+    from realtime.bench_server import serve_command, server_of_its_own
 
     def run(url: str) -> int:
         if args.bench_command == "conversation":
@@ -281,7 +282,7 @@ def _bench(args: argparse.Namespace) -> int:
     streams = 1 if args.bench_command == "conversation" else options_of(args, "", None).most_at_once
     with (
         _random_weights(args) as random,
-        server_of_its_own(_serve_command(given | random, streams), LISTENING, sys.stderr) as url,
+        server_of_its_own(serve_command(given | random, streams), LISTENING, sys.stderr) as url,
     ):
         return run(url)
 
@@ -306,18 +307,6 @@ def _random_weights(args: argparse.Namespace) -> Iterator[dict[str, object]]:
         folder = Path(scratch, f"{shape}-random")
         write_folder(shape, folder)
         yield {"model": folder}
-
-
-def _serve_command(given: Mapping[str, object], streams: int) -> list[str]:
-    """`parley serve` on a free port, with what was given and room for every stream."""
-    options = {"max_streams": max(streams, EngineLimits().max_streams), **given}
-    model = [str(options.pop("model"))] if "model" in options else []
-    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    # -P and this path instead of -m: the folder that the command is typed in may hold an `engine` or `protocol` of its own.
-    root = str(Path(__file__).parent.parent)
-    code = f"import sys; sys.path.insert(0, {root!r}); from realtime.cli import main; sys.exit(main())"
-    command = [sys.executable, "-P", "-c", code, "serve", *model]
-    return [*command, "--port", "0", "--log-level", "warning", *words]
 
 
 def _voices(args: argparse.Namespace) -> int:

@@ -76,6 +76,7 @@ class LiveWebSocket(WebSocketsSansIOProtocol):
     _handed_over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol. Sets how much may wait unsent (HIGH_WATER_BYTES, KERNEL_BYTES), and that small messages leave at once."""
         super().connection_made(transport)
         self._kept = bytearray()
         self._corkable = _Corkable(self.transport)

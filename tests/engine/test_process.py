@@ -314,7 +314,7 @@ def test_a_recording_waits_for_a_worker_that_does_not_listen_and_can_be_given_up
         job = asyncio.create_task(engine.encode(np.zeros(100 * PIECE_SAMPLES, np.float32), 192000))
         while engine.worker._link.writable.is_set():
             await asyncio.sleep(0)
-        transport = engine.worker._link._transport
+        transport = engine.worker._link.transport
         assert transport is not None and transport.get_write_buffer_size() < 3 * 4 * PIECE_SAMPLES
         job.cancel()
         await asyncio.wait([job])

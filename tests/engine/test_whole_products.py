@@ -26,6 +26,20 @@ def multiplied(x: Tensor, weight: Quantized, norm: Norm | None = None) -> Tensor
     return few_rows(x, weight, norm)
 
 
+def check_products(device: str, *cases: list[tuple[int, bool, bool, bool]]) -> None:
+    """With a matrix of each shape, as many cases as it has; each is a kernel to compile."""
+    from engine.products_triton import few_rows
+
+    for shape, some in zip(SHAPES, cases, strict=True):
+        weight = to_format(matrix(*shape).to(device), "int8")
+        for rows, norm, gated, add in some:
+            given, exact = case(rows, norm, gated, add, weight, DTYPE, device)
+            found = few_rows(*given)
+            assert found.dtype == DTYPE
+            assert found.shape == exact.shape
+            assert far(found, exact) < ROUNDED
+
+
 @pytest.mark.parametrize(
     ("whole", "plan"), [(True, None), (True, (8, 256, 4, 0)), (True, (4, 512, 4, 1, 2)), (False, None)]
 )
@@ -44,14 +58,7 @@ def test_one_and_two_rows_are_multiplied_as_on_the_plain_path(
         "whole_rows",
         lambda x, *args: taken.append(len(x)) or whole_products_triton.whole_rows(x, *args),
     )
-    for shape, cases in zip(SHAPES, (FEW, FEW[1:3]), strict=True):  # each is a kernel to compile
-        weight = to_format(matrix(*shape).to(device), "int8")
-        for rows, norm, gated, add in cases:
-            given, exact = case(rows, norm, gated, add, weight, DTYPE, device)
-            found = products_triton.few_rows(*given)
-            assert found.dtype == DTYPE
-            assert found.shape == exact.shape
-            assert far(found, exact) < ROUNDED
+    check_products(device, FEW, FEW[1:3])
     assert taken == ([rows for rows, *_ in (*FEW, *FEW[1:3])] if whole else [])
 
 
@@ -68,14 +75,7 @@ def test_some_rows_are_multiplied_in_tiles_as_on_the_plain_path(
     monkeypatch.setattr(
         products_triton, "tiled_rows", lambda x, *args: taken.append(len(x)) or whole_tiles_triton.tiled_rows(x, *args)
     )
-    for shape, cases in zip(SHAPES, (SOME, SOME[1:2]), strict=True):
-        weight = to_format(matrix(*shape).to(device), "int8")
-        for rows, norm, gated, add in cases:
-            given, exact = case(rows, norm, gated, add, weight, DTYPE, device)
-            found = products_triton.few_rows(*given)
-            assert found.dtype == DTYPE
-            assert found.shape == exact.shape
-            assert far(found, exact) < ROUNDED
+    check_products(device, SOME, SOME[1:2])
     assert taken == ([rows for rows, *_ in (*SOME, SOME[1])] if most else [])
 
 

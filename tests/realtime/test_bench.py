@@ -13,8 +13,9 @@ import pytest
 
 from engine.api import SynthesisFailed
 from protocol.config import Clock, Format, Latency
-from realtime.bench import bench, live_url, loaded_model, server_of_its_own
+from realtime.bench import bench, live_url, loaded_model
 from realtime.bench_options import Arrivals, BenchOptions
+from realtime.bench_server import server_of_its_own
 from realtime.failure import CommandFailed
 from realtime.scripted import MINI_LIKE, Script
 from realtime.settings import Settings

@@ -10,6 +10,7 @@ from engine.api import Admission
 from realtime import cli
 from realtime.arguments import build_parser
 from realtime.arguments_bench import OWN_SERVER, RANDOM_SHAPES
+from realtime.bench_server import serve_command
 from realtime.failure import MISUSED
 
 
@@ -28,7 +29,7 @@ def test_the_server_gets_a_complete_model_folder_that_is_gone_afterwards() -> No
     with cli._random_weights(args) as given:
         folder = given["model"]
         assert isinstance(folder, Path) and missing_files(folder) == ()
-        assert str(folder) in cli._serve_command(given, 1)
+        assert str(folder) in serve_command(given, 1)
     assert not folder.exists()
 
 
@@ -57,4 +58,4 @@ def test_who_is_let_in_is_told_to_the_engine(given: list[str], wanted: Admission
     assert cli._spec(args, resolve("mini")).limits.admission is wanted
     own = build_parser("0").parse_args(["bench", *given])
     passed = {name: getattr(own, name) for name in OWN_SERVER if getattr(own, name) is not None}
-    assert cli._serve_command(passed, 1)[-len(given) or None :] == (given or cli._serve_command({}, 1))
+    assert serve_command(passed, 1)[-len(given) or None :] == (given or serve_command({}, 1))

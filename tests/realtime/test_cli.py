@@ -20,6 +20,7 @@ from engine.api import ModelInfo
 from realtime import cli
 from realtime.arguments import build_parser
 from realtime.arguments_bench import OWN_SERVER
+from realtime.bench_server import serve_command
 from realtime.cli import main, start_up_block
 from realtime.scripted import MINI_LIKE, Script
 from realtime.settings import KEYS_VARIABLE, PREFIX, Settings
@@ -259,7 +260,7 @@ def test_a_log_line_shows_what_was_logged_with_it() -> None:
 def test_the_server_of_a_bench_gets_what_was_given_and_room_for_every_stream() -> None:
     args = build_parser("0").parse_args(["bench", "--streams", "20", "--model", "some/model", "--device", "cuda:1"])
     given = {name: value for name in OWN_SERVER if (value := getattr(args, name)) is not None}
-    command = cli._serve_command(given, args.streams)
+    command = serve_command(given, args.streams)
     assert command[4:] == [
         "serve", "some/model", "--port", "0", "--log-level", "warning", "--max-streams", "20", "--device", "cuda:1",
     ]  # fmt: skip
@@ -271,7 +272,7 @@ def test_the_server_of_a_bench_is_ours_in_whatever_folder_it_is_started(tmp_path
     for package in ("realtime", "engine", "protocol"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('somebody else')")
-    command = [*cli._serve_command({}, 1), "--help"]
+    command = [*serve_command({}, 1), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: parley serve")

@@ -71,6 +71,14 @@ def begun(ws: ClientConnection) -> dict[str, Any]:
     return created
 
 
+def left(member: Member) -> str:
+    """The token of a session there whose client has vanished."""
+    with connect(live(member.url), **PLAINLY) as ws:
+        token: str = begun(ws)["resume_token"]
+        vanish(ws)
+    return token
+
+
 def segments(member: Member) -> list[str]:
     """What each stream of this process was told of what was said before."""
     return ["".join(each.text for each in one.conversation.history) for one in member.engine.opened[1:]]
@@ -100,9 +108,7 @@ def test_a_session_is_resumed_at_a_process_that_does_not_have_it(pair: tuple[Mem
 
 def test_a_farewell_ends_the_session_and_whoever_vanishes_may_come_back(pair: tuple[Member, Member]) -> None:
     here, there = pair
-    with connect(live(there.url), **PLAINLY) as ws:
-        token = begun(ws)["resume_token"]
-        vanish(ws)
+    token = left(there)
     for _ in range(2):
         with resumed(here, token) as (ws, _):
             vanish(ws)
@@ -118,9 +124,7 @@ def test_a_farewell_ends_the_session_and_whoever_vanishes_may_come_back(pair: tu
 
 def test_what_the_server_closes_with_arrives(pair: tuple[Member, Member]) -> None:
     here, there = pair
-    with connect(live(there.url), **PLAINLY) as ws:
-        token = begun(ws)["resume_token"]
-        vanish(ws)
+    token = left(there)
     with resumed(here, token) as (ws, _):
         for _ in range(3):
             ws.send("{")
@@ -129,10 +133,7 @@ def test_what_the_server_closes_with_arrives(pair: tuple[Member, Member]) -> Non
 
 def test_it_arrives_also_where_the_client_is_still_sending(pair: tuple[Member, Member]) -> None:
     here, there = pair
-    with connect(live(there.url), **PLAINLY) as ws:
-        path = f"/v1/live?resume={begun(ws)['resume_token']}"
-        vanish(ws)
-    assert answer_to_a_message_too_large(here.url, path) == 1009
+    assert answer_to_a_message_too_large(here.url, f"/v1/live?resume={left(there)}") == 1009
 
 
 def test_a_refused_handshake_is_the_same_on_either_way(tmp_path: Path) -> None:
@@ -155,9 +156,7 @@ def test_a_refused_handshake_is_the_same_on_either_way(tmp_path: Path) -> None:
 
 def test_a_ping_is_answered_by_who_has_the_session(pair: tuple[Member, Member]) -> None:
     here, there = pair
-    with connect(live(there.url), **PLAINLY) as ws:
-        token = begun(ws)["resume_token"]
-        vanish(ws)
+    token = left(there)
     with resumed(here, token) as (ws, _):
         assert ws.ping("are you there").wait(PATIENCE_S)
 
@@ -181,9 +180,7 @@ def test_sockets_and_requests_with_one_name_meet_wherever_they_come_in(tmp_path:
 
 def test_a_subprotocol_is_agreed_on(pair: tuple[Member, Member]) -> None:
     here, there = pair
-    with connect(live(there.url), **PLAINLY) as ws:
-        token = begun(ws)["resume_token"]
-        vanish(ws)
+    token = left(there)
     with resumed(here, token, subprotocols=["other", "live.v1"]) as (ws, _):
         assert ws.subprotocol == "live.v1"
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -303,13 +304,16 @@ def test_nothing_outlives_a_first_process_that_is_killed() -> None:
 
 
 def test_servers_that_begin_at_the_same_time_leave_each_other_their_folders() -> None:
+    together = threading.Barrier(8, timeout=PATIENCE_S)
+
     def begin(_: int) -> bool:
+        together.wait()
         with _folder() as folder:
-            time.sleep(0.001)  # for the others to look at it
+            together.wait()  # all have looked at what the others may have left
             return folder.is_dir()
 
-    with ThreadPoolExecutor(8) as servers:
-        assert all(servers.map(begin, range(400)))
+    with ThreadPoolExecutor(together.parties) as servers:
+        assert all(servers.map(begin, range(50 * together.parties)))
 
 
 def test_the_folder_lies_where_a_path_has_room_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

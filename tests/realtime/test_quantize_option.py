@@ -15,6 +15,7 @@ from engine.random_weights import write_folder
 from realtime import cli
 from realtime.argument_groups import QUANTIZE
 from realtime.arguments import build_parser
+from realtime.bench_server import serve_command
 
 pytestmark = pytest.mark.torch
 
@@ -32,7 +33,7 @@ def test_a_format_is_told_to_the_engine(command: list[str]) -> None:
 
 def test_the_server_of_a_bench_gets_the_format() -> None:
     args = build_parser("0").parse_args(["bench", "--quantize", "int8"])
-    assert cli._serve_command({"quantize": args.quantize}, 1)[-2:] == ["--quantize", "int8"]
+    assert serve_command({"quantize": args.quantize}, 1)[-2:] == ["--quantize", "int8"]
 
 
 def spec(folder: Path, quantize: str) -> WorkerSpec:
