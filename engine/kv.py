@@ -36,15 +36,27 @@ class PagePool:
     """
 
     def __init__(
-        self, layers: int, kv_heads: int, head_dim: int, pages: int, device: torch.device, dtype: torch.dtype
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        pages: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        zeroing: bool = True,
     ) -> None:
-        """pages: pages of PAGE positions. Memory: 2 * layers * (pages + 1) * PAGE * kv_heads * head_dim elements, taken now."""
+        """pages: pages of PAGE positions. Memory: 2 * layers * (pages + 1) * PAGE * kv_heads * head_dim elements, taken now.
+
+        zeroing: pages are zeroed as they are handed out, for attention that reads a page beyond the positions that are its owner's: a
+        masked key contributes nothing, but zero times a NaN that somebody left there is NaN.
+        """
         shape = (layers, pages + 1, PAGE, kv_heads, head_dim)
         self.spare = pages  # a page that nobody gets: rows that only fill up a step's shape write there
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         # Of each layer: keys and values by slot, [(pages + 1) * PAGE, Hkv, hd]. Views, as it takes as long to make one as to write a row.
         self.slots = list(zip(self.keys.flatten(1, 2), self.values.flatten(1, 2), strict=True))
+        self.zeroing = zeroing
         self._references = np.zeros(pages, np.int32)
 
     @property
@@ -58,16 +70,16 @@ class PagePool:
         return int((self._references == 0).sum())
 
     def take(self, after: int | None) -> int:
-        """A free page, counted once and zeroed: the one that follows page `after` if it is free, else one of the widest free run.
+        """A free page, counted once: the one that follows page `after` if it is free, else one of the widest free run.
 
-        Raises OutOfPages. Zeroed, because attention reads a page beyond the positions that are its owner's: a masked key contributes
-        nothing, but zero times a NaN that somebody left there is NaN.
+        Raises OutOfPages.
         """
         follows = after is not None and after + 1 < self.pages and self._references[after + 1] == 0
         page = after + 1 if follows and after is not None else self._widest_run()
         self._references[page] = 1
-        self.keys[:, page] = 0
-        self.values[:, page] = 0
+        if self.zeroing:
+            self.keys[:, page] = 0
+            self.values[:, page] = 0
         return page
 
     def _widest_run(self) -> int:

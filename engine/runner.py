@@ -29,6 +29,7 @@ from engine.kv import PAGE, CachedSequence, Columns, PagedAttention, PagePool
 from engine.model import DualAR, Hidden
 from engine.random_weights import ForcedEnds
 from engine.sampling import Sampler
+from engine.slow_graph import in_place
 from engine.solo import SoloGraphs, traceable
 from engine.streaming import StreamingCodec
 
@@ -76,7 +77,9 @@ class Runner:
         self.codec = codec
         self.max_positions = config.max_positions
         pages = -(-limits.kv_positions // PAGE)
-        self.pool = PagePool(slow.n_layer, slow.n_kv_head, slow.head_dim, pages, model.device, model.dtype)
+        # Whoever is watched is computed outside graphs. A step of 217 rows took a dozen pages, for 2 of its 32 ms while they were zeroed.
+        zeroing = not graphs or bool(heads) or not in_place(model)
+        self.pool = PagePool(slow.n_layer, slow.n_kv_head, slow.head_dim, pages, model.device, model.dtype, zeroing)
         self._model = model
         self._ends = ends
         self._left: dict[int, int] = {}  # frames until a row's segment is ended, where ends are forced

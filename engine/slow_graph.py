@@ -124,9 +124,14 @@ class SlowGraph:
     def _compute(self) -> Hidden:
         columns, positions = self._numbers[:, : self._width, None], self._numbers[:, self._width, None]
         x = self._model.embed(columns)
-        attend = _PagedInPlace if self._model.kernels or x.device.type == "cuda" else _PagedByCopies
+        attend = _PagedInPlace if in_place(self._model) else _PagedByCopies
         lengths = (positions[:, 0] + 1).int()
         return self._model.slow(x, positions, attend(self._pool, self._numbers[:, -1], self._table, lengths)).at(-1)
+
+
+def in_place(model: DualAR) -> bool:
+    """Whether attention of a `SlowGraph` reads keys and values where they lie, and none that is not the row's."""
+    return model.kernels or model.device.type == "cuda"
 
 
 class _PagedByCopies:
