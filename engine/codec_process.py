@@ -13,6 +13,7 @@ does, however that ended; if it dies first, the next call raises CodecGone, whic
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import socket
 import subprocess
@@ -97,6 +98,11 @@ class CodecProcess:
 
     def start(self, codes: npt.NDArray[np.int16], rows: Sequence[int]) -> None:
         self._send(Frames(codes, tuple(rows)))
+
+    def done_within(self, seconds: float) -> bool:
+        answered = select.poll()
+        answered.register(self._socket, select.POLLIN)
+        return bool(answered.poll(1000 * seconds))
 
     def finish(self) -> Samples:
         samples = self._answer()

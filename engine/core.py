@@ -50,6 +50,7 @@ from engine.stream import OpenStream, Segment
 
 MAX_ATTEMPTS = 2  # a segment that came out degenerate before any of it was sent is tried once more
 JOB_PATIENCE = 8  # steps that a job waits for a relaxed one before it gets a slice all the same
+PATIENCE_S = 0.002  # for frames that are being decoded; then commands that have come meanwhile are handled
 # That a listener must have to play if a frame may wait for the next ones; they are drawn within a fifth of it.
 ENOUGH_S = 0.5
 
@@ -244,12 +245,16 @@ class EngineCore:
         now = self._clock()
         views = [view for stream in self._streams.values() if (view := stream.view(now, self.info.frame_s))]
         planned = plan(views, self._pace.prefill_time, self._pace.beside_s)
-        self._pace.find(any(not view.missing and (view.lead_s or 0.0) < 0 for view in views))
         if self._decoding.started and (not planned.decode or self._impatient(planned)):
-            self._deliver()  # and whatever is planned in the next step
+            done = self._decoding.done_within(PATIENCE_S)
+            if done:
+                self._deliver()  # and whatever is planned in the next step
             if self._measures:
                 self._pace.wait(now, self._clock())
+            if not done:
+                return self._said()
         elif planned:
+            self._pace.find(any(not view.missing and (view.lead_s or 0.0) < 0 for view in views))
             rows = self._execute(planned)
             self._pace.step(rows, sum(positions for _, positions in planned.prefill), now, self._clock())
         elif self._decoding:
@@ -260,10 +265,14 @@ class EngineCore:
         if planned.relaxed or self._jobs_waited > JOB_PATIENCE:
             self._jobs_waited = 0
             self._jobs.step(self._report)
-        report, self._report = self._report, c.Report()
+        report = self._said()
         if self._measures:
             held = [stream.held for stream in self._streams.values()]
             report.load = self._pace.load(held, self.limits.kv_positions, self._streams_work())
+        return report
+
+    def _said(self) -> c.Report:
+        report, self._report = self._report, c.Report()
         return report
 
     def _execute(self, planned: Plan) -> int:

@@ -31,6 +31,9 @@ class FrameDecoder(Protocol):
     def start(self, codes: npt.NDArray[np.int16], rows: Sequence[int]) -> None:
         """Begin the next T frames of each named row. codes: [B, K, T]. rows: B distinct numbers. `finish` must follow before the next."""
 
+    def done_within(self, seconds: float) -> bool:
+        """Wait at most so long for what was started. Returns whether it is done, so that `finish` would not wait."""
+
     def finish(self) -> Samples:
         """Samples [B, T * frame_samples] of what was started, waiting for them."""
 
@@ -54,6 +57,9 @@ class InlineDecoder:
     def start(self, codes: npt.NDArray[np.int16], rows: Sequence[int]) -> None:
         index = torch.from_numpy(codes.astype(np.int64)).to(self._device)
         self._wave = self._codec.step(index, rows)
+
+    def done_within(self, seconds: float) -> bool:
+        return True  # as good as: nobody works beside it
 
     def finish(self) -> Samples:
         samples: Samples = self._wave.cpu().numpy()

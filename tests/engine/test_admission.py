@@ -79,6 +79,9 @@ class Device:
     def start(self, codes: np.ndarray, rows: Sequence[int]) -> None:
         self.started = len(rows)
 
+    def done_within(self, seconds: float) -> bool:
+        return True
+
     def finish(self) -> Samples:
         return np.zeros((self.started, 1), np.float32)
 

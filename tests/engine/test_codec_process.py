@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,6 +161,24 @@ def test_who_is_cancelled_while_a_frame_is_decoded_says_nothing_more(beside: Eng
     assert (len(one.frames), len(other.frames), len(third.frames)) == (said, 10, 4)
     driver.cancel(other)
     driver.cancel(third)
+    assert_nothing_leaked(beside)
+
+
+def test_commands_do_not_wait_for_a_frame_that_takes_long(beside: EngineCore, process: CodecProcess) -> None:
+    driver = Driver(beside)
+    one, other = (driver.open(Conversation(name), "Hello.", frames=10) for name in "ab")
+    process._process.send_signal(signal.SIGSTOP)
+    try:
+        for _ in range(10):  # the first frames have been drawn, and nobody has them
+            driver.step()
+        assert beside._decoding.started and not one.frames and not other.frames
+        driver.cancel(one)
+        driver.step()
+    finally:
+        process._process.send_signal(signal.SIGCONT)
+    driver.run()
+    assert (len(one.frames), len(other.frames)) == (0, 10)
+    driver.cancel(other)
     assert_nothing_leaked(beside)
 
 
