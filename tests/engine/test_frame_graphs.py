@@ -39,7 +39,17 @@ def traced(function):  # type: ignore[no-untyped-def]
     return torch.compile(function, fullgraph=True, dynamic=True, backend="eager")
 
 
-@pytest.mark.parametrize(("rows", "sizes"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (6, [1, 2, 4, 6]),
+        (8, [1, 2, 4, 8]),
+        (96, [1, 2, 4, 8, 16, 32, 64, 96]),
+        (256, [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256]),
+    ],
+)
 def test_a_step_computes_for_less_than_twice_its_rows(rows: int, sizes: list[int]) -> None:
     assert buckets(rows) == sizes
 
@@ -56,6 +66,10 @@ def spoken(
     """
     limits = EngineLimits(max_streams=6, kv_positions=4096)
     core = core_of(loaded, limits, guarded=False, graphs=graphs)
+    pool = core._runner.pool
+    if not pool.zeroing:  # then nobody reads what is not his
+        for cache in (pool.keys, pool.values):
+            cache[:, : pool.spare] = float("nan")
     # A first prefill that loads its kernels would seem so slow that later ones get a few positions a step.
     core._clock = lambda: 0.0
     driver, heard = Driver(core), list[Heard]()
@@ -267,7 +281,7 @@ def test_short_prefills_share_a_pass_with_each_other_and_with_rows_that_no_step_
         made.append([*states, *([] if decoded is None else [decoded])])
     late = 4 if spoke is None else len(decoding) - len(speaking)
     if len(sizes) == 3:
-        assert passes == [256, next(size for size in buckets(512) if size >= late + 5 + 40)]
+        assert passes == [192, next(size for size in buckets(512) if size >= late + 5 + 40)]
     else:  # four of 120 and the one of 5, with those who are late; the fifth
         assert passes == ([128, 512] if decoding else [512, 128])
     for plain, shared in zip(*made, strict=True):
