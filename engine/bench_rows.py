@@ -277,8 +277,9 @@ def _in_time(short: Sequence[float]) -> float | None:
 
 
 def _kv_positions(setting: Setting) -> int:
-    """That streams hold at the end of their four turns, on the mean; the voice is shared."""
-    return 4096 + setting.prefix + setting.streams * (setting.history + 1100)
+    """That streams hold at the end of their four turns, on the mean, and what some may hold more; the voice is shared."""
+    more = min(4096, 512 * setting.streams)
+    return more + setting.prefix + setting.streams * (setting.history + 1100)
 
 
 PARTS: Final[dict[str, Callable[[Bench], Rows]]] = {
