@@ -1,8 +1,8 @@
 """A frame in pieces of fixed shape: slow step (`engine.slow_graph`), draws with the fast loop, codec (`engine.graphed_decoder`).
 
 On a GPU each is a CUDA graph, for numbers of rows that `buckets` names; elsewhere a call. Knows the draws' graph, which graph a step
-takes, and the step ahead. The arithmetic is the plain path's (`engine.model`, `engine.sampling`, `engine.streaming`). Does not know streams. A launch from
-Python takes some 5 us and a frame of S2 Pro has thousands (GPU.md).
+takes, and the step ahead. The arithmetic is the plain path's (`engine.model`, `engine.sampling`, `engine.streaming`). Does not know
+streams. A launch from Python takes some 5 us and a frame of S2 Pro has thousands (GPU.md).
 
 A step of n rows runs in the smallest graph that holds it. Rows too many are nobody's.
 """
