@@ -104,7 +104,7 @@ class GraphedDecoder:
     def done_within(self, seconds: float) -> bool:
         """See FrameDecoder."""
         until = time.monotonic() + seconds
-        while self._decoded is not None and not self._decoded.query():
+        while self._decoded is not None and not self._decoded.query():  # type: ignore[no-untyped-call]
             if time.monotonic() >= until:
                 return False
             time.sleep(LOOK_S)
