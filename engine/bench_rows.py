@@ -260,7 +260,7 @@ def _heard(served: Served, load: Besides) -> dict[str, Any]:
     row["carries"] = served.carries
     row["turns_never_short_by_50_ms"] = _in_time(served.short_ms)
     row["streams_never_short_by_50_ms"] = _in_time(list(served.worst_ms.values()))
-    names = ["first_ms", "first_new_ms", "short_ms", "step_ms"]
+    names = ["first_ms", "first_new_ms", "short_ms"]
     if load.newcomers:
         names += ["newcomer_first_ms", "newcomer_short_ms"]
         row["turned_away"] = served.turned_away
@@ -278,7 +278,7 @@ def _in_time(short: Sequence[float]) -> float | None:
 
 def _kv_positions(setting: Setting) -> int:
     """That streams hold at the end of their four turns, on the mean, and what some may hold more; the voice is shared."""
-    more = min(4096, 512 * setting.streams)
+    more = min(4096, setting.streams * (512 + setting.history))
     return more + setting.prefix + setting.streams * (setting.history + 1100)
 
 

@@ -88,7 +88,6 @@ class Served:
     first_new_ms: list[float] = field(default_factory=list)  # where the history is new, too, and only the voice known
     short_ms: list[float] = field(default_factory=list)  # of each turn
     worst_ms: dict[int, float] = field(default_factory=dict)  # of each stream's turns
-    step_ms: list[float] = field(default_factory=list)
     newcomer_first_ms: list[float] = field(default_factory=list)  # where all of it is new
     newcomer_short_ms: list[float] = field(default_factory=list)  # of each newcomer
     cancel_ms: list[float] = field(default_factory=list)  # from the wish until the row was free
@@ -154,7 +153,7 @@ class Serving:
                 newcomer_at = self._next(newcomer_at, self._besides.newcomers)
             self._credit(now)
             if self._core.has_work():
-                for again in self._step(now, now >= measured_from):
+                for again in self._step(now >= measured_from):
                     heapq.heappush(waiting, again)
         self.served.elapsed_s = seconds
         self._close()
@@ -163,12 +162,10 @@ class Serving:
     def _next(self, after: float, per_s: float) -> float:
         return after + self._rng.expovariate(per_s) if per_s else math.inf
 
-    def _step(self, now: float, measured: bool) -> list[tuple[float, int]]:
+    def _step(self, measured: bool) -> list[tuple[float, int]]:
         """Make one, and hear what it says. Returns when which streams begin their next turn."""
         report = self._core.step()
         after = self._now()
-        if measured:
-            self.served.step_ms.append(1000 * (after - now))
         if report.load is not None:
             self.served.carries = report.load.carries
         over: list[tuple[float, int]] = []

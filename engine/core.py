@@ -7,9 +7,10 @@ Single-threaded: whoever owns it calls `handle` for each command and `step` whil
 One stream, one turn: every pushed segment becomes a user/assistant pair of the prompt (s2pro.md 3.2). A finished pair joins `past`, so
 the next segment's prompt continues it and the cache finds everything but the new text already computed.
 
-A frame is drawn in one step and delivered in that step, or, where a second core decodes it, in the next one, which draws the frame after
-it meanwhile; or a few steps later, where a GPU decodes several at once for a listener who has enough to play (`engine.decode_queue`). If
-one is found not sane, the draws ahead of it are taken back, and everything is as it would be with each judged before the next.
+A frame is drawn in one step and delivered in that step, or, where it is decoded beside what follows, as soon as it is or behind the draw of
+the frame after it; or a few steps later, where a GPU decodes several at once for a listener who has enough to play
+(`engine.decode_queue`). If one is found not sane, the draws ahead of it are taken back, and everything is as it would be with each judged
+before the next.
 
 What a caller may have got wrong (codes that no codebook has, text that is no Unicode, a prompt too long) ends its own stream with an
 error. Anything else that goes wrong is a bug and ends the core.
@@ -51,6 +52,7 @@ from engine.stream import OpenStream, Segment
 MAX_ATTEMPTS = 2  # a segment that came out degenerate before any of it was sent is tried once more
 JOB_PATIENCE = 8  # steps that a job waits for a relaxed one before it gets a slice all the same
 PATIENCE_S = 0.002  # for frames that are being decoded; then commands that have come meanwhile are handled
+LOOK_S = 5e-5  # between two looks whether they are
 # That a listener must have to play if a frame may wait for the next ones; they are drawn within a fifth of it.
 ENOUGH_S = 0.5
 
@@ -114,7 +116,7 @@ class EngineCore:
                 self._jobs.handle(command)
 
     def has_work(self) -> bool:
-        """A step would do something. It then also gets something done, so stepping while there is work ends."""
+        """A step would do something. It then gets something done, or has waited for it a little, so stepping while there is work ends."""
         return bool(self._report or self._decoding or self._jobs or self._prefetches or self._streams_work())
 
     def _streams_work(self) -> bool:
@@ -241,12 +243,15 @@ class EngineCore:
             self._prefetches.add(conversation.id, voice.id, target, prefix)
 
     def step(self) -> c.Report:
-        """Prefill what is planned, generate one frame for every stream that is planned, and say what happened."""
+        """Prefill what is planned, generate one frame for every stream that is planned, and say what happened.
+
+        Where frames that are being decoded come first and are not there yet, this only waits a little.
+        """
         now = self._clock()
         views = [view for stream in self._streams.values() if (view := stream.view(now, self.info.frame_s))]
         planned = plan(views, self._pace.prefill_time, self._pace.beside_s)
         if self._decoding.started and (not planned.decode or self._impatient(planned)):
-            done = self._decoding.done_within(PATIENCE_S)
+            done = self._decoded()
             if done:
                 self._deliver()  # and whatever is planned in the next step
             if self._measures:
@@ -311,7 +316,9 @@ class EngineCore:
 
     def _impatient(self, planned: Plan) -> bool:
         """Frames that are being decoded should not wait for this step: it takes long, or one of them is the first of its turn."""
-        return bool(planned.prefill) or any(not item.stream.frames for item in self._decoding.started)
+        return bool(planned.prefill) or any(
+            not item.stream.frames and self._is_open(item.stream) for item in self._decoding.started
+        )
 
     def _gaze(self, streams: Sequence[OpenStream]) -> list[Gaze]:
         """One for a pass after which these draw, or none."""
@@ -387,6 +394,15 @@ class EngineCore:
         """Its next frame follows, and it is early enough for its listener to have this one then."""
         lead_s = stream.lead_s(self._clock(), self.info.frame_s)
         return stream.has_credit and lead_s is not None and lead_s > ENOUGH_S
+
+    def _decoded(self) -> bool:
+        """Wait a little for the frames that are being decoded. Returns whether they are there."""
+        until = self._clock() + PATIENCE_S
+        while not self._decoding.decoder.is_done():
+            if self._clock() >= until:
+                return False
+            time.sleep(LOOK_S)
+        return True
 
     def _deliver(self) -> None:
         """Wait for the frames that are being decoded, judge them and say what they sound like."""

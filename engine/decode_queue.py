@@ -65,10 +65,6 @@ class DecodeQueue:
         self.decoder.start(codes[None] if len(rows) == 1 else codes.T[:, :, None], rows)
         self.started = held
 
-    def done_within(self, seconds: float) -> bool:
-        """Wait at most so long for what was started. Returns whether it is done."""
-        return not self.started or self.decoder.done_within(seconds)
-
     def finish(self) -> Iterator[tuple[DrawnFrame, Samples]]:
         """What was started, with its samples [frame_samples], waiting for them."""
         started, self.started = self.started, ()

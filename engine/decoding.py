@@ -31,8 +31,8 @@ class FrameDecoder(Protocol):
     def start(self, codes: npt.NDArray[np.int16], rows: Sequence[int]) -> None:
         """Begin the next T frames of each named row. codes: [B, K, T]. rows: B distinct numbers. `finish` must follow before the next."""
 
-    def done_within(self, seconds: float) -> bool:
-        """Wait at most so long for what was started. Returns whether it is done, so that `finish` would not wait."""
+    def is_done(self) -> bool:
+        """Whether `finish` would hardly wait for what was started."""
 
     def finish(self) -> Samples:
         """Samples [B, T * frame_samples] of what was started, waiting for them."""
@@ -58,7 +58,7 @@ class InlineDecoder:
         index = torch.from_numpy(codes.astype(np.int64)).to(self._device)
         self._wave = self._codec.step(index, rows)
 
-    def done_within(self, seconds: float) -> bool:
+    def is_done(self) -> bool:
         return True  # as good as: nobody works beside it
 
     def finish(self) -> Samples:

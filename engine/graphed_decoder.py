@@ -6,7 +6,6 @@ know whose frames they are. Rows too many compute on a row of the codec that is 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -29,7 +28,6 @@ PRECISION = "high"
 # Frames of one row that go into one call where nobody waits for the first of them, the most first: one frame holds the step beside it up
 # for 0.8 ms on an H200, eight for 1.0. Four, as listeners who have enough ask for so many. None: each by itself.
 SEVERAL: tuple[int, ...] = (8, 4)
-LOOK_S = 5e-5  # between two looks whether a frame is decoded: an event can be waited for, but not for so long
 
 
 class GraphedDecoder:
@@ -101,14 +99,9 @@ class GraphedDecoder:
             self._wave = self._wave.new_zeros(frames * self._codec.frame_samples, pin_memory=self.beside)
         return self._wave
 
-    def done_within(self, seconds: float) -> bool:
+    def is_done(self) -> bool:
         """See FrameDecoder."""
-        until = time.monotonic() + seconds
-        while self._decoded is not None and not self._decoded.query():  # type: ignore[no-untyped-call]
-            if time.monotonic() >= until:
-                return False
-            time.sleep(LOOK_S)
-        return True
+        return self._decoded is None or bool(self._decoded.query())  # type: ignore[no-untyped-call]
 
     def finish(self) -> Samples:
         """See FrameDecoder."""

@@ -94,6 +94,5 @@ def test_a_row_is_free_when_the_step_in_flight_is_over(tiny: Loaded) -> None:
     core = ready(tiny, 3, 8192)
     served = Serving(core, Setting(3, 120, 0), ENTRIES, clock(0.01), Besides(cancels=20.0)).run(3, warm_up_s=1)
     assert len(served.cancel_ms) > 30
-    assert served.step_ms[0] == pytest.approx(10)
-    assert 0 < max(served.cancel_ms) <= max(served.step_ms) + 50, "the clock ticks five times between two steps"
+    assert 0 < max(served.cancel_ms) <= 60, "the clock ticks once in a step and five times between two"
     assert not served.failed

@@ -76,7 +76,7 @@ class Script:
         assert len(codes) == len(rows) and codes.shape[2] <= self.several and 1 in (len(codes), codes.shape[2])
         self._decoding = codes[:, 0]
 
-    def done_within(self, seconds: float) -> bool:
+    def is_done(self) -> bool:
         return True
 
     def finish(self) -> np.ndarray:
