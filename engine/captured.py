@@ -15,14 +15,17 @@ import torch
 
 T = TypeVar("T")
 
-# Rows, from which on a row that is nobody's costs as much of a frame as it takes to capture more graphs: 256 of the codec's take 8.9 ms of
-# an H200, 128 take 5.2.
+# Rows, from which on those that are nobody's cost so much of a frame that more graphs are worth capturing: 256 of the codec's take 8.9 ms
+# of an H200, 128 take 5.2.
 FINER = 64
 _WARM_UPS = 3  # before a capture: libraries make their handles, and compilers compile
 
 
 def buckets(rows: int) -> list[int]:
-    """Up to `rows`, and `rows`: powers of two, and from FINER on what lies halfway, so a step computes for less than twice its rows."""
+    """Up to `rows`, and `rows`: powers of two, and from FINER on what lies halfway.
+
+    So a step computes for less than twice its rows, and from FINER on for less than one and a half times as many.
+    """
     powers = [1 << i for i in range(rows.bit_length())]
     halfway = [size + size // 2 for size in powers if size >= FINER]
     return sorted({size for size in (*powers, *halfway) if size < rows} | {rows})

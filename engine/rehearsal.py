@@ -20,7 +20,7 @@ TIMES = 3  # the first one of each size allocates
 
 
 def rehearse(runner: Runner, pace: Pace, rows: int, clock: Callable[[], float]) -> None:
-    """Make steps of `buckets` of rows, until one takes longer than a frame. All rows are free, before and after."""
+    """Make steps of as many rows as `buckets` names, until one takes longer than a frame. All rows are free, before and after."""
     width = runner.sampler.draws  # of a column: a token and a code for each codebook
     free_pages = sum(not runner.pool.owners(page) for page in range(runner.pool.pages))
     for size in buckets(min(rows, free_pages)):
