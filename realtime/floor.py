@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from engine.api import Busy, Engine, EngineDied, EngineError, SynthesisFailed, Voice
 from protocol.connection import encode_event
@@ -243,9 +244,11 @@ class Floor:
             speech = turn.open_speech(context.conversation(self._conversation_id), self._rate, now)
         except Busy as busy:
             assert turn.refused_since is not None, "open_speech notes a refusal"
-            if now - turn.refused_since < self._admission_timeout_s:
+            waited_s = now - turn.refused_since
+            if waited_s < self._admission_timeout_s:
                 return False
-            self._fail(turn, busy, now)
+            # The engine tells when a place becomes free. Others wait for it, too: who has waited for so long has little hope of it earlier.
+            self._fail(turn, replace(busy, retry_after_s=max(busy.retry_after_s, round(waited_s, 1))), now)
             return True
         except EngineError as error:
             self._fail(turn, error, now)

@@ -90,14 +90,16 @@ def test_a_full_engine_is_waited_for() -> None:
     assert stage.run_until_done().metrics.queue_ms > 900
 
 
-def test_who_waits_too_long_for_the_engine_is_told_when_to_come_back() -> None:
-    stage = Stage(Script(max_streams=0, retry_after_s=0.7), admission_timeout_s=2.0)
+@pytest.mark.parametrize(("free_in_s", "told_ms"), [(3.0, 3000), (0.1, 2000)])
+def test_who_waits_too_long_for_the_engine_is_told_when_to_come_back(free_in_s: float, told_ms: int) -> None:
+    """Not at once where a place becomes free each moment: he has waited for one in vain."""
+    stage = Stage(Script(max_streams=0, retry_after_s=free_in_s), admission_timeout_s=2.0)
     stage.say("One.")
     stage.run(1.9)
     assert not stage.all(TurnDone)
-    stage.run(1.0)
+    stage.run(2.0)
     error = stage.one(ErrorEvent)
-    assert (error.code, error.retry_after_ms, error.turn, error.fatal) == ("no_capacity", 700, "turn-1", False)
+    assert (error.code, error.retry_after_ms, error.turn, error.fatal) == ("no_capacity", told_ms, "turn-1", False)
     assert stage.one(TurnDone).reason == "no_capacity"
 
 
