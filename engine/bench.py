@@ -11,7 +11,8 @@ Parts, in the order in which they are measured, each for every number of --strea
             a first frame takes with a known voice of --prefix positions; alone
   memory    what a stream holds, and --streams of --positions each
   serve     what listeners of streams in real time hear; after that beside --newcomers and with --cancels
-Prints as it goes; the last line is JSON. `compiled` counts what was compiled in each part: after `ready` it should be nothing.
+Prints as it goes; the last line is JSON. `compiled` counts what was compiled in each part: after `ready` it should be nothing. `python -m
+engine.bench_plot` makes a picture of the pieces of a --json.
 With --random-weights no checkpoint is needed: see `engine.random_weights` for what is unrealistic then. `parley bench` measures the rest of
 the way, over the public protocol.
 

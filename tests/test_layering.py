@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "protocol/client/": "protocol pydantic pydantic_core anyio websockets",
     "engine/": "engine numpy torch safetensors tokenizers huggingface_hub httpx2 soundfile soxr",
     "engine/api.py": "numpy",
+    "engine/bench_plot.py": "matplotlib",
     "engine/bench_start.py": "engine torch triton",  # asks it what it compiled, where it is there
     "engine/paged_triton.py": "torch triton",  # which comes with torch where there is a GPU, and is imported only there
     "engine/products_triton.py": "engine torch triton",

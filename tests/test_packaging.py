@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MB = 1_000_000
-CURVES, SAMPLES = Path("engine/train/curves"), Path("web-demo/samples")
+SHOWN = [Path(name) for name in ("engine/gpu.png", "engine/train/curves", "web-demo/samples")]
 
 
 def names(wheel: zipfile.ZipFile) -> set[str]:
@@ -26,8 +26,8 @@ def names(wheel: zipfile.ZipFile) -> set[str]:
 def sources(folder: str) -> set[str]:
     """Files of a folder of the checkout, relative to it, without what only the documentation shows."""
     files = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
-    found = {path for path in files if "__pycache__" not in path.parts and not path.is_relative_to(CURVES)}
-    return {str(path.relative_to(folder)) for path in found if not path.is_relative_to(SAMPLES)}
+    found = {path for path in files if "__pycache__" not in path.parts}
+    return {str(path.relative_to(folder)) for path in found if not any(map(path.is_relative_to, SHOWN))}
 
 
 @pytest.mark.parametrize(
