@@ -51,6 +51,18 @@ def fetch(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def fetch_further(  # type: ignore[no-untyped-def]
+    rows_ptr, block, stride, fetches: tl.constexpr, outputs: tl.constexpr, width: tl.constexpr, gated: tl.constexpr,
+    line: tl.constexpr, block_n: tl.constexpr,
+):  # fmt: skip
+    """Have the rows of `fetches` blocks of outputs brought into the second cache, whole: `block` and `stride` further, and so on."""
+    lines: tl.constexpr = (width * rows_ptr.dtype.element_ty.primitive_bitwidth + line * 8 - 1) // (line * 8)
+    for further in range(1, fetches + 1):
+        later = tl.minimum((block + further * stride) * block_n + tl.arange(0, block_n), outputs - 1)
+        fetch(rows_ptr, later, outputs * width, width, gated, line, triton.next_power_of_2(lines))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _dots(  # type: ignore[no-untyped-def]
     x_ptr, gain_ptr, rows_ptr, row, there, count: tl.constexpr, outputs: tl.constexpr, columns: tl.constexpr,
     normed: tl.constexpr, gated: tl.constexpr, block_k: tl.constexpr, block_n: tl.constexpr, stages: tl.constexpr,
@@ -240,10 +252,7 @@ def held_kernel(  # type: ignore[no-untyped-def]
         ups = _held(rows_ptr, row, True, outputs, columns, block_k)
     if early:
         if fetches and block < fetching:
-            lines: tl.constexpr = (columns * rows_ptr.dtype.element_ty.primitive_bitwidth + line * 8 - 1) // (line * 8)
-            for further in range(1, fetches + 1):
-                later = tl.minimum((block + further * fetching) * block_n + tl.arange(0, block_n), last)
-                fetch(rows_ptr, later, outputs * columns, columns, gated, line, triton.next_power_of_2(lines))
+            fetch_further(rows_ptr, block, fetching, fetches, outputs, columns, gated, line, block_n)
         tl.extra.cuda.gdc_wait()
     given, squares = _given(x_ptr, gain_ptr, count, columns, normed, block_n, block_k)
     if lasting:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.row_products_triton import fetch
+from engine.row_products_triton import fetch_further
 
 if TYPE_CHECKING:
     from engine.quantize import Norm, Quantized
@@ -158,6 +158,18 @@ def _block(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _asked_for(  # type: ignore[no-untyped-def]
+    rows_ptr, scale_ptr, row, wanted, outputs: tl.constexpr, gated: tl.constexpr, words: tl.constexpr, width: tl.constexpr
+):  # fmt: skip
+    """Some rows of the matrix, those `outputs` below them if gated, and their scales, as early: each takes as long as a row does."""
+    held = _words(rows_ptr, row, wanted, 0, words, width)
+    ups = held
+    if gated:
+        ups = _words(rows_ptr, row, wanted, outputs, words, width)
+    return held, ups, _scales(scale_ptr, row, outputs, gated)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def whole_kernel(  # type: ignore[no-untyped-def]
     x_ptr, rows_ptr, scale_ptr, gain_ptr, add_ptr, out_ptr, eps,
     outputs: tl.constexpr, columns: tl.constexpr, normed: tl.constexpr, gated: tl.constexpr, adds: tl.constexpr,
@@ -178,21 +190,13 @@ def whole_kernel(  # type: ignore[no-untyped-def]
     if early:
         tl.extra.cuda.gdc_launch_dependents()
     row = tl.minimum(block * block_n + tl.arange(0, block_n), last)
-    held = _words(rows_ptr, row, True, 0, words, width)
-    ups, gains = held, ()
-    if gated:
-        ups = _words(rows_ptr, row, True, outputs, words, width)
-    scales = _scales(scale_ptr, row, outputs, gated)
+    held, ups, scales = _asked_for(rows_ptr, scale_ptr, row, True, outputs, gated, words, width)
+    gains = ()
     if normed:
         gains = _fours(gain_ptr, words, width)
     if early:
         if fetches:
-            lines: tl.constexpr = (columns + 127) // 128
-            for further in range(1, fetches + 1):
-                later = (block + further * tl.num_programs(0)) * block_n + tl.arange(0, block_n)
-                fetch(
-                    rows_ptr, tl.minimum(later, last), outputs * words, words, gated, 128, triton.next_power_of_2(lines)
-                )
+            fetch_further(rows_ptr, block, tl.num_programs(0), fetches, outputs, words, gated, 128, block_n)
         tl.extra.cuda.gdc_wait()
     added = _added(add_ptr, row, outputs, adds, count)
     halves, steps, squares = (), (), ()
@@ -207,18 +211,14 @@ def whole_kernel(  # type: ignore[no-untyped-def]
         for own in tl.range(block, blocks, stride, num_stages=1):
             wanted = own + stride < blocks
             row = tl.minimum((own + stride) * block_n + tl.arange(0, block_n), last)
-            next_held = _words(rows_ptr, row, wanted, 0, words, width)
-            next_ups = next_held
-            if gated:
-                next_ups = _words(rows_ptr, row, wanted, outputs, words, width)
-            # Asked for as early: each takes as long as a row does.
-            next_scales = _scales(scale_ptr, row, outputs, gated)
-            next_added = _added(add_ptr, row, outputs, adds, count)
+            further = _asked_for(rows_ptr, scale_ptr, row, wanted, outputs, gated, words, width)
+            further_added = _added(add_ptr, row, outputs, adds, count)
             _block(
                 held, ups, scales, added, given, out_ptr, eps, own, outputs, columns, normed, gated, adds, count,
                 block_n, width,
             )  # fmt: skip
-            held, ups, scales, added = next_held, next_ups, next_scales, next_added
+            held, ups, scales = further
+            added = further_added
     else:
         _block(
             held, ups, scales, added, given, out_ptr, eps, block, outputs, columns, normed, gated, adds, count,
