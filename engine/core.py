@@ -141,7 +141,7 @@ class EngineCore:
         conversation, voice = command.conversation, command.voice
         self._prefetches.drop(conversation.id)
         try:
-            past, prefix = self._history(conversation, voice)
+            past = self._prompts.history(conversation, voice)
         except ValueError as error:
             self._report.events.append((command.stream, c.Ended(SynthesisFailed("bad_input", str(error)))))
             return
@@ -153,7 +153,6 @@ class EngineCore:
             voice=voice.id,
             params=command.params,
             past=past,
-            prefix=prefix,
             most=round(most_s / self.info.frame_s),
             opened_s=self._clock(),
         )
@@ -161,16 +160,6 @@ class EngineCore:
         self.cache.acquire(conversation.id)
         self._runner.open_row(stream.row, command.params, command.turn)
         self._aim(stream, joined(*past), keep_last=False)
-
-    def _history(self, conversation: Conversation, voice: Voice) -> tuple[list[Columns], int]:
-        """Prompt pieces of voice and history, and how many positions the voice takes. Raises ValueError for what no prompt can hold."""
-        for text in [*(r.text for r in voice.references), *(heard.text for heard in conversation.history)]:
-            check_unicode(text)
-        system = self._prompts.system(voice)
-        pieces = [system]
-        for heard in conversation.history:
-            pieces += [self._prompts.user(heard.text), self._prompts.spoken(heard.codes)]
-        return pieces, system.shape[1]
 
     def _aim(self, stream: OpenStream, target: Columns, *, keep_last: bool, room: int = 1) -> None:
         """Make `target` what the stream's sequence is to become. room: positions that must be left behind it."""
@@ -235,12 +224,12 @@ class EngineCore:
         if any(stream.conversation == conversation.id for stream in self._streams.values()):
             return  # its stream has done this already
         try:
-            pieces, prefix = self._history(conversation, voice)
+            pieces = self._prompts.history(conversation, voice)
         except ValueError:
             return  # a hint; the turn itself will say what is wrong
         target = joined(*pieces)
         if target.shape[1] < self.most_positions:
-            self._prefetches.add(conversation.id, voice.id, target, prefix)
+            self._prefetches.add(conversation.id, voice.id, target, pieces[0].shape[1])
 
     def step(self) -> c.Report:
         """Prefill what is planned, generate one frame for every stream that is planned, and say what happened.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engine.api import Codes, Reference, Voice
+from engine.api import Codes, Conversation, Reference, Voice
 from engine.config import ModelConfig
 from engine.tokenizer import Tokenizer
 
@@ -71,6 +71,15 @@ class PromptBuilder:
     def spoken(self, codes: Codes) -> Columns:
         """A segment's frames and the end of its message: what follows `user` in the history. Raises ValueError for bad codes."""
         return joined(self.frames(codes), self._message_end)
+
+    def history(self, conversation: Conversation, voice: Voice) -> list[Columns]:
+        """`system`, then `user` and `spoken` of all that was heard. Raises ValueError for what no prompt can hold."""
+        for text in [*(each.text for each in voice.references), *(heard.text for heard in conversation.history)]:
+            check_unicode(text)
+        pieces = [self.system(voice)]
+        for heard in conversation.history:
+            pieces += [self.user(heard.text), self.spoken(heard.codes)]
+        return pieces
 
     def frames(self, codes: Codes) -> Columns:
         """Columns of frames [K, T]: the token of code 0 above the codes. Raises ValueError for codes out of range."""

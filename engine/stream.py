@@ -31,9 +31,8 @@ class Segment:
     text: str
     guard: SegmentGuard
     attempt: int = 0
-    span: TextSpan = field(
-        default_factory=lambda: TextSpan(0, 0)
-    )  # where its text stands in the prompt, once it has one
+    # Where its text stands in the prompt, once it has one.
+    span: TextSpan = field(default_factory=lambda: TextSpan(0, 0))
     follower: Follower | None = None  # None: its text has no token
     frames: list[npt.NDArray[np.int16]] = field(default_factory=list)  # codes [K] of the frames delivered
 
@@ -55,10 +54,8 @@ class OpenStream:
     conversation: str
     voice: str
     params: SamplingParams
-    past: list[
-        Columns
-    ]  # prompt pieces before the current segment: system, then user and spoken of each segment of history and turn
-    prefix: int  # positions of the system message
+    # Prompt pieces before the current segment: system, then user and spoken of each segment of history and turn.
+    past: list[Columns]
     most: int  # positions of speech worth remembering
     opened_s: float = 0.0
     texts: deque[str] = field(default_factory=deque)  # segments not begun
@@ -79,6 +76,11 @@ class OpenStream:
     def missing(self) -> int:
         """Prompt positions still to be computed."""
         return 0 if self.target is None else int(self.target.shape[1]) - self.extendable.length
+
+    @property
+    def prefix(self) -> int:
+        """Positions of the system message."""
+        return int(self.past[0].shape[1])
 
     @property
     def held(self) -> Held:

@@ -33,7 +33,7 @@ def open_stream(speech: list[int]) -> OpenStream:
     past = [np.zeros((1, 3), np.int64)]
     for number, positions in enumerate(speech, 1):
         past += [np.full((1, 2), number), np.full((1, positions), number)]
-    return OpenStream(1, 0, "a", "none", SamplingParams(), past, 3, most=100)
+    return OpenStream(1, 0, "a", "none", SamplingParams(), past, most=100)
 
 
 def remembered(stream: OpenStream) -> list[int]:

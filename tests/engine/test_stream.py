@@ -16,7 +16,7 @@ CODES, COLUMN = np.zeros(2, np.int16), np.zeros((3, 1), np.int64)  # of a frame
 def stream(frames: int = 0, credit: int = 100, text: bool = True, now: float = 0.0) -> OpenStream:
     """One that has delivered so many frames, all of them at `now`."""
     pool = PagePool(1, 1, 2, 8, torch.device("cpu"), torch.float32)
-    new = OpenStream(1, 0, "c", "v", SamplingParams(), [], 0, 0, allowed=credit, sequence=CachedSequence(pool, 2))
+    new = OpenStream(1, 0, "c", "v", SamplingParams(), [], 0, allowed=credit, sequence=CachedSequence(pool, 2))
     new.segment = Segment(0, "Hello.", SegmentGuard.of("Hello.", FRAME_S))
     deliver(new, frames, now)
     if not text:
