@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"{args.result} has no `pieces`: measure them with --parts pieces")
         draw(result, args.picture)
     except ImportError:
-        parser.error("pictures need matplotlib: pip install 'parley[train]'")
+        parser.error("pictures need the optional package matplotlib: pip install 'parley[train]'")
     except (OSError, ValueError) as error:  # a file that is not there, no JSON, an unknown suffix
         parser.error(f"{args.result} cannot be drawn into {args.picture}: {error}")
     except (KeyError, TypeError):
@@ -48,14 +48,12 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
     Raises OSError, and ValueError for a suffix that nobody knows.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # only here: an optional dependency
 
     rows = sorted(result["pieces"], key=lambda row: row["streams"])
     streams = [row["streams"] for row in rows]
-    figure, axis = pyplot.subplots(figsize=(8, 4.2))
+    figure = Figure(figsize=(8, 4.2))
+    axis = figure.subplots()
     whole = [row["all"] for row in rows]
     p50, p95 = [one["p50"] for one in whole], [one["p95"] for one in whole]
     axis.fill_between(streams, p50, p95, color=PIECES[0][2], alpha=0.2, linewidth=0)
@@ -77,7 +75,6 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=96, bbox_inches="tight")
-    pyplot.close(figure)
 
 
 def _title(result: Mapping[str, Any]) -> str:
