@@ -77,7 +77,7 @@ class Runner:
         self.codec = codec
         self.max_positions = config.max_positions
         pages = -(-limits.kv_positions // PAGE)
-        # Whoever is watched is computed outside graphs. A step of 217 rows took a dozen pages, for 2 of its 32 ms while they were zeroed.
+        # Whoever is watched is computed outside graphs. A step of 217 rows takes a dozen pages: 2.1 ms with zeroing, 0.2 without.
         zeroing = not graphs or bool(heads) or not in_place(model)
         self.pool = PagePool(slow.n_layer, slow.n_kv_head, slow.head_dim, pages, model.device, model.dtype, zeroing)
         self._model = model
