@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -229,12 +230,20 @@ class _Repo:
     def has(self, file: _RemoteFile, commit: str) -> bool:
         """Whether it is in the cache; one of another size, which no intact copy has, is not."""
         places = (self.snapshot(commit) / file.name, self.blob(file))
-        return any(place.is_file() and place.stat().st_size == file.size for place in places)
+        return any(_size(place) == file.size for place in places)
 
     def left_bytes(self, file: _RemoteFile) -> int:
         """What an interrupted attempt has not fetched."""
-        partial = self.partial(file)
-        return max(file.size - (partial.stat().st_size if partial.exists() else 0), 0)
+        return max(file.size - (_size(self.partial(file)) or 0), 0)
+
+
+def _size(path: Path) -> int | None:
+    """In bytes. None: no file is there. By one look: before a second one, another process may have given the file its final name."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _up_to_date(repo: _Repo, progress: Callable[[Progress], None]) -> str:
@@ -313,9 +322,9 @@ def _fetch(repo: _Repo, file: _RemoteFile, commit: str, report: Callable[[int], 
     for path in (blob, lock):
         path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):  # the one that huggingface_hub takes, too
-        if blob.is_file() and blob.stat().st_size == file.size:
+        if _size(blob) == file.size:
             return  # another process was faster
-        if partial.exists() and partial.stat().st_size > file.size:
+        if (_size(partial) or 0) > file.size:
             partial.unlink()
         try:
             with partial.open("ab+") as out:

@@ -355,6 +355,25 @@ def test_two_processes_at_once_fetch_a_file_once(hub: Hub, cache: Path) -> None:
     assert sum(request.sent_bytes for request in hub.gets("model.safetensors")) == len(WEIGHTS)
 
 
+def test_a_part_that_another_process_completes_between_two_looks_is_no_error(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        resolve(REPO, progress=interrupt_at(3 * MIB), endpoint=hub.endpoint, cache=cache)
+    look = Path.stat
+
+    def last_look(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = look(path, follow_symlinks=follow_symlinks)
+        if path.name.endswith(".incomplete"):
+            path.unlink()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", last_look)
+        model = resolve(REPO, endpoint=hub.endpoint, cache=cache)
+    assert (model.folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
 def test_a_file_that_others_link_again_is_never_gone(tmp_path: Path) -> None:
     blob, pointer = tmp_path / "blob", tmp_path / "snapshot" / "config.json"
     blob.write_text("{}")
